@@ -1,0 +1,1 @@
+"""onnxprune: prune ONNX models as ONNX graphs, and prove the result."""

@@ -1,0 +1,1 @@
+"""Coordinates, links and units; knows no operator by name."""

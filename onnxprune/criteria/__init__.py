@@ -1,0 +1,1 @@
+"""Scores for weights and units, one file a criterion."""

@@ -1,0 +1,1 @@
+"""Sparse encodings, one file a format."""

@@ -1,0 +1,1 @@
+"""The one place where bytes become a model and back."""

@@ -1,0 +1,1 @@
+"""Is the pruned model right, how close, how fast."""

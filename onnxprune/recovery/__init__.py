@@ -1,0 +1,1 @@
+"""New values for what stays."""

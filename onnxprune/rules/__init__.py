@@ -1,0 +1,1 @@
+"""What each operator does to its axes, one file an operator family."""

@@ -1,0 +1,1 @@
+"""Finds and registers the sparse execution provider."""

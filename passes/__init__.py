@@ -1,0 +1,1 @@
+"""One rewriting pass a file; imported as onnxprune.passes."""
