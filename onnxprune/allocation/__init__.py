@@ -1,1 +1,16 @@
 """How much to take from where, one file a strategy."""
+
+from onnxprune.allocation.base import ALLOCATIONS, Allocation, Item, Strategy
+from onnxprune.allocation.budget import allocate
+from onnxprune.allocation.level import solve_level
+from onnxprune.allocation.overrides import resolve_overrides
+
+__all__ = [
+    "ALLOCATIONS",
+    "Allocation",
+    "Item",
+    "Strategy",
+    "allocate",
+    "resolve_overrides",
+    "solve_level",
+]

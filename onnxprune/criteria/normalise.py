@@ -42,7 +42,7 @@ def unit_count(members: Sequence[Member]) -> int:
     Raises:
         ValueError: there are no members, or they disagree.
     """
-    counts = {member.values.shape[0] for member in members}
+    counts = {len(member.values) for member in members}
     if len(counts) != 1:
         described = ", ".join(f"{m.name} {m.values.shape}" for m in members)
         raise ValueError(f"members must be [n_units, m] of one n_units, got: {described or 'none'}")
