@@ -59,6 +59,7 @@ Status check_geometry(const ConvGeometry& geometry);
 struct PadNeed {
   std::int32_t top = 0, left = 0, bottom = 0, right = 0;
   std::int32_t min_pitch = 1;
+  std::int32_t pitch = 0;                   // exactly this pitch (to match another tensor); 0 = free
   std::int32_t stride_h = 1, stride_w = 1;  // phase grid; must agree between merged needs
   std::uint64_t phase_mask = 1;             // used when stride_h * stride_w <= 64, else all phases
 };
@@ -66,7 +67,7 @@ struct PadNeed {
 // What a convolution needs of its input of `height` x `width`. Pooling windows need the same as a
 // convolution of the same geometry.
 PadNeed conv_need(const ConvGeometry& geometry, std::int32_t height, std::int32_t width);
-// The larger of both; false (and `into` untouched) when the phase grids differ.
+// The larger of both; false (and `into` untouched) when the phase grids or the wanted pitches differ.
 bool merge_need(PadNeed* into, const PadNeed& other);
 
 struct PlaneLayout {
@@ -89,7 +90,9 @@ struct PlaneLayout {
   std::int64_t buffer_floats(std::int32_t channels, std::int32_t images = 1) const;
 };
 
-// The smallest conforming layout.
+// A conforming layout: the pitch that costs the fewest vectors and, among those, aligns rows best
+// (the same for every tensor of equal size and need). A wanted `need.pitch` below what the need
+// requires is raised to it.
 PlaneLayout make_layout(std::int32_t height, std::int32_t width, const PadNeed& need = {});
 // Contiguous features of one token or pixel: plane_stride 1, height = width = 1. A plan whose input
 // and output have this layout is a matrix-vector product (fully connected layer at batch 1..few).
@@ -98,9 +101,11 @@ PlaneLayout vector_layout();
 // `unsupported`. Lets a 1x1 convolution run on an ONNX tensor without a copy.
 Status natural_layout(std::int32_t height, std::int32_t width, PlaneLayout* layout);
 
-// True when a convolution can write its output over the flat pixel vector of `in`: same pitch,
-// output row no longer than the pitch, pads of `in` sufficient. When it is false although the pads
-// suffice, `plan` still works, row by row, at a loss for narrow images.
+// Whether `in` has the phases and the zeros that the convolution reads.
+bool reads_within(const ConvGeometry& geometry, const PlaneLayout& in);
+// True when, besides, the convolution can write its output straight over the flat pixel vector: `out`
+// is plain and has the pitch of `in`. Otherwise a plan writes through scratch (pixel by pixel copy
+// into any layout: other pitch, phases), which costs a few per cent.
 bool flat_compatible(const ConvGeometry& geometry, const PlaneLayout& in, const PlaneLayout& out);
 
 // ---- moving data ------------------------------------------------------------------------------

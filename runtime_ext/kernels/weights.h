@@ -26,6 +26,9 @@ struct PackOptions {
   std::int32_t n = 0, m = 0;            // nm: 0 = detected
   const float* row_scale = nullptr;     // [out_channels], multiplied into the rows (folded BN, alpha)
   const float* bias = nullptr;          // [out_channels], copied; null = zero
+  // Packed inputs only: column c of the input is column `column_map[c]` of DenseView (a permutation,
+  // for formats that store (ky, kx, channel) order); null = the same.
+  const std::int32_t* column_map = nullptr;
 };
 
 // What the zeros look like. `block_fill[i]`: kept weights over weights stored when kept columns are
@@ -74,19 +77,24 @@ Status pack_dense(const ConvGeometry& geometry, const DenseView& dense, const Pa
                   WeightsPtr* weights);
 
 // Packed inputs, taken over without a dense copy. Columns are those of DenseView, strictly rising in
-// a row; `indptr` has rows + 1 entries. `index_bytes` is 4 or 8, for indptr and indices alike.
-Status pack_csr(const ConvGeometry& geometry, const void* indptr, const void* indices,
-                int index_bytes, const float* values, std::int64_t nnz, const PackOptions& options,
+// a row; `indptr` has rows + 1 entries. Index widths are 1, 2, 4 or 8 bytes, unsigned.
+struct IndexView {
+  const void* data = nullptr;
+  int bytes = 4;
+};
+Status pack_csr(const ConvGeometry& geometry, IndexView indptr, IndexView indices,
+                const float* values, std::int64_t nnz, const PackOptions& options,
                 WeightsPtr* weights);
 // Blocks of block_rows x block_columns, values [block][row][column]; the last block row / column may
 // stick out over the matrix (its outside values are ignored).
 Status pack_block_csr(const ConvGeometry& geometry, std::int32_t block_rows,
-                      std::int32_t block_columns, const void* indptr, const void* indices,
-                      int index_bytes, const float* values, std::int64_t blocks,
-                      const PackOptions& options, WeightsPtr* weights);
+                      std::int32_t block_columns, IndexView indptr, IndexView indices,
+                      const float* values, std::int64_t blocks, const PackOptions& options,
+                      WeightsPtr* weights);
 // n of m along the columns: values [rows][ceil(columns / m)][n] and, for each, its position in the
-// group of m, `position_bits` (1, 2, 4 or 8) wide, packed from the low bit, rows not byte-aligned.
-// Positions rise within a group; a value of 0 may repeat a position (unused slot).
+// group of m, `position_bits` (1, 2, 4 or 8) wide, packed from the low bit of the byte; every row
+// starts at a multiple of `row_align` bytes. Positions are < m, rise within a group, and one past the
+// last column carries the value 0.
 Status pack_nm(const ConvGeometry& geometry, std::int32_t n, std::int32_t m, const float* values,
                const std::uint8_t* positions, std::size_t position_bytes, int position_bits,
                const PackOptions& options, WeightsPtr* weights);
@@ -95,7 +103,7 @@ Status pack_nm(const ConvGeometry& geometry, std::int32_t n, std::int32_t m, con
 class WeightsBuilder {
  public:
   virtual ~WeightsBuilder() = default;
-  // `columns` strictly rising; zeros among `values` are dropped.
+  // Columns in any order, none twice, each < columns(); zeros among `values` are dropped.
   virtual Status add_row(const std::int32_t* columns, const float* values, std::int32_t count) = 0;
   virtual Status finish(WeightsPtr* weights) = 0;
 };
