@@ -1,0 +1,1 @@
+"""Networks exported from torch, timm and transformers definitions with random weights."""
