@@ -1,1 +1,31 @@
-"""The one place where bytes become a model and back."""
+"""The one place where bytes become a model and back.
+
+``load`` takes a path, bytes, ``onnx.ModelProto``, ``onnx_ir.Model`` or ``onnx_graphsurgeon.Graph``
+and gives a private ``onnx_ir.Model``; ``save`` writes one, whole or not at all;
+``Loaded.restore`` gives back the kind that came in. What onnx-ir would drop (sparse tensors,
+training information, types it has no word for, unknown fields) is carried around it in ``meta``;
+what cannot be carried is an error that names it.
+
+Modules: ``read`` bytes to checked protobuf, ``external`` external data, ``sparse`` and ``carry``
+what onnx-ir cannot hold, ``load`` and ``save`` the two directions, ``encode`` and ``payload`` the
+streaming writer, ``atomic`` files that appear whole, ``walk`` graphs inside graphs, ``weights``
+tensors that cannot be scored.
+"""
+
+from onnxprune.io.load import Kind, Loaded, Source, load
+from onnxprune.io.origin import Origin
+from onnxprune.io.save import save, to_bytes, to_graph, to_proto
+from onnxprune.io.weights import nonfinite_weights
+
+__all__ = [
+    "Kind",
+    "Loaded",
+    "Origin",
+    "Source",
+    "load",
+    "nonfinite_weights",
+    "save",
+    "to_bytes",
+    "to_graph",
+    "to_proto",
+]

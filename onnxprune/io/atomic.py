@@ -1,0 +1,146 @@
+"""Files that appear whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import stat
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+from typing import BinaryIO
+
+from onnxprune.errors import SaveError
+
+Writer = Callable[[BinaryIO], None]
+
+_ADVICE = {
+    errno.ENOSPC: "the disk is full; free some space or write elsewhere",
+    errno.EDQUOT: "the disk quota is used up; free some space or write elsewhere",
+    errno.EFBIG: "the file would exceed the size allowed here; raise the limit or write elsewhere",
+    errno.EACCES: "permission denied; choose a folder you may write to",
+    errno.EPERM: "permission denied; choose a folder you may write to",
+    errno.EROFS: "the file system is read-only; write elsewhere",
+    errno.ENAMETOOLONG: "the name is too long; choose a shorter one",
+}
+
+
+def check_target(path: Path, protected: Iterable[Path]) -> None:
+    """Raise SaveError if ``path`` cannot be, or must not be, replaced by a new file.
+
+    Args:
+        path: where a file is to be written.
+        protected: files that must survive; links of either sort to them count as them.
+    """
+    folder = path.parent
+    if not folder.is_dir():
+        raise SaveError(f"cannot write {path}: folder {folder} does not exist; create it first")
+    if path.is_dir():
+        raise SaveError(f"cannot write {path}: it is a folder; give a file name")
+    try:
+        status = os.stat(path)
+    except OSError:
+        status = None
+    if status is not None and not stat.S_ISREG(status.st_mode):
+        raise SaveError(f"cannot write {path}: it exists and is not a regular file")
+    for kept in protected:
+        same = os.path.abspath(path) == os.path.abspath(kept)
+        with contextlib.suppress(OSError):
+            same = same or os.path.samefile(path, kept)
+        if same:
+            raise SaveError(
+                f"cannot write {path}: the model being read lies there ({kept}); choose another "
+                "output path"
+            )
+
+
+def write_files(files: Sequence[tuple[Path, Writer]]) -> None:
+    """Write several files that belong together, replacing older ones, all or none.
+
+    Each is written beside its final place under a temporary name and flushed to disk; only when
+    all are complete are they renamed, in order. After any failure or interrupt no temporary
+    file is left and what was there before is there again. A symbolic link is replaced by the new
+    file, its target is left alone.
+
+    Raises:
+        SaveError: the operating system refused; says why and what to do.
+    """
+    spares: list[tuple[Path, Path]] = []
+    backups: list[tuple[Path, Path]] = []
+    placing = False
+    try:
+        for path, write in files:
+            spare = _spare_name(path)
+            spares.append((path, spare))
+            _write(path, spare, write)
+        placing = True
+        # One rename is atomic, two are not: keep the older files until the last is in place.
+        for path, _ in files[:-1]:
+            if os.path.lexists(path):
+                backup = _spare_name(path)
+                backups.append((path, backup))
+                os.replace(path, backup)
+        for path, spare in spares:
+            os.replace(spare, path)
+    except BaseException as error:
+        # What happened is read off the disk: an interrupt may fall between a call and a note of it.
+        done = placing and not os.path.lexists(spares[-1][1])
+        if not done:
+            _roll_back(spares if placing else [], backups)
+        _remove(spare for _, spare in spares)
+        _remove(backup for _, backup in backups)
+        if isinstance(error, OSError):
+            raise explained(error, files[-1][0]) from error
+        raise
+    _remove(backup for _, backup in backups)
+    _sync_folder(files[-1][0].parent)
+
+
+def _roll_back(spares: list[tuple[Path, Path]], backups: list[tuple[Path, Path]]) -> None:
+    for path, spare in spares:
+        if not os.path.lexists(spare):
+            path.unlink(missing_ok=True)
+    for path, backup in backups:
+        if os.path.lexists(backup):
+            os.replace(backup, path)
+
+
+def _remove(paths: Iterable[Path]) -> None:
+    for path in paths:
+        with contextlib.suppress(OSError):
+            path.unlink()
+
+
+def _spare_name(path: Path) -> Path:
+    # Short, so that a long file name does not become too long.
+    return path.with_name(f".onnxprune-{secrets.token_hex(8)}.tmp")
+
+
+def _write(path: Path, spare: Path, write: Writer) -> None:
+    descriptor = os.open(spare, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    with os.fdopen(descriptor, "wb", buffering=1 << 20) as file:
+        with contextlib.suppress(OSError):
+            os.chmod(spare, stat.S_IMODE(os.stat(path).st_mode))
+        write(file)
+        file.flush()
+        os.fsync(descriptor)
+
+
+def _sync_folder(folder: Path) -> None:
+    # Makes the renames themselves durable; not every file system lets a folder be synced.
+    with contextlib.suppress(OSError):
+        descriptor = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+
+
+def explained(error: OSError, path: Path) -> SaveError:
+    """Return the SaveError for what the operating system said while writing ``path``."""
+    told = _ADVICE.get(error.errno or 0, error.strerror or str(error))
+    read_from = error.filename
+    if read_from is not None and not str(read_from).endswith(".tmp") and read_from != str(path):
+        return SaveError(f"cannot write {path}: its data in {read_from} cannot be read: {told}")
+    return SaveError(f"cannot write {path}: {told}; nothing was written")

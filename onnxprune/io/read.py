@@ -1,0 +1,114 @@
+"""From bytes to a checked ``onnx.ModelProto``, or a LoadError that says what the bytes are."""
+
+from __future__ import annotations
+
+import os
+import stat
+from pathlib import Path
+
+import onnx
+from google.protobuf.message import DecodeError
+
+from onnxprune.errors import LoadError
+
+_OPSET_SINCE = 3  # IR version from which opset_import is required
+_SIGNATURES = (
+    (0, b"version https://git-lfs", "a Git LFS pointer; run `git lfs pull` to get the real file"),
+    (0, b"PK\x03\x04", "a zip archive (a PyTorch checkpoint?); export the model to ONNX first"),
+    (0, b"\x1f\x8b", "gzip-compressed; decompress it first"),
+    (0, b"\x80\x02", "a Python pickle; export the model to ONNX first"),
+    (4, b"ORTM", "in onnxruntime's ORT format; use the ONNX file it was made from"),
+    (4, b"TFL3", "a TensorFlow Lite model; convert it to ONNX first"),
+    (0, b"<!DOCTYPE", "an HTML page, probably a failed download; download it again"),
+    (0, b"<html", "an HTML page, probably a failed download; download it again"),
+    (0, b"\x89HDF", "an HDF5 file; convert the model to ONNX first"),
+    (8, b'{"', "a safetensors file: weights without a graph; export the model to ONNX"),
+)
+
+
+def read_file(path: Path) -> bytes:
+    """Return the content of a regular, non-empty file.
+
+    Raises:
+        LoadError: it does not exist, is a folder, is empty, or cannot be read.
+    """
+    try:
+        status = os.stat(path)
+        if stat.S_ISDIR(status.st_mode):
+            raise LoadError(f"{path} is a folder; give the .onnx file inside it")
+        if not stat.S_ISREG(status.st_mode):
+            raise LoadError(f"{path} is not a regular file; give the path of an .onnx file")
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise LoadError(f"{path} does not exist; check the path") from None
+    except OSError as error:
+        raise LoadError(f"{path} cannot be read: {error.strerror or error}") from error
+    except ValueError as error:  # a NUL in the path
+        raise LoadError(f"{str(path)!r} is not a path: {error}") from None
+    return data
+
+
+def parse(data: bytes, label: str) -> onnx.ModelProto:
+    """Return the model that ``data`` holds, checked as far as that needs no graph walk.
+
+    Args:
+        data: a serialized ModelProto.
+        label: what to call it in messages: the path, or "the given bytes".
+
+    Raises:
+        LoadError: not a complete ONNX model, or of a version the installed onnx does not know.
+    """
+    if not data:
+        raise LoadError(f"{label} is empty; it should hold an ONNX model")
+    for offset, signature, meaning in _SIGNATURES:
+        if data[offset : offset + len(signature)] == signature:
+            raise LoadError(f"{label} is not an ONNX model: it is {meaning}")
+    try:
+        model = onnx.ModelProto.FromString(data)
+    except DecodeError:
+        raise LoadError(
+            f"{label} is not an ONNX model, or is cut off: its {len(data)} bytes do not parse as "
+            "one protobuf message; export or download it again"
+        ) from None
+    check(model, label)
+    return model
+
+
+def check(model: onnx.ModelProto, label: str) -> None:
+    """Raise LoadError unless ``model`` has a graph and versions the installed onnx knows."""
+    if not model.HasField("graph") or not (len(model.graph.node) or len(model.graph.output)):
+        raise LoadError(
+            f"{label} parses as protobuf but holds no ONNX graph; it is some other message, or "
+            "cut off; export or download it again"
+        )
+    if model.ir_version < 1:
+        raise LoadError(f"{label} states no IR version; it is not a complete ONNX model")
+    if model.ir_version > onnx.IR_VERSION:
+        raise LoadError(
+            f"{label} has IR version {model.ir_version}; onnx {onnx.__version__} knows up to "
+            f"{onnx.IR_VERSION}; upgrade onnx, or export with an older version"
+        )
+    if model.ir_version >= _OPSET_SINCE and not len(model.opset_import):
+        raise LoadError(f"{label} imports no opset; it is cut off or not a complete ONNX model")
+    _check_opsets(model, label)
+
+
+def _check_opsets(model: onnx.ModelProto, label: str) -> None:
+    known = {
+        "": onnx.defs.onnx_opset_version(),
+        "ai.onnx.ml": onnx.defs.onnx_ml_opset_version(),
+    }
+    for owner in (model, *model.functions):
+        seen: dict[str, int] = {}
+        for entry in owner.opset_import:
+            domain = "" if entry.domain == "ai.onnx" else entry.domain
+            if seen.setdefault(domain, entry.version) != entry.version:
+                raise LoadError(
+                    f"{label} imports opset domain {domain or 'ai.onnx'!r} in two versions, "
+                    f"{seen[domain]} and {entry.version}; remove one"
+                )
+            if domain in known and not 1 <= entry.version <= known[domain]:
+                raise LoadError(
+                    f"{label} uses {domain or 'ai.onnx'} opset {entry.version}; onnx {onnx.__version__} knows 1 to "
+                    f"{known[domain]}; upgrade onnx, or export with an older opset"
+                )
