@@ -1,1 +1,16 @@
 """Coordinates, links and units; knows no operator by name."""
+
+from onnxprune.axes.space import Bools, Ids, Partition, Product, Reason, Space
+from onnxprune.axes.units import Group, Span, group_units
+
+__all__ = [
+    "Bools",
+    "Group",
+    "Ids",
+    "Partition",
+    "Product",
+    "Reason",
+    "Space",
+    "Span",
+    "group_units",
+]

@@ -1,0 +1,281 @@
+"""From a model to units: run every node's rule, solve the space, group what is left free."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxprune.axes import Group, Ids, Partition, Reason, Space, group_units
+from onnxprune.rules.base import (
+    RULES,
+    Contraction,
+    Dim,
+    GiveUp,
+    KeptOf,
+    NodeView,
+    Rewriter,
+    Site,
+)
+from onnxprune.rules.sizes import SizeTracer
+
+Use = tuple[ir.Node, int]
+Patch = Callable[[Rewriter, KeptOf], None]
+# Inputs that are sizes and that a rule keeps right when the sizes change.
+SIZE_INPUTS = {("Reshape", 1), ("Expand", 1), ("Resize", 3), ("Split", 1)}
+STANDARD = ("", "ai.onnx")
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """A constant tensor that has coordinates: an initializer or a Constant node's output.
+
+    A vector (at most one axis longer than 1) has its own ids at every use, so that a bias which
+    an exporter shared between two layers does not tie them; a matrix has one set of ids.
+    """
+
+    value: ir.Value
+    use: Use | None
+    axes: tuple[Ids | None, ...]
+
+
+class Analyzer:
+    """Runs the rules over one graph; :attr:`result` holds what came out."""
+
+    def __init__(self, model: ir.Model, *, freeze_interface: bool = True) -> None:
+        self.model = model
+        self.graph = model.graph
+        self.space = Space()
+        self.sites: list[Site] = []
+        self.contractions: list[Contraction] = []
+        self.patches: list[tuple[ir.Node, Patch]] = []
+        self.producers: dict[tuple[ir.Value, Use | None, int], None] = {}
+        self.parameters: dict[tuple[ir.Value, Use | None], list[Ids | None]] = {}
+        self.unsupported: dict[str, int] = {}
+        self._overridable = overridable(model)
+        self._tensors: dict[ir.Value, ir.TensorProtocol | None] = {}
+        self._labels: dict[ir.Node, str] = {}
+        self.sizes = SizeTracer(self.tensor, self.dims)
+        self._run(freeze_interface)
+        self.partition: Partition = self.space.solve()
+
+    # -- facts about values -------------------------------------------------------------------
+
+    def label(self, node: ir.Node) -> str:
+        """Return how a person would call the node."""
+        if node not in self._labels:
+            name = node.name or (node.outputs[0].name if node.outputs else "") or "?"
+            self._labels[node] = f"{node.op_type} {name}"
+        return self._labels[node]
+
+    def opset(self, node: ir.Node) -> int:
+        """Return the opset version that gives ``node`` its meaning."""
+        domain = "" if node.domain == "ai.onnx" else node.domain
+        imports = self.graph.opset_imports
+        return int(node.version or imports.get(domain) or imports.get("ai.onnx") or 1)
+
+    def tensor(self, value: ir.Value) -> ir.TensorProtocol | None:
+        """Return the constant behind ``value``, or None."""
+        if value not in self._tensors:
+            tensor = None
+            producer = value.producer()
+            if producer is not None:
+                if producer.op_type == "Constant" and producer.domain in STANDARD:
+                    tensor = ir.convenience.get_const_tensor(value)
+            elif value.is_initializer() and value not in self._overridable:
+                tensor = value.const_value
+            self._tensors[value] = tensor
+        return self._tensors[value]
+
+    def is_const(self, value: ir.Value) -> bool:
+        """Return whether ``value`` is a constant of the model."""
+        return self.tensor(value) is not None
+
+    def known(self, value: ir.Value) -> np.ndarray[Any, Any] | None:
+        """Return the elements of ``value`` when they do not depend on inputs or on sizes."""
+        tensor = self.tensor(value)
+        if tensor is not None:
+            return np.asarray(tensor.numpy())
+        entries = self.sizes.of(value)
+        if entries is None or any(e.value is None or e.leaves for e in entries.reshape(-1)):
+            return None
+        numbers = np.array([e.value for e in entries.reshape(-1)])
+        return numbers.reshape(entries.shape)
+
+    def dims(self, value: ir.Value) -> list[Dim] | None:
+        """Return the dims of ``value``: int, symbol name or None; None when rank is unknown."""
+        tensor = self.tensor(value)
+        shape = tensor.shape if tensor is not None else value.shape
+        if shape is None:
+            return None
+        return [d if isinstance(d, int) else d.value for d in shape]
+
+    def ids(self, value: ir.Value, axis: int, use: Use | None) -> Ids | None:
+        """Return the ids of one axis, allocating them at first sight."""
+        dims = self.dims(value)
+        if dims is None or not isinstance(dims[axis], int):
+            return None
+        const = self.is_const(value)
+        own = use if const and sum(d != 1 for d in dims) <= 1 else None
+        key = (value, own, axis)
+        found = self.space.keys.get(key)
+        if found is None:
+            size = dims[axis]
+            assert isinstance(size, int)
+            found = self.space.new(size, key)
+            if const:
+                axes = self.parameters.setdefault((value, own), [None] * len(dims))
+                axes[axis] = found
+        return found
+
+    def produces(self, value: ir.Value, axis: int, use: Use) -> None:
+        """Record that a parameter axis makes new units."""
+        ids = self.ids(value, axis, use)
+        if ids is not None:
+            dims = self.dims(value) or []
+            own = use if sum(d != 1 for d in dims) <= 1 else None
+            self.producers[value, own, axis] = None
+
+    # -- the run ------------------------------------------------------------------------------
+
+    def _freeze_value(self, value: ir.Value, reason: Reason, use: Use | None = None) -> None:
+        for axis in range(len(self.dims(value) or ())):
+            ids = self.ids(value, axis, use)
+            if ids is not None:
+                self.space.freeze(ids, reason)
+
+    def _run(self, freeze_interface: bool) -> None:
+        if freeze_interface:
+            for value in self.graph.inputs:
+                if value not in self.graph.initializers.values() or value in self._overridable:
+                    self._freeze_value(value, Reason(f"graph input {value.name}", "is an input"))
+            for value in self.graph.outputs:
+                self._freeze_value(value, Reason(f"graph output {value.name}", "is an output"))
+        for node in self.graph:
+            if node.op_type == "Constant" and node.domain in STANDARD:
+                continue
+            self._apply(node)
+
+    def _apply(self, node: ir.Node) -> None:
+        is_size = self.sizes.visit(node)
+        if is_size and node.op_type == "Shape":
+            return
+        if not is_size:
+            self._check_size_inputs(node)
+        domain = "" if node.domain in STANDARD else node.domain
+        entry = RULES.get((domain, node.op_type))
+        view = NodeView(self, node)
+        marks = (len(self.sites), len(self.contractions), len(self.patches))
+        try:
+            if entry is None:
+                key = f"{domain}::{node.op_type}" if domain else node.op_type
+                self.unsupported[key] = self.unsupported.get(key, 0) + 1
+                raise GiveUp(f"{key} has no rule")
+            entry.apply(view)
+        except GiveUp as stop:
+            for kept, mark in zip(
+                (self.sites, self.contractions, self.patches), marks, strict=True
+            ):
+                del kept[mark:]
+            self._freeze_node(node, str(stop))
+        view.finish()
+
+    def _freeze_node(self, node: ir.Node, why: str) -> None:
+        reason = Reason(self.label(node), why)
+        captured = [v for g in _graphs_of(node) for v in _captured(g)]
+        for index, value in enumerate([*node.inputs, *captured]):
+            if value is not None:
+                self._freeze_value(value, reason, (node, index))
+        for value in node.outputs:
+            self._freeze_value(value, reason)
+
+    def _check_size_inputs(self, node: ir.Node) -> None:
+        """Freeze axes whose size flows into something other than a shape that a rule patches."""
+        for index, value in enumerate(node.inputs):
+            entries = self.sizes.of(value)
+            if entries is None or (
+                (node.op_type, index) in SIZE_INPUTS and node.domain in STANDARD
+            ):
+                continue
+            for leaf in sorted(
+                {x for e in entries.reshape(-1) for x in e.leaves},
+                key=lambda x: (x[0].name or "", x[1]),
+            ):
+                ids = self.ids(leaf[0], leaf[1], None)
+                if ids is not None:
+                    why = f"its size is used as a number (axis {leaf[1]} of {leaf[0].name})"
+                    self.space.freeze(ids, Reason(self.label(node), why))
+
+    # -- results ------------------------------------------------------------------------------
+
+    def parameter_axes(self) -> list[tuple[str, int, Ids]]:
+        """Return (name, axis, ids) of every parameter axis, in order of first use."""
+        return [
+            (self.parameter_name(value, use), axis, ids)
+            for (value, use), axes in self.parameters.items()
+            for axis, ids in enumerate(axes)
+            if ids is not None
+        ]
+
+    @staticmethod
+    def parameter_name(value: ir.Value, use: Use | None) -> str:
+        """Return the tensor's own name; a vector used twice is told apart by its use."""
+        return value.name or ""
+
+    @cached_property
+    def groups(self) -> list[Group]:
+        """Groups of free units; see :func:`onnxprune.axes.group_units`."""
+        made = {
+            (self.parameter_name(value, own), axis): None
+            for value, own, axis in self.producers
+        }
+        return group_units(self.partition, self.parameter_axes(), made)
+
+
+def analyze(model: ir.Model, *, freeze_interface: bool = True) -> Analyzer:
+    """Run the rules over ``model`` (shapes already inferred) and return what they found."""
+    import onnxprune.rules.families  # noqa: F401  (registers every rule)
+
+    return Analyzer(model, freeze_interface=freeze_interface)
+
+
+def overridable(model: ir.Model) -> set[ir.Value]:
+    """Return the initializers a caller may override and which therefore are not constants.
+
+    Before IR version 4 every initializer had to be listed among the inputs, and exporters kept
+    doing so for years after: when most of them are listed it says nothing. A few listed among
+    many that are not is an intention.
+    """
+    initializers = list(model.graph.initializers.values())
+    listed = {v for v in model.graph.inputs if v.is_initializer()}
+    if (model.ir_version or 0) < 4 or 2 * len(listed) > len(initializers):
+        return set()
+    return listed
+
+
+def _graphs_of(node: ir.Node) -> list[ir.Graph]:
+    out = []
+    for attr in node.attributes.values():
+        if attr.type == ir.AttributeType.GRAPH:
+            out.append(attr.as_graph())
+        elif attr.type == ir.AttributeType.GRAPHS:
+            out.extend(attr.as_graphs())
+    return out
+
+
+def _captured(graph: ir.Graph) -> list[ir.Value]:
+    """Return outer values that a subgraph (or its subgraphs) uses."""
+    inside: set[ir.Value] = set(graph.inputs) | set(graph.initializers.values())
+    used: dict[ir.Value, None] = {}
+    for node in graph.all_nodes():
+        inside.update(node.outputs)
+        for sub in _graphs_of(node):
+            inside.update(sub.inputs)
+            inside.update(sub.initializers.values())
+        used.update(dict.fromkeys(v for v in node.inputs if v is not None))
+    used.update(dict.fromkeys(graph.outputs))
+    return [v for v in used if v not in inside]

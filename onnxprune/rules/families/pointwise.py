@@ -1,0 +1,123 @@
+"""Operators that work element by element, with numpy broadcasting."""
+
+from onnxprune.rules.base import GiveUp, NodeView, Sample, register
+from onnxprune.rules.text import TextRule
+
+UNARY = (
+    "Abs Acos Acosh Asin Asinh Atan Atanh Ceil Celu Cos Cosh Elu Erf Exp Floor Gelu HardSigmoid "
+    "HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Reciprocal Relu Round Selu "
+    "Shrink Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu"
+).split()
+_OPSET = {"Gelu": 20, "Swish": 24}
+_BINARY_FLOAT = "Add Sub Mul Div Greater GreaterOrEqual Less LessOrEqual Equal PRelu Pow".split()
+
+_UNARY_TEXT = "*d -> *d"
+_BINARY_TEXT = "*d, *d -> *d"
+
+for _op in UNARY:
+    register(
+        _op, TextRule(_UNARY_TEXT), _UNARY_TEXT, [Sample(((2, 3, 4, 5),), opset=_OPSET.get(_op, 18))]
+    )
+register("Not", TextRule(_UNARY_TEXT), _UNARY_TEXT, [Sample(((3, 4),), dtypes={0: "bool"})])
+register(
+    "BitwiseNot", TextRule(_UNARY_TEXT), _UNARY_TEXT, [Sample(((3, 4),), dtypes={0: "int32"})]
+)
+register("Cast", TextRule(_UNARY_TEXT), _UNARY_TEXT, [Sample(((3, 4),), {"to": 11})])
+register(
+    "CastLike", TextRule(_UNARY_TEXT), _UNARY_TEXT, [Sample(((3, 4), (1,)), dtypes={1: "float64"})]
+)
+register(
+    "Clip",
+    TextRule(_UNARY_TEXT),
+    _UNARY_TEXT,
+    [
+        Sample(((2, 3, 4), (), ()), consts={1: -0.5, 2: 0.5}),
+        Sample(((2, 3, 4),), {"min": -0.5, "max": 0.5}, opset=6),
+        Sample(((2, 3, 4), None, ()), consts={2: 0.5}),
+    ],
+)
+register(
+    "Dropout",
+    TextRule("*d -> *d, *d"),
+    "*d -> *d, *d",
+    [Sample(((2, 3, 4),), outputs=2), Sample(((2, 3),), {"ratio": 0.3}, opset=7)],
+)
+
+
+def binary(n: NodeView) -> None:
+    """State what a two-operand element-wise operator does, old broadcast attributes included."""
+    if n.opset < 7 and n.attr("broadcast", 0) and n.op != "PRelu":
+        rank, inner = n.rank(0), n.rank(1)
+        start = n.axis(int(n.attr("axis", rank - inner)), rank)
+        dims, small = n.dims(0) or [], n.dims(1) or []
+        for axis in range(rank):
+            n.passes(axis, axis)
+            at = axis - start
+            if 0 <= at < inner and small[at] != 1:
+                n.link(n.ids(1, at), n.ids(0, axis))
+        if start + inner > len(dims):
+            raise GiveUp("a broadcast that reaches past the last axis")
+        return
+    if n.op == "PRelu" and n.opset < 7 and n.rank(1) == 1 and n.rank(0) > 1:
+        for axis in range(n.rank(0)):
+            n.passes(axis, axis)
+        if (n.dims(1) or [1])[0] != 1:
+            n.link(n.ids(1, 0), n.ids(0, 1))
+        return
+    TextRule(_BINARY_TEXT)(n)
+
+
+_SHAPES = [
+    ((2, 3, 4, 5), (2, 3, 4, 5)),
+    ((2, 3, 4, 5), (3, 1, 1)),
+    ((2, 3, 4, 5), ()),
+    ((2, 3, 4, 5), (2, 1, 4, 1)),
+]
+for _op in _BINARY_FLOAT:
+    _samples = [Sample(s) for s in _SHAPES]
+    if _op in ("Add", "Mul"):
+        _samples += [
+            Sample(((2, 3, 4), (3,)), {"broadcast": 1, "axis": 1}, opset=6),
+            Sample(((3, 1, 1), (2, 3, 4, 5))),
+        ]
+    register(_op, binary, _BINARY_TEXT, _samples)
+for _op in ("And", "Or", "Xor"):
+    register(
+        _op, binary, _BINARY_TEXT, [Sample(((2, 3, 4), (3, 1)), dtypes={0: "bool", 1: "bool"})]
+    )
+register(
+    "Mod", binary, _BINARY_TEXT, [Sample(((2, 3, 4), (3, 1)), {"fmod": 1})]
+)
+for _op in ("BitwiseAnd", "BitwiseOr", "BitwiseXor"):
+    register(
+        _op, binary, _BINARY_TEXT, [Sample(((2, 3), (3,)), dtypes={0: "int32", 1: "int32"})]
+    )
+register(
+    "BitShift",
+    binary,
+    _BINARY_TEXT,
+    [Sample(((2, 3), (3,)), {"direction": "LEFT"}, dtypes={0: "uint8", 1: "uint8"})],
+)
+register(
+    "Where",
+    TextRule("*d, *d, *d -> *d"),
+    "*d, *d, *d -> *d",
+    [
+        Sample(((2, 3, 4), (2, 3, 4), (2, 3, 4)), dtypes={0: "bool"}),
+        Sample(((3, 1), (2, 3, 4), ()), dtypes={0: "bool"}),
+    ],
+)
+
+
+def variadic(n: NodeView) -> None:
+    """State what an element-wise operator of any number of operands does."""
+    TextRule(", ".join(["*d"] * n.n_inputs) + " -> *d")(n)
+
+
+for _op in ("Sum", "Max", "Min", "Mean"):
+    register(
+        _op,
+        variadic,
+        "*d, ... -> *d",
+        [Sample(((2, 3, 4), (3, 1), (2, 3, 4))), Sample(((2, 3),)), Sample(((2, 3), ()))],
+    )

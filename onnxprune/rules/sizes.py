@@ -1,0 +1,217 @@
+"""Integers that a graph computes from shapes, followed symbolically.
+
+Exporters write ``x.view(x.size(0), -1)`` as Shape -> Gather -> Unsqueeze -> Concat -> Reshape. To
+prune the axis behind such a number one must know where the number comes from: a literal in the
+file, exactly the size of some axis, or arithmetic on sizes. This module interprets the small
+integer tensors of a graph into :class:`Entry` values that remember this.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+Leaf = tuple[ir.Value, int]
+LIMIT = 64  # elements; shapes are short, anything longer is data
+INT_TYPES = {ir.DataType.INT64, ir.DataType.INT32, ir.DataType.FLOAT, ir.DataType.BOOL,
+             ir.DataType.DOUBLE}
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One number of a size vector.
+
+    Attributes:
+        value: the number, when known; an int, or a float in the middle of a computation.
+        leaf: (value, axis) when the number is exactly the size of that axis.
+        leaves: every axis whose size the number depends on.
+    """
+
+    value: float | None
+    leaf: Leaf | None = None
+    leaves: frozenset[Leaf] = frozenset()
+
+
+Sizes = np.ndarray[Any, np.dtype[np.object_]]
+
+
+def _array(entries: list[Entry], shape: tuple[int, ...]) -> Sizes:
+    out = np.empty(len(entries), dtype=object)
+    out[:] = entries
+    return out.reshape(shape)
+
+
+def literal(array: np.ndarray[Any, Any]) -> Sizes:
+    """Return the size vector of a constant."""
+    return _array([Entry(v.item()) for v in array.reshape(-1)], array.shape)
+
+
+def _combine(fn: Callable[..., float], *parts: Entry) -> Entry:
+    leaves = frozenset().union(*(p.leaves for p in parts))
+    known = [p.value for p in parts]
+    if any(v is None for v in known):
+        return Entry(None, None, leaves)
+    try:
+        return Entry(fn(*known), None, leaves)
+    except (ZeroDivisionError, OverflowError, ValueError):
+        return Entry(None, None, leaves)
+
+
+def _div(a: float, b: float) -> float:
+    return math.trunc(a / b) if isinstance(a, int) and isinstance(b, int) else a / b
+
+
+ARITHMETIC: dict[str, Callable[..., float]] = {
+    "Add": lambda a, b: a + b,
+    "Sub": lambda a, b: a - b,
+    "Mul": lambda a, b: a * b,
+    "Div": _div,
+    "Mod": lambda a, b: a % b,
+    "Max": max,
+    "Min": min,
+    "Neg": lambda a: -a,
+    "Floor": math.floor,
+    "Ceil": math.ceil,
+    "Equal": lambda a, b: a == b,
+    "Where": lambda c, a, b: a if c else b,
+}
+
+
+class SizeTracer:
+    """Interprets nodes in graph order; ``of(value)`` is None for what is not a size vector."""
+
+    def __init__(
+        self,
+        const: Callable[[ir.Value], ir.TensorProtocol | None],
+        dims: Callable[[ir.Value], list[int | str | None] | None],
+    ) -> None:
+        self._const = const
+        self._dims = dims
+        self._known: dict[ir.Value, Sizes | None] = {}
+
+    def of(self, value: ir.Value | None) -> Sizes | None:
+        """Return the entries of ``value``, shaped like it."""
+        if value is None:
+            return None
+        if value not in self._known:
+            tensor = self._const(value)
+            small = tensor is not None and tensor.size <= LIMIT and tensor.dtype in INT_TYPES
+            self._known[value] = literal(tensor.numpy()) if small and tensor is not None else None
+        return self._known[value]
+
+    def visit(self, node: ir.Node) -> bool:
+        """Interpret one node; return whether its output is a size vector now."""
+        if node.domain not in ("", "ai.onnx") or len(node.outputs) != 1:
+            return False
+        try:
+            result = self._interpret(node)
+        except (IndexError, ValueError, TypeError, KeyError):
+            result = None
+        if result is not None and result.size > LIMIT:
+            result = None
+        self._known[node.outputs[0]] = result
+        return result is not None
+
+    def _interpret(self, node: ir.Node) -> Sizes | None:
+        op = node.op_type
+        if op == "Shape":
+            return self._shape(node)
+        args = [self.of(v) for v in node.inputs]
+        if not args or args[0] is None:
+            return None
+        if op in ("Identity", "Cast"):
+            if op == "Cast":
+                return self._cast(node, args[0])
+            return args[0]
+        if any(a is None for a in args):
+            return None
+        parts = [a for a in args if a is not None]
+        if op in ARITHMETIC:
+            return self._arithmetic(op, parts)
+        if op in ("Unsqueeze", "Squeeze"):
+            return self._reaxis(node, parts)
+        if op == "Reshape":
+            return parts[0].reshape([int(e.value) for e in parts[1].reshape(-1)])
+        if op == "Concat":
+            return np.concatenate(parts, axis=_int_attr(node, "axis", 0))
+        if op == "Gather":
+            index = np.vectorize(lambda e: int(e.value), otypes=[np.int64])(parts[1])
+            return np.take(parts[0], index, axis=_int_attr(node, "axis", 0))
+        if op == "Slice":
+            return self._slice(node, parts)
+        if op in ("ReduceProd", "ReduceSum", "ReduceMax", "ReduceMin"):
+            fn = {"ReduceProd": math.prod, "ReduceSum": sum, "ReduceMax": max, "ReduceMin": min}
+            total = _combine(lambda *v: fn[op](v), *parts[0].reshape(-1))
+            return _array([total], (1,) if _int_attr(node, "keepdims", 1) else ())
+        return None
+
+    def _shape(self, node: ir.Node) -> Sizes | None:
+        source = node.inputs[0]
+        dims = None if source is None else self._dims(source)
+        if source is None or dims is None:
+            return None
+        entries = [
+            Entry(d if isinstance(d, int) else None, (source, i), frozenset({(source, i)}))
+            for i, d in enumerate(dims)
+        ]
+        start, end = _int_attr(node, "start", 0), _int_attr(node, "end", len(entries))
+        part = entries[start:end]
+        return _array(part, (len(part),))
+
+    def _cast(self, node: ir.Node, arg: Sizes) -> Sizes | None:
+        to = ir.DataType(_int_attr(node, "to", 1))
+        if to not in INT_TYPES:
+            return None
+        if to in (ir.DataType.FLOAT, ir.DataType.DOUBLE):
+            return arg
+        entries = [
+            e if e.value is None or isinstance(e.value, int)
+            else Entry(int(e.value), e.leaf, e.leaves)
+            for e in arg.reshape(-1)
+        ]
+        return _array(entries, arg.shape)
+
+    def _arithmetic(self, op: str, parts: list[Sizes]) -> Sizes:
+        wide = np.broadcast_arrays(*parts)
+        flat = [w.reshape(-1) for w in wide]
+        out: list[Entry] = []
+        for row in zip(*flat, strict=True):
+            if op == "Where" and row[0].value is not None:
+                out.append(row[1] if row[0].value else row[2])
+            else:
+                out.append(_combine(ARITHMETIC[op], *row))
+        return _array(out, wide[0].shape)
+
+    def _reaxis(self, node: ir.Node, parts: list[Sizes]) -> Sizes:
+        if len(parts) > 1:
+            axes = tuple(int(e.value) for e in parts[1].reshape(-1))
+        else:
+            attr = node.attributes.get("axes")
+            axes = tuple(attr.as_ints()) if attr is not None else ()
+        if node.op_type == "Unsqueeze":
+            return np.expand_dims(parts[0], axes)
+        return np.squeeze(parts[0], axes or None)
+
+    def _slice(self, node: ir.Node, parts: list[Sizes]) -> Sizes | None:
+        if parts[0].ndim != 1:
+            return None
+        if len(parts) > 1:
+            numbers = [[int(e.value) for e in p.reshape(-1)] for p in parts[1:]]
+        else:
+            numbers = [list(node.attributes[k].as_ints()) for k in ("starts", "ends")]
+        step = numbers[3][0] if len(numbers) > 3 else 1
+        return parts[0][slice(numbers[0][0], _slice_end(numbers[1][0], step), step)]
+
+
+def _slice_end(end: int, step: int) -> int | None:
+    return None if (step < 0 and end < -(2**31)) else end
+
+
+def _int_attr(node: ir.Node, name: str, default: int) -> int:
+    attr = node.attributes.get(name)
+    return default if attr is None else int(attr.value)

@@ -1,0 +1,258 @@
+"""Rules as text, in the spirit of einsum.
+
+    Conv    "n (g i) *s, (g o) i *k, (g o)? -> n (g o) *t"
+    MatMul  "*b m k, *b k n -> *b m n"
+
+Each operand is a list of axes. An axis is a named factor, or a parenthesised product of factors,
+row-major. ``1`` is an axis of size one, a trailing ``?`` marks an optional operand.
+
+* A factor on both sides passes through: it links.
+* A factor on the left only is contracted: a zero there equals absence.
+* ``*name`` stands for any number of axes. On both sides they pass, aligned at the right and
+  broadcasting as numpy does; on one side only they are positions (pixels, kernel taps): frozen.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from onnxprune.axes import Ids
+from onnxprune.rules.base import Contraction, Dim, GiveUp, NodeView
+
+Sizes = Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Operand:
+    """One comma-separated term: its axes, each a tuple of factor names."""
+
+    axes: tuple[tuple[str, ...], ...]
+    optional: bool
+
+    def expand(self, rank: int, both: frozenset[str], tag: str) -> list[tuple[str, ...]]:
+        """Spell out the starred axes for a tensor of ``rank``.
+
+        Raises:
+            GiveUp: the rank does not fit.
+        """
+        fixed = sum(not a[0].startswith("*") for a in self.axes)
+        stars = len(self.axes) - fixed
+        extra = rank - fixed
+        if extra < 0 or (extra and not stars):
+            raise GiveUp(f"a tensor of rank {rank} where the rule expects {fixed}")
+        out: list[tuple[str, ...]] = []
+        for axis in self.axes:
+            if not axis[0].startswith("*"):
+                out.append(axis)
+                continue
+            name = axis[0][1:]
+            owner = "" if axis[0] in both else f"@{tag}"
+            out.extend((f"*{name}{owner}.{i}",) for i in range(extra, 0, -1))
+        return out
+
+
+def _parse_operand(text: str) -> Operand:
+    optional = text.endswith("?")
+    axes = [
+        tuple(token[1:-1].split()) if token.startswith("(") else (token,)
+        for token in re.findall(r"\([^)]*\)|[^\s()]+", text.rstrip("?"))
+    ]
+    return Operand(tuple(axes), optional)
+
+
+@dataclass(frozen=True)
+class TextRule:
+    """A parsed rule; calling it states what the text says about one node.
+
+    Attributes:
+        text: the rule.
+        bind: sizes of factors that come from attributes, by name.
+        weight: indices of operands that may be the constant weight, best first; () when the
+            operator has none.
+        macs_over_input: the cost is per input position (transposed convolution), not per output.
+        group_attr: (attribute, factor): the attribute holds the factor's size.
+        heads: the starred batch factor is the natural carrier when no operand is constant.
+    """
+
+    text: str
+    bind: Callable[[NodeView], Sizes] | None = None
+    weight: tuple[int, ...] = ()
+    macs_over_input: bool = False
+    group_attr: tuple[str, str] | None = None
+    heads: bool = False
+
+    def parsed(self) -> tuple[list[Operand], list[Operand]]:
+        """Return (inputs, outputs)."""
+        left, right = self.text.split("->")
+        return (
+            [_parse_operand(t.strip()) for t in left.split(",")],
+            [_parse_operand(t.strip()) for t in right.split(",")],
+        )
+
+    def __call__(self, n: NodeView) -> None:
+        """Apply to one node."""
+        state = _Binding(self, n)
+        state.link_axes()
+        state.contract()
+        if self.group_attr:
+            state.patch_group(*self.group_attr)
+        if self.weight:
+            state.record()
+
+
+class _Binding:
+    """One application of a text rule: operands spelled out, factor sizes, factor ids."""
+
+    def __init__(self, rule: TextRule, n: NodeView) -> None:
+        self.rule = rule
+        self.n = n
+        inputs, outputs = rule.parsed()
+        starred_in = {a[0] for o in inputs for a in o.axes if a[0].startswith("*")}
+        starred_out = {a[0] for o in outputs for a in o.axes if a[0].startswith("*")}
+        both = frozenset(starred_in & starred_out)
+        # (is input, operand index, axis) -> factor names
+        self.axes: list[tuple[bool, int, int, tuple[str, ...]]] = []
+        for i, operand in enumerate(inputs):
+            if not n.has(i):
+                if not operand.optional:
+                    raise GiveUp(f"input {i} is missing")
+                continue
+            for axis, names in enumerate(operand.expand(n.rank(i), both, f"i{i}")):
+                self.axes.append((True, i, axis, names))
+        for i, operand in enumerate(outputs):
+            if i >= n.n_outputs:
+                continue
+            for axis, names in enumerate(operand.expand(n.out_rank(i), both, f"o{i}")):
+                self.axes.append((False, i, axis, names))
+        self.sizes = self._solve(dict(rule.bind(n)) if rule.bind else {})
+        self.factors: dict[str, Ids] = {
+            name: n.space.new(size) for name, size in self.sizes.items() if size is not None
+        }
+        self.outputs_have = {x for is_in, _, _, names in self.axes if not is_in for x in names}
+
+    def _dim(self, is_in: bool, i: int, axis: int) -> Dim:
+        dims = self.n.dims(i) if is_in else self.n.out_dims(i)
+        assert dims is not None
+        return dims[axis]
+
+    def _solve(self, bound: dict[str, int]) -> dict[str, int | None]:
+        sizes: dict[str, int | None] = dict(bound)
+        for is_in, i, axis, names in self.axes:
+            if len(names) == 1:
+                dim = self._dim(is_in, i, axis)
+                name = names[0]
+                if isinstance(dim, int):
+                    old = sizes.get(name)
+                    sizes[name] = dim if old is None else max(old, dim)
+                else:
+                    sizes.setdefault(name, None)
+        for is_in, i, axis, names in self.axes:
+            open_names = [x for x in names if sizes.get(x) is None]
+            dim = self._dim(is_in, i, axis)
+            if len(names) > 1 and len(open_names) == 1 and isinstance(dim, int):
+                rest = 1
+                for x in names:
+                    if x != open_names[0]:
+                        rest *= sizes[x] or 1
+                if dim % rest:
+                    raise GiveUp(f"an axis of {dim} that is not a multiple of {rest}")
+                sizes[open_names[0]] = dim // rest
+        return sizes
+
+    def _position(self, name: str) -> bool:
+        return name.startswith("*") and "@" in name
+
+    def link_axes(self) -> None:
+        """Tie every axis to its factors."""
+        n = self.n
+        for is_in, i, axis, names in self.axes:
+            ids = n.ids(i, axis) if is_in else n.out_ids(axis, i)
+            if len(names) > 1:
+                n.product(ids, [self.factors.get(x) for x in names])
+                continue
+            name = names[0]
+            factor = self.factors.get(name)
+            if name == "1":
+                n.freeze(ids, "has size one here")
+            elif self._position(name):
+                n.freeze(ids, "is a spatial or kernel position")
+            elif ids is not None and factor is not None and len(ids) == len(factor):
+                n.space.link(ids, factor)
+            elif ids is not None and len(ids) == 1:
+                n.freeze(ids, "is broadcast here")
+            else:
+                n.freeze(ids, "has an unknown size on another operand here")
+                n.freeze(factor, "has an unknown size on one operand here")
+        if self.rule.heads and not any(n.is_const(i) for i in range(n.n_inputs)):
+            for name, ids in self.factors.items():
+                if name.startswith("*") and not self._position(name) and len(ids) > 1:
+                    n.space.prefer_carrier(ids)
+
+    def _contracted(self) -> list[str]:
+        names = dict.fromkeys(x for is_in, _, _, ns in self.axes if is_in for x in ns)
+        return [x for x in names if x not in self.outputs_have and not self._position(x)
+                and x != "1"]
+
+    def contract(self) -> None:
+        """Record where factors are summed over."""
+        for name in self._contracted():
+            factor = self.factors.get(name)
+            if factor is None:
+                continue
+            operands = tuple(
+                (i, axis, factor)
+                for is_in, i, axis, names in self.axes
+                if is_in and names == (name,) and self._dim(True, i, axis) == len(factor)
+            )
+            if operands:
+                self.n.contract(*operands)
+            else:
+                self.n.freeze(factor, "is contracted inside a compound axis")
+
+    def patch_group(self, attr: str, factor: str) -> None:
+        """Keep an attribute equal to the number of kept coordinates of a factor."""
+        ids = self.factors.get(factor)
+        if ids is None or len(ids) == 1:
+            return
+        self.n.on_rewrite(lambda rw, kept: rw.set_attr(attr, int(kept(ids).sum())))
+
+    def record(self) -> None:
+        """Record cost, weight layout and which axes of the weight make new units."""
+        n = self.n
+        weight = next((i for i in self.rule.weight if n.is_const(i)), None)
+        contracted = set(self._contracted())
+        others = {x for is_in, i, _, ns in self.axes if is_in and i != weight
+                  and i in self.rule.weight + (0, 1) for x in ns}
+        roles: list[tuple[tuple[str, int], ...]] = []
+        for is_in, i, axis, names in self.axes:
+            if not is_in or i != weight:
+                continue
+            row = []
+            for name in names:
+                if self._position(name):
+                    role = "k"
+                elif name in contracted:
+                    role = "i"
+                else:
+                    role = "g" if name in others and name in self.outputs_have else "o"
+                row.append((role, self.sizes.get(name) or 1))
+            roles.append(tuple(row))
+            if any(role in "go" for role, _ in row):
+                n.produces(i, axis)
+        macs: list[Ids | int] = []
+        for is_in, i, axis, names in self.axes:
+            counted = (is_in and i == 0) if self.rule.macs_over_input else (not is_in)
+            kernel = is_in and i == 1
+            dim = self._dim(is_in, i, axis)
+            size = dim if isinstance(dim, int) else 1
+            ids = n.ids(i, axis) if is_in else n.out_ids(axis, i)
+            if counted:
+                macs.append(ids if ids is not None else size)
+            elif kernel and len(names) == 1:
+                # Over the output: taps and summed channels; over the input: taps and outputs.
+                summed = names[0] in contracted
+                if self._position(names[0]) or summed != self.rule.macs_over_input:
+                    macs.append(ids if ids is not None else size)
+        n.contraction(Contraction(n.node, weight, tuple(roles), tuple(macs)))

@@ -1,0 +1,181 @@
+"""Delete coordinates, or write the dense model in which they count for nothing.
+
+Both are views of one law. ``shrink`` takes the removed coordinates out of every tensor, attribute
+and size; ``mask`` leaves every tensor as large as it was and puts zeros where removed coordinates
+would be summed over. The two models compute the same function.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxprune.axes import Bools, Ids
+from onnxprune.rules.analysis import Analyzer, Use
+from onnxprune.rules.base import Constants, Rewriter, Site
+
+PASSING = ("Identity", "Cast", "Transpose")
+
+
+def _take(tensor: ir.TensorProtocol, masks: list[Bools | None]) -> np.ndarray[Any, Any]:
+    array = np.asarray(tensor.numpy())
+    for axis, mask in enumerate(masks):
+        if mask is not None and not mask.all():
+            array = np.compress(mask, array, axis=axis)
+    return np.ascontiguousarray(array)
+
+
+def set_constant(value: ir.Value, array: np.ndarray[Any, Any]) -> None:
+    """Give an initializer or a Constant node's output a new value of the same dtype."""
+    old = ir.convenience.get_const_tensor(value)
+    dtype = old.dtype if old is not None else None
+    producer = value.producer()
+    if producer is None:
+        value.const_value = ir.tensor(array, dtype=dtype, name=value.name)
+    else:
+        for name in list(producer.attributes):
+            if name.startswith("value") or name == "sparse_value":
+                producer.attributes.pop(name)
+        tensor = ir.tensor(array, dtype=dtype, name=old.name if old is not None else None)
+        producer.attributes["value"] = ir.AttrTensor("value", tensor)
+        value.const_value = None
+    value.shape = ir.Shape(array.shape)
+
+
+class Surgery:
+    """Applies one choice of removed units to an analyzed model."""
+
+    def __init__(self, analyzer: Analyzer, removed: Bools) -> None:
+        self.analyzer = analyzer
+        self.model = analyzer.model
+        self.removed = removed
+        self.constants = Constants(analyzer.graph)
+
+    def kept(self, ids: Ids) -> Bools:
+        """Return, for every id, whether it stays."""
+        return ~self.removed[self.analyzer.partition.labels[ids]]
+
+    # -- shrink -------------------------------------------------------------------------------
+
+    def shrink(self) -> dict[str, list[list[int] | None]]:
+        """Delete the removed coordinates.
+
+        Returns:
+            For every tensor that lost something: the kept indices of every axis, None for an
+            axis that stays whole. A vector that had to be split by use appears under each name.
+        """
+        for node, patch in self.analyzer.patches:
+            patch(Rewriter(node, self.constants), self.kept)
+        plan = self._cut_parameters()
+        self._cut_shapes()
+        return plan
+
+    def _cut_parameters(self) -> dict[str, list[list[int] | None]]:
+        by_value: dict[ir.Value, list[tuple[Use | None, list[Bools | None]]]] = defaultdict(list)
+        for (value, use), axes in self.analyzer.parameters.items():
+            masks = [None if ids is None else self.kept(ids) for ids in axes]
+            by_value[value].append((use, masks))
+        plan: dict[str, list[list[int] | None]] = {}
+        for value, uses in by_value.items():
+            tensor = self.analyzer.tensor(value)
+            if tensor is None or all(m is None or m.all() for _, ms in uses for m in ms):
+                continue
+            variants: dict[bytes, list[tuple[Use | None, list[Bools | None]]]] = defaultdict(list)
+            for use, masks in uses:
+                key = b"|".join(b"" if m is None else np.packbits(m).tobytes() for m in masks)
+                variants[key].append((use, masks))
+            first = True
+            for members in variants.values():
+                masks = members[0][1]
+                array = _take(tensor, masks)
+                name = value.name or ""
+                if first and not value.is_graph_output():
+                    set_constant(value, array)
+                elif any(m is not None and not m.all() for m in masks):
+                    clone = self.constants.add(f"{name}_pruned", array)
+                    name = clone.name or name
+                    for use, _ in members:
+                        if use is not None:
+                            use[0].replace_input_with(use[1], clone)
+                first = False
+                plan[name] = [
+                    None if m is None or m.all() else np.flatnonzero(m).tolist() for m in masks
+                ]
+        return plan
+
+    def _cut_shapes(self) -> None:
+        for (value, own, axis), ids in self._value_axes():
+            if own is None and value.shape is not None and axis < len(value.shape):
+                count = int(self.kept(ids).sum())
+                if count != len(ids):
+                    shape = list(value.shape)
+                    shape[axis] = count
+                    value.shape = ir.Shape(shape)
+
+    def _value_axes(self) -> list[tuple[tuple[ir.Value, Use | None, int], Ids]]:
+        keys: list[tuple[tuple[ir.Value, Use | None, int], Ids]] = []
+        for key, ids in self.analyzer.space.keys.items():
+            if isinstance(key, tuple) and len(key) == 3 and isinstance(key[0], ir.Value):
+                keys.append(((key[0], key[1], key[2]), ids))
+        return keys
+
+    # -- mask ---------------------------------------------------------------------------------
+
+    def mask(self) -> None:
+        """Zero what is summed over at removed coordinates; every shape stays as it was."""
+        zeros: dict[tuple[ir.Value, Use | None], dict[int, Bools]] = defaultdict(dict)
+        for site in self.analyzer.sites:
+            ids = site.operands[0][2]
+            if self.kept(ids).all():
+                continue
+            if not self._zero_constant(site, zeros):
+                self._insert_mask(site)
+        for (value, use), axes in zeros.items():
+            tensor = self.analyzer.tensor(value)
+            assert tensor is not None
+            array = np.array(tensor.numpy())
+            for axis, gone in axes.items():
+                array[(slice(None),) * axis + (gone,)] = 0
+            if use is not None and len(value.uses()) > 1:
+                clone = self.constants.add(f"{value.name}_masked", array)
+                use[0].replace_input_with(use[1], clone)
+            else:
+                set_constant(value, array)
+
+    def _zero_constant(
+        self, site: Site, zeros: dict[tuple[ir.Value, Use | None], dict[int, Bools]]
+    ) -> bool:
+        labels = self.analyzer.partition.labels
+        for index, _, ids in site.operands:
+            value = site.node.inputs[index]
+            while value is not None and not self.analyzer.is_const(value):
+                producer = value.producer()
+                if producer is None or producer.op_type not in PASSING:
+                    break
+                value = producer.inputs[0]
+            if value is None or not self.analyzer.is_const(value):
+                continue
+            for key in ((value, (site.node, index)), (value, None)):
+                axes = self.analyzer.parameters.get(key, [])
+                for axis, own in enumerate(axes):
+                    if own is not None and np.array_equal(labels[own], labels[ids]):
+                        zeros[key][axis] = zeros[key].get(axis, False) | ~self.kept(own)
+                        return True
+        return False
+
+    def _insert_mask(self, site: Site) -> None:
+        index, axis, ids = site.operands[0]
+        source = site.node.inputs[index]
+        assert source is not None and source.shape is not None
+        rank = len(source.shape)
+        keep = self.kept(ids).reshape((-1,) + (1,) * (rank - axis - 1))
+        dtype = source.dtype or ir.DataType.FLOAT
+        base = f"{source.name}_mask"
+        factor = self.constants.add(base, keep.astype(dtype.numpy()))
+        out = ir.Value(name=self.constants.fresh_name(f"{base}ed"), type=source.type,
+                       shape=source.shape)
+        site.node.prepend(ir.Node("", "Mul", [source, factor], outputs=[out], name=out.name))
+        site.node.replace_input_with(index, out)
