@@ -49,8 +49,8 @@ def expand(
     if index.size and int(index.max()) >= cols:
         refuse(f"a {name} index is not below {cols}")
     starts = np.arange(rows, dtype=np.int64) * cols
-    counts: Index = np.diff(pointer.astype(np.int64))
-    positions: Index = np.repeat(starts, counts)
+    ends = pointer.astype(np.int64)
+    positions: Index = np.repeat(starts, ends[1:] - ends[:-1])
     positions += index
     if np.any(positions[1:] <= positions[:-1]):
         refuse(f"{name} indices are not strictly increasing inside a row")
