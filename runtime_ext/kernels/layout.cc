@@ -83,9 +83,13 @@ Status check_geometry(const ConvGeometry& g) {
                    "convolution: %d input and %d output channels do not divide into %d groups",
                    g.in_channels, g.out_channels, g.groups);
   }
+  constexpr std::int64_t channel_limit = 1 << 24, column_limit = 1 << 26;
+  if (g.in_channels > channel_limit || g.out_channels > channel_limit) {
+    return failure(Code::unsupported, "convolution: %d input, %d output channels: more than 2^24",
+                   g.in_channels, g.out_channels);
+  }
   const std::int64_t taps = static_cast<std::int64_t>(g.kernel_h) * g.kernel_w;
-  const std::int64_t columns = taps <= INT32_MAX ? taps * (g.in_channels / g.groups) : INT64_MAX;
-  if (columns > INT32_MAX || taps * g.in_channels > INT32_MAX ||
+  if (taps > column_limit || taps * g.in_channels > column_limit ||
       static_cast<std::int64_t>(g.dilation_h) * g.kernel_h > limit ||
       static_cast<std::int64_t>(g.dilation_w) * g.kernel_w > limit) {
     return failure(Code::unsupported, "convolution: the kernel window is too large (%d x %d)",
