@@ -1,0 +1,46 @@
+#include "ep/dims.h"
+
+#include <algorithm>
+
+namespace onnxprune::ep {
+
+bool resolve_auto_pad(Window* window, AutoPad mode, const Dim& size) {
+  if (mode == AutoPad::none) return true;
+  window->pad_begin = window->pad_end = 0;
+  if (mode == AutoPad::valid) return true;
+  if (window->extent() < window->stride) return false;
+  // ONNX Conv: output = ceil(size / stride); the odd one goes to the end for SAME_UPPER.
+  int64_t total = window->extent() - 1;
+  if (window->stride > 1) {
+    if (!size.known()) return false;
+    int64_t output = (size.value + window->stride - 1) / window->stride;
+    total = std::max<int64_t>(0, (output - 1) * window->stride + window->extent() - size.value);
+  }
+  int64_t small = total / 2;
+  window->pad_begin = mode == AutoPad::same_upper ? small : total - small;
+  window->pad_end = total - window->pad_begin;
+  return true;
+}
+
+int64_t window_output(const Window& window, int64_t size) {
+  int64_t room = size + window.pad_begin + window.pad_end - window.extent();
+  return room < 0 ? 0 : room / window.stride + 1;
+}
+
+Dim window_output(const Window& window, const Dim& size) {
+  if (size.known()) return Dim::of(window_output(window, size.value));
+  if (size.symbol.empty()) return Dim{};
+  if (window.stride == 1 && window.pad_begin + window.pad_end == window.extent() - 1) return size;
+  std::string text = "w(" + size.symbol;
+  for (int64_t part : {window.kernel, window.stride, window.dilation, window.pad_begin, window.pad_end})
+    text += "," + std::to_string(part);
+  return Dim::named(text + ")");
+}
+
+std::string to_string(const Shape& shape) {
+  std::string out = "[";
+  for (size_t i = 0; i < shape.size(); ++i) out += (i ? "," : "") + std::to_string(shape[i]);
+  return out + "]";
+}
+
+}  // namespace onnxprune::ep

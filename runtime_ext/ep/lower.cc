@@ -1,0 +1,166 @@
+#include "ep/lower.h"
+
+#include <algorithm>
+#include <functional>
+#include <unordered_map>
+
+#include "ep/lower_internal.h"
+
+namespace onnxprune::ep {
+
+int LowerContext::activation(const GraphNode& node, size_t i) const {
+  int index = Graph::input(node, i);
+  if (index < 0) throw Unsupported("input " + std::to_string(i) + " is missing");
+  const GraphValue& value = graph.value(index);
+  if (value.constant) throw Unsupported("input " + std::to_string(i) + " is a constant");
+  if (!value.ranked || value.desc.type != abi::kFloat)
+    throw Unsupported("input '" + value.name + "' is not known to be a float32 tensor");
+  return index;
+}
+
+Constant LowerContext::weight(const GraphNode& node, size_t i, const char* what) const {
+  int index = Graph::input(node, i);
+  if (index < 0) throw Unsupported(std::string(what) + " is missing");
+  const GraphValue& value = graph.value(index);
+  if (!value.constant) throw Unsupported(std::string(what) + " is not constant");
+  if (!value.ranked || value.desc.type != abi::kFloat) throw Unsupported(std::string(what) + " is not float32");
+  Constant out = constant(value);
+  if (out.desc.type != abi::kFloat) throw Unsupported(std::string(what) + " is not float32");
+  return out;
+}
+
+void analyse_weight(const LowerContext& context, Unit* unit) {
+  unit->anchor = true;
+  if (!context.analyse) return;
+  kernels::Status status = kernels::analyse(unit->op.geometry, unit->op.source->dense, &unit->analysis);
+  if (!status.ok()) throw Unsupported(status.message);
+}
+
+bool scalar_constant(const Graph& graph, int value, float* out) {
+  if (!graph.is_constant(value)) return false;
+  const GraphValue& v = graph.value(value);
+  if (!v.ranked || v.desc.type != abi::kFloat) return false;
+  Constant c = constant(v);
+  if (c.size() != 1 || c.desc.type != abi::kFloat) return false;
+  *out = c.floats()[0];
+  return true;
+}
+
+namespace {
+
+using Lower = void (*)(const LowerContext&, const GraphNode&, Unit*);
+
+const std::unordered_map<std::string, Lower>& families() {
+  static const std::unordered_map<std::string, Lower> table = {
+      {"Conv", lower_conv},
+      {"Gemm", lower_gemm},
+      {"MatMul", lower_matmul},
+      {"MaxPool", lower_pool},
+      {"AveragePool", lower_pool},
+      {"GlobalAveragePool", lower_global_pool},
+      {"GlobalMaxPool", lower_global_pool},
+      {"ReduceMean", lower_global_pool},
+      {"Add", lower_binary},
+      {"Sub", lower_binary},
+      {"Mul", lower_binary},
+      {"Div", lower_binary},
+      {"Sum", lower_binary},
+      {"BatchNormalization", lower_batch_norm},
+      {"Concat", lower_concat},
+      {"Flatten", lower_flatten},
+      {"Reshape", lower_flatten},
+      {"Squeeze", lower_flatten},
+  };
+  return table;
+}
+
+Dims stated_dims(const GraphValue& value) {
+  Dims out;
+  for (size_t i = 0; i < value.desc.dims.size(); ++i) {
+    if (value.desc.dims[i] >= 0) {
+      out.push_back(Dim::of(value.desc.dims[i]));
+    } else if (i < value.desc.symbols.size() && !value.desc.symbols[i].empty()) {
+      out.push_back(Dim::named(value.desc.symbols[i]));
+    } else {
+      out.push_back(Dim::named("?" + value.name + "." + std::to_string(i)));
+    }
+  }
+  return out;
+}
+
+// What the operation implies, completed by what the graph states.
+void merge_dims(Dims* own, const Dims& stated) {
+  if (own->size() != stated.size()) return;
+  for (size_t i = 0; i < own->size(); ++i)
+    if (!(*own)[i].known() && (stated[i].known() || (*own)[i].symbol.empty())) (*own)[i] = stated[i];
+}
+
+void lower_node(const LowerContext& context, int index, Unit* unit) {
+  const GraphNode& node = context.graph.node(index);
+  unit->op.label = context.graph.label(node);
+  if (!node.domain.empty() && node.domain != "com.microsoft")
+    throw Unsupported("operator of domain '" + node.domain + "'");
+  if (node.out.empty() || node.out[0] < 0) throw Unsupported("it has no output");
+  for (size_t i = 1; i < node.out.size(); ++i)
+    if (node.out[i] >= 0) throw Unsupported("it has more than one output");
+  const GraphValue& out = context.graph.value(node.out[0]);
+  if (!out.ranked || out.desc.type != abi::kFloat) throw Unsupported("its output is not float32");
+  unit->op.out = node.out[0];
+  if (lower_activation(context, node, unit)) return;
+  auto family = families().find(node.op);
+  if (family == families().end() || !node.domain.empty()) throw Unsupported("no sparse or planar form of " + node.op);
+  family->second(context, node, unit);
+}
+
+}  // namespace
+
+Lowering lower(const Graph& graph, bool analyse) {
+  Lowering result;
+  result.dims.reserve(graph.values().size());
+  for (const GraphValue& value : graph.values()) result.dims.push_back(stated_dims(value));
+  LowerContext context{graph, result.dims, analyse};
+
+  const int count = static_cast<int>(graph.nodes().size());
+  std::vector<bool> taken(static_cast<size_t>(count), false);
+  std::unordered_map<int, Unit> composites;  // by last node
+  for (int i = count - 1; i >= 0; --i) {
+    if (taken[static_cast<size_t>(i)]) continue;
+    Unit unit;
+    if (!lower_composite(context, i, &unit)) continue;
+    bool free = std::none_of(unit.nodes.begin(), unit.nodes.end(),
+                             [&](int n) { return taken[static_cast<size_t>(n)]; });
+    if (!free) continue;
+    for (int n : unit.nodes) taken[static_cast<size_t>(n)] = true;
+    composites.emplace(i, std::move(unit));
+  }
+
+  result.unit_of.assign(static_cast<size_t>(count), -1);
+  for (int i = 0; i < count; ++i) {
+    auto composite = composites.find(i);
+    if (taken[static_cast<size_t>(i)] && composite == composites.end()) continue;
+    Unit unit;
+    if (composite != composites.end()) {
+      unit = std::move(composite->second);
+      unit.dims = context.of(unit.op.in[0]);
+      unit.supported = true;
+    } else {
+      unit.nodes = {i};
+      try {
+        lower_node(context, i, &unit);
+        unit.supported = true;
+      } catch (const Unsupported& e) {
+        unit.reason = e.what();
+      }
+    }
+    if (unit.supported) {
+      Dims& known = result.dims[static_cast<size_t>(unit.op.out)];
+      merge_dims(&unit.dims, known);
+      known = unit.dims;
+    }
+    for (int n : unit.nodes) result.unit_of[static_cast<size_t>(n)] = static_cast<int>(result.units.size());
+    result.units.push_back(std::move(unit));
+  }
+  return result;
+}
+
+}  // namespace onnxprune::ep

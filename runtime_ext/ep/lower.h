@@ -1,0 +1,36 @@
+// From graph nodes to operations of a program: what can be computed exactly, and what cannot and why.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "ep/dims.h"
+#include "ep/graph.h"
+#include "ep/program.h"
+
+namespace onnxprune::ep {
+
+// One or several nodes that become one operation (x * Sigmoid(x) is one SiLU).
+struct Unit {
+  std::vector<int> nodes;    // graph nodes; the last one makes the result
+  bool supported = false;
+  std::string reason;        // why not supported
+  uint8_t domains = 0;       // bit set of Domain: the views it can be computed in
+  Op op;                     // values are graph values; weights are a source, not packed
+  Dims dims;                 // of the result
+  bool anchor = false;       // has a constant weight matrix
+  kernels::Analysis analysis;  // of that weight
+};
+
+// The whole graph as units in execution order, every node in exactly one.
+struct Lowering {
+  std::vector<Unit> units;
+  std::vector<int> unit_of;  // by node
+  std::vector<Dims> dims;    // by value: what is known about its shape
+};
+
+// `analyse` = false skips looking at the zeros (when compiling what was chosen already).
+Lowering lower(const Graph& graph, bool analyse);
+
+}  // namespace onnxprune::ep

@@ -1,0 +1,48 @@
+// Shared by the lower_*.cc files: one function an operator family.
+#pragma once
+
+#include <stdexcept>
+
+#include "ep/lower.h"
+
+namespace onnxprune::ep {
+
+// Thrown by a lowering that meets something it cannot compute exactly; the text is the reason.
+struct Unsupported : std::runtime_error {
+  using std::runtime_error::runtime_error;
+};
+
+struct LowerContext {
+  const Graph& graph;
+  std::vector<Dims>& dims;  // by value
+  bool analyse = true;
+
+  const Dims& of(int value) const { return dims[static_cast<size_t>(value)]; }
+  // Input `i` as a float tensor computed at run time.
+  int activation(const GraphNode& node, size_t i) const;
+  // Input `i` as a constant float tensor.
+  Constant weight(const GraphNode& node, size_t i, const char* what) const;
+};
+
+inline uint8_t bit(Domain domain) { return static_cast<uint8_t>(domain); }
+
+void lower_conv(const LowerContext& context, const GraphNode& node, Unit* unit);
+void lower_gemm(const LowerContext& context, const GraphNode& node, Unit* unit);
+void lower_matmul(const LowerContext& context, const GraphNode& node, Unit* unit);
+void lower_pool(const LowerContext& context, const GraphNode& node, Unit* unit);
+void lower_global_pool(const LowerContext& context, const GraphNode& node, Unit* unit);
+void lower_binary(const LowerContext& context, const GraphNode& node, Unit* unit);
+void lower_batch_norm(const LowerContext& context, const GraphNode& node, Unit* unit);
+void lower_concat(const LowerContext& context, const GraphNode& node, Unit* unit);
+void lower_flatten(const LowerContext& context, const GraphNode& node, Unit* unit);
+// False when `node` is no activation.
+bool lower_activation(const LowerContext& context, const GraphNode& node, Unit* unit);
+// Activations spelled as several nodes, `last` being the final one. False when there is none.
+bool lower_composite(const LowerContext& context, int last, Unit* unit);
+
+// Fills `analysis` from the dense view of the source, when asked to.
+void analyse_weight(const LowerContext& context, Unit* unit);
+// Scalar constant of one element behind a value, if it is one.
+bool scalar_constant(const Graph& graph, int value, float* out);
+
+}  // namespace onnxprune::ep

@@ -1,0 +1,274 @@
+#include "ep/program.h"
+
+#include <algorithm>
+#include <cmath>
+#include <stdexcept>
+
+namespace onnxprune::ep {
+namespace {
+
+using kernels::Activation;
+using kernels::Residual;
+
+struct Uses {
+  std::vector<int> count;     // reads by ops, plus one per program output
+  std::vector<int> producer;  // op index, -1 for program inputs
+
+  explicit Uses(const Program& program)
+      : count(static_cast<size_t>(program.value_count), 0),
+        producer(static_cast<size_t>(program.value_count), -1) {
+    for (size_t i = 0; i < program.ops.size(); ++i) {
+      const Op& op = program.ops[i];
+      for (int v : op.in) ++count[static_cast<size_t>(v)];
+      if (op.residual >= 0) ++count[static_cast<size_t>(op.residual)];
+      producer[static_cast<size_t>(op.out)] = static_cast<int>(i);
+    }
+    for (int v : program.outputs) ++count[static_cast<size_t>(v)];
+  }
+  // The only op that makes `value`, if nobody else reads it; -1 otherwise.
+  int private_producer(int value) const {
+    return count[static_cast<size_t>(value)] == 1 ? producer[static_cast<size_t>(value)] : -1;
+  }
+};
+
+bool finite(const std::vector<float>& values) {
+  return std::all_of(values.begin(), values.end(), [](float v) { return std::isfinite(v); });
+}
+
+float at(const std::vector<float>& values, size_t i, float fallback) {
+  return values.empty() ? fallback : values.size() == 1 ? values[0] : values[i];
+}
+
+bool fold_affine(Op* conv, const Op& affine) {
+  if (conv->epilogue.activation != Activation::none || conv->residual >= 0) return false;
+  if (!finite(affine.scale) || !finite(affine.shift)) return false;
+  auto source = std::make_shared<WeightSource>(*conv->source);
+  const size_t rows = static_cast<size_t>(conv->geometry.out_channels);
+  std::vector<float> scale(rows), bias(rows);
+  for (size_t r = 0; r < rows; ++r) {
+    float s = at(affine.scale, r, 1.0f);
+    scale[r] = at(source->row_scale, r, 1.0f) * s;
+    bias[r] = at(source->bias, r, 0.0f) * s + at(affine.shift, r, 0.0f);
+  }
+  if (!affine.scale.empty() || !source->row_scale.empty()) source->row_scale = std::move(scale);
+  source->bias = std::move(bias);
+  conv->source = std::move(source);
+  conv->epilogue = affine.epilogue;
+  return true;
+}
+
+// Tries to absorb ops[i] into the op before it. True when ops[i] is gone (its producer took its place).
+bool absorb(Program* program, const Uses& uses, size_t i) {
+  Op& op = program->ops[i];
+  auto replace = [&](int producer, Op merged) {
+    merged.out = op.out;
+    merged.label += " + " + op.label;
+    program->ops[i] = std::move(merged);
+    program->ops.erase(program->ops.begin() + producer);
+    return true;
+  };
+  if (op.kind == OpKind::affine || op.kind == OpKind::pointwise) {
+    int before = uses.private_producer(op.in[0]);
+    if (before < 0) return false;
+    Op merged = program->ops[static_cast<size_t>(before)];
+    if (op.kind == OpKind::affine)
+      return merged.kind == OpKind::conv && fold_affine(&merged, op) && replace(before, std::move(merged));
+    bool takes = merged.kind == OpKind::conv || merged.kind == OpKind::binary || merged.kind == OpKind::affine;
+    if (!takes || merged.epilogue.activation != Activation::none ||
+        merged.epilogue.residual == Residual::after_activation)
+      return false;
+    Residual residual = merged.epilogue.residual;
+    merged.epilogue = op.epilogue;
+    merged.epilogue.residual = residual;
+    return replace(before, std::move(merged));
+  }
+  if (op.kind == OpKind::binary && op.binary == kernels::Binary::add && !op.gate && op.in[0] != op.in[1] &&
+      op.epilogue.activation == Activation::none) {
+    // Of two candidates the later one: the other operand is then certainly ready.
+    int left = uses.private_producer(op.in[0]), right = uses.private_producer(op.in[1]);
+    auto fits = [&](int p) {
+      return p >= 0 && program->ops[static_cast<size_t>(p)].kind == OpKind::conv &&
+             program->ops[static_cast<size_t>(p)].residual < 0;
+    };
+    int pick = fits(left) && (!fits(right) || left > right) ? 0 : fits(right) ? 1 : -1;
+    if (pick < 0) return false;
+    int before = pick == 0 ? left : right;
+    Op merged = program->ops[static_cast<size_t>(before)];
+    merged.residual = op.in[static_cast<size_t>(1 - pick)];
+    merged.epilogue.residual = merged.epilogue.activation == Activation::none ? Residual::before_activation
+                                                                              : Residual::after_activation;
+    return replace(before, std::move(merged));
+  }
+  return false;
+}
+
+bool same_source(const Op& a, const Op& b) {
+  const WeightSource &s = *a.source, &t = *b.source;
+  return a.source == b.source ||
+         (!s.sparse_input() && !t.sparse_input() && s.dense.data == t.dense.data &&
+          s.dense.row_stride == t.dense.row_stride && s.dense.column_stride == t.dense.column_stride &&
+          s.row_scale == t.row_scale && s.bias == t.bias);
+}
+
+bool same_geometry(const kernels::ConvGeometry& a, const kernels::ConvGeometry& b) {
+  return a.in_channels == b.in_channels && a.out_channels == b.out_channels && a.groups == b.groups &&
+         a.kernel_h == b.kernel_h && a.kernel_w == b.kernel_w && a.stride_h == b.stride_h &&
+         a.stride_w == b.stride_w && a.dilation_h == b.dilation_h && a.dilation_w == b.dilation_w &&
+         a.pad_top == b.pad_top && a.pad_left == b.pad_left && a.pad_bottom == b.pad_bottom &&
+         a.pad_right == b.pad_right;
+}
+
+void pack_one(Op* op) {
+  const WeightSource& source = *op->source;
+  kernels::PackOptions options;
+  options.row_scale = source.row_scale.empty() ? nullptr : source.row_scale.data();
+  options.bias = source.bias.empty() ? nullptr : source.bias.data();
+  kernels::WeightsPtr weights;
+  kernels::Status status =
+      source.sparse_input()
+          ? kernels::pack_csr(op->geometry, {source.indptr.data(), 8}, {source.indices.data(), 4}, source.values.data(),
+                              static_cast<int64_t>(source.values.size()), options, &weights)
+          : kernels::pack_dense(op->geometry, source.dense, options, &weights);
+  if (!status.ok())
+    throw std::runtime_error("onnxprune: cannot pack the weight of '" + op->label + "': " + status.message);
+  op->weights = std::move(weights);
+}
+
+[[noreturn]] void misfit(const Op& op, const std::string& what) {
+  throw std::invalid_argument("onnxprune: '" + op.label + "': " + what);
+}
+
+Shape conv_shape(const Program& program, const Op& op, const Shape& in) {
+  const kernels::ConvGeometry& g = op.geometry;
+  Shape out = in;
+  size_t axis = program.domain == Domain::image ? 1 : in.size() - (program.domain == Domain::tokens ? 1 : 2);
+  if (in.size() < 2) misfit(op, "input of rank " + std::to_string(in.size()));
+  if (in[axis] != g.in_channels)
+    misfit(op, "input has " + std::to_string(in[axis]) + " channels, the weight expects " +
+                   std::to_string(g.in_channels));
+  out[axis] = op.kind == OpKind::conv ? g.out_channels : g.in_channels;
+  if (program.domain != Domain::image || in.size() == 2) return out;
+  if (in.size() > 4) misfit(op, "input of rank " + std::to_string(in.size()));
+  View v = view(program.domain, in);
+  int64_t height = g.out_height(static_cast<int32_t>(v.height)), width = g.out_width(static_cast<int32_t>(v.width));
+  if (height <= 0 || width <= 0)
+    misfit(op, "the window does not fit into an input of shape " + to_string(in));
+  out.back() = width;
+  if (in.size() == 4) out[2] = height;
+  return out;
+}
+
+Shape op_shape(const Program& program, const Op& op, const std::vector<Shape>& shapes) {
+  auto in = [&](size_t i) -> const Shape& { return shapes[static_cast<size_t>(op.in[i])]; };
+  switch (op.kind) {
+    case OpKind::conv: {
+      Shape out = conv_shape(program, op, in(0));
+      if (op.residual >= 0 && shapes[static_cast<size_t>(op.residual)] != out)
+        misfit(op, "adds tensors of shapes " + to_string(out) + " and " +
+                       to_string(shapes[static_cast<size_t>(op.residual)]));
+      return out;
+    }
+    case OpKind::pool:
+      return conv_shape(program, op, in(0));
+    case OpKind::global_pool: {
+      Shape out = in(0);
+      for (size_t i = 2; i < out.size(); ++i) out[i] = 1;
+      return out;
+    }
+    case OpKind::pointwise:
+    case OpKind::affine:
+      return in(0);
+    case OpKind::binary: {
+      Shape expected = in(0);
+      if (op.gate)
+        for (size_t i = 2; i < expected.size(); ++i) expected[i] = 1;
+      if (in(1) != expected)
+        misfit(op, "operands of shapes " + to_string(in(0)) + " and " + to_string(in(1)));
+      return in(0);
+    }
+    case OpKind::concat: {
+      Shape out = in(0);
+      for (size_t i = 1; i < op.in.size(); ++i) {
+        Shape other = in(i);
+        if (other.size() != out.size() || other.size() < 2) misfit(op, "operands of different rank");
+        out[1] += other[1];
+        other[1] = in(0)[1];
+        if (other != in(0)) misfit(op, "operands of shapes " + to_string(in(0)) + " and " + to_string(in(i)));
+      }
+      return out;
+    }
+    case OpKind::flatten: {
+      int64_t features = 1;
+      for (size_t i = 1; i < in(0).size(); ++i) features *= in(0)[i];
+      return {in(0)[0], features};
+    }
+  }
+  misfit(op, "unknown operation");
+}
+
+}  // namespace
+
+void fuse(Program* program) {
+  for (bool changed = true; changed;) {
+    changed = false;
+    Uses uses(*program);
+    for (size_t i = 0; i < program->ops.size();) {
+      if (!absorb(program, uses, i)) {
+        ++i;
+        continue;
+      }
+      changed = true;
+      uses = Uses(*program);
+    }
+  }
+}
+
+void pack_weights(Program* program) {
+  std::vector<const Op*> done;
+  for (Op& op : program->ops) {
+    if (op.kind != OpKind::conv || op.weights) continue;
+    auto twin = std::find_if(done.begin(), done.end(), [&](const Op* other) {
+      return same_geometry(op.geometry, other->geometry) && same_source(op, *other);
+    });
+    if (twin != done.end()) {
+      op.weights = (*twin)->weights;
+    } else {
+      pack_one(&op);
+      done.push_back(&op);
+    }
+  }
+  for (Op& op : program->ops) op.source.reset();
+}
+
+std::vector<Shape> infer_shapes(const Program& program, const std::vector<Shape>& inputs) {
+  if (inputs.size() != program.inputs.size()) throw std::invalid_argument("onnxprune: wrong number of inputs");
+  std::vector<Shape> shapes(static_cast<size_t>(program.value_count));
+  for (size_t i = 0; i < inputs.size(); ++i) shapes[static_cast<size_t>(program.inputs[i])] = inputs[i];
+  for (const Op& op : program.ops) shapes[static_cast<size_t>(op.out)] = op_shape(program, op, shapes);
+  return shapes;
+}
+
+View view(Domain domain, const Shape& shape) {
+  View v;
+  const size_t rank = shape.size();
+  switch (domain) {
+    case Domain::image:
+      if (rank > 0) v.images = shape[0];
+      if (rank > 1) v.channels = shape[1];
+      if (rank == 3) v.width = shape[2];
+      if (rank == 4) v.height = shape[2], v.width = shape[3];
+      break;
+    case Domain::tokens:
+      for (size_t i = 0; i + 1 < rank; ++i) v.width *= shape[i];
+      if (rank > 0) v.channels = shape[rank - 1];
+      break;
+    case Domain::left:
+      for (size_t i = 0; i + 2 < rank; ++i) v.images *= shape[i];
+      if (rank > 1) v.channels = shape[rank - 2];
+      if (rank > 0) v.width = shape[rank - 1];
+      break;
+  }
+  return v;
+}
+
+}  // namespace onnxprune::ep

@@ -1,0 +1,86 @@
+// What a claimed group of nodes computes, independent of image size and of onnxruntime.
+//
+// Values are numbered; every value has one producer. Three ways to see a tensor, one per program:
+//   image   [N, C, spatial...] (or [N, C]): N images of C planes, run image by image
+//   tokens  [..., F]: all leading dims together are tokens, F features are the planes
+//   left    [..., C, W]: a constant multiplies from the left; C rows are the planes, W pixels
+#pragma once
+
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "ep/dims.h"
+#include "kernels/kernels.h"
+
+namespace onnxprune::ep {
+
+enum class Domain : uint8_t { image = 1, tokens = 2, left = 4 };
+inline constexpr uint8_t kAnyDomain = 7;
+
+enum class OpKind : uint8_t {
+  conv = 0,     // weighted sum; Gemm and MatMul are 1x1 convolutions
+  pool,         // sliding maximum or mean
+  global_pool,  // over all pixels of a channel
+  pointwise,    // activation of one value
+  binary,       // add, subtract, multiply of two values
+  affine,       // scale[c] * x + shift[c]
+  concat,       // along channels
+  flatten,      // [N, C, 1, 1] -> [N, C], or any [N, ...] -> [N, F]
+};
+
+// Zeros and values of a constant weight, not yet packed. Either `dense`, or the three CSR arrays.
+struct WeightSource {
+  kernels::DenseView dense;                      // points into the model's constant
+  std::vector<int64_t> indptr;                   // rows + 1 entries
+  std::vector<int32_t> indices;                  // columns, rising in a row
+  std::vector<float> values;
+  std::vector<float> row_scale;                  // empty = 1
+  std::vector<float> bias;                       // empty = 0
+  bool sparse_input() const { return !indptr.empty(); }
+};
+
+struct Op {
+  OpKind kind = OpKind::pointwise;
+  std::string label;         // names of the nodes it stands for
+  std::vector<int> in;       // values
+  int out = -1;
+  int residual = -1;         // conv: value added before or after the activation (not in `in`)
+  kernels::ConvGeometry geometry;  // conv, pool
+  bool maximum = false;            // pool, global_pool: maximum instead of mean
+  bool count_include_pad = false;  // mean pooling
+  bool gate = false;               // binary: in[1] has one number per image and channel
+  kernels::Binary binary = kernels::Binary::add;
+  kernels::Epilogue epilogue;      // conv, pointwise, binary, affine
+  std::vector<float> scale, shift; // affine; empty = 1 / 0, one entry = the same for all channels
+  std::shared_ptr<WeightSource> source;             // conv, until packed
+  std::shared_ptr<const kernels::Weights> weights;  // conv, once packed
+};
+
+struct Program {
+  Domain domain = Domain::image;
+  int value_count = 0;
+  std::vector<Op> ops;                // in execution order
+  std::vector<int> inputs, outputs;   // values, in the order of the fused node's inputs and outputs
+  std::vector<Shape> input_shapes;    // as far as known when compiled, -1 = open
+  std::vector<int> output_ranks;
+};
+
+// Folds affine ops, activations and residual additions into the weighted sums before them. Weights
+// must not be packed yet.
+void fuse(Program* program);
+
+// Packs every weight source. Sources shared by several ops are packed once. Throws on failure.
+void pack_weights(Program* program);
+
+// Shapes of all values for concrete input shapes. Throws std::invalid_argument when they do not fit.
+std::vector<Shape> infer_shapes(const Program& program, const std::vector<Shape>& inputs);
+
+// A tensor of `domain` as images x channels x height x width.
+struct View {
+  int64_t images = 1, channels = 1, height = 1, width = 1;
+  int64_t pixels() const { return height * width; }
+};
+View view(Domain domain, const Shape& shape);
+
+}  // namespace onnxprune::ep
