@@ -35,6 +35,7 @@ class Sample:
         opset: opset of the node's domain.
         outputs: number of outputs.
         dtypes: dtype by input index where it is not float32.
+        result: shape of output 0 where the installed inference does not know the old form.
     """
 
     shapes: tuple[tuple[int, ...] | None, ...]
@@ -43,6 +44,7 @@ class Sample:
     opset: int = 18
     outputs: int = 1
     dtypes: Mapping[int, str] = field(default_factory=dict)
+    result: tuple[int, ...] | None = None
 
 
 Rule = Callable[["NodeView"], None]
@@ -234,7 +236,7 @@ class NodeView:
 
     def freeze(self, ids: Ids | None, why: str) -> None:
         """State that these coordinates must stay."""
-        if ids is not None and len(ids) > 1:
+        if ids is not None:
             self.space.freeze(ids, Reason(self.where, why))
 
     def freeze_input(self, index: int, why: str) -> None:

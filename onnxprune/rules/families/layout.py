@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from onnxprune.axes import Ids
-from onnxprune.rules.base import Dim, GiveUp, NodeView, Sample, register
+from onnxprune.rules.base import Dim, GiveUp, KeptOf, NodeView, Rewriter, Sample, register
 
 Segment = tuple[list[int], list[int]]
 
@@ -131,9 +133,30 @@ def reshape(n: NodeView) -> None:
     n.keep_sizes(1, axes, copies=not n.attr("allowzero", 0))
 
 
-def squeeze(n: NodeView) -> None:
-    """State what Squeeze, Unsqueeze and Flatten do."""
+def relayout(n: NodeView) -> None:
+    """State what Unsqueeze and Flatten do."""
     reshape_axes(n)
+
+
+def squeeze(n: NodeView) -> None:
+    """State what Squeeze does; axes left to it become explicit, lest one pruned to 1 vanish."""
+    reshape_axes(n)
+    if n.attr("axes") or n.has(1):
+        return
+    dims = n.dims(0) or []
+    axes = [axis for axis, dim in enumerate(dims) if dim == 1]
+    by_input = n.opset >= 13
+
+    def patch(rw: Rewriter, kept: KeptOf) -> None:
+        blocks = [n.ids(0, axis) for axis, dim in enumerate(dims) if dim != 1]
+        if all(ids is None or kept(ids).sum() != 1 for ids in blocks):
+            return
+        if by_input:
+            rw.set_input(1, np.array(axes, np.int64))
+        else:
+            rw.set_attr("axes", axes)
+
+    n.on_rewrite(patch)
 
 
 def transpose(n: NodeView) -> None:
@@ -167,11 +190,11 @@ register(
     reshape,
     "row-major factors",
     [Sample((a, (len(b),)), consts=_shape(*b), dtypes=_I) for a, b in _RESHAPES]
-    + [Sample(((2, 12),), {"shape": [0, 3, 4]}, opset=1)],
+    + [Sample(((2, 12),), {"shape": [0, 3, 4]}, opset=1, result=(2, 3, 4))],
 )
 register(
     "Flatten",
-    squeeze,
+    relayout,
     "row-major factors",
     [
         Sample(((2, 3, 4, 5),), {"axis": 1}),
@@ -192,7 +215,7 @@ register(
 )
 register(
     "Unsqueeze",
-    squeeze,
+    relayout,
     "axes of size one appear",
     [
         Sample(((2, 3), (2,)), consts={1: [2, 3]}, dtypes=_I),

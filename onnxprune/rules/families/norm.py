@@ -101,7 +101,10 @@ register(
     "MeanVarianceNormalization",
     _mean_variance,
     "*d -> *d, mixing `axes`",
-    [Sample(((2, 3, 4, 5),)), Sample(((2, 3, 4, 5),), {"axes": [2, 3]})],
+    [
+        Sample(((2, 3, 4, 5),), result=(2, 3, 4, 5)),
+        Sample(((2, 3, 4, 5),), {"axes": [2, 3]}, result=(2, 3, 4, 5)),
+    ],
     exact="mixed axis frozen",
 )
 register(

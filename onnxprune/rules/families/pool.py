@@ -17,7 +17,8 @@ def max_pool(n: NodeView) -> None:
     """State what MaxPool does; its Indices count through the channels, so they hold them."""
     TextRule(_POOL)(n)
     if n.n_outputs > 1:
-        n.freeze(n.ids(0, 1), "MaxPool's Indices output counts through the channels")
+        for axis in (0, 1):
+            n.freeze(n.ids(0, axis), "MaxPool's Indices output counts through this axis")
 
 
 register(
