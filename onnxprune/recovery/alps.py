@@ -1,0 +1,88 @@
+"""ALPS: the mask as an l0-constrained least-squares problem, solved by ADMM.
+
+Meng et al., "ALPS: Improved Optimization for Highly Sparse One-Shot Pruning for Large Language Models"
+(2024), algorithm 1. Any pattern whose projection is easy will do; the work is matrix products only.
+With ``Hn = D^-1 H D^-1`` (unit diagonal) and ``B0 = W D``:
+
+    B  = (Hn + rho I)^-1 (Hn B0 - V + rho S)      S = projection of B + V / rho      V += rho (B - S)
+
+and rho grows until the support stops moving.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxprune.recovery.problem import F64, Mask, Quadratic
+from onnxprune.recovery.structure import Projection
+
+#: Problems of at least this many inputs run in fp32: only the ranking of scores matters here.
+SINGLE_PRECISION_FROM = 1024
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How rho grows.
+
+    Attributes:
+        start: first rho, relative to the unit diagonal of the scaled Gram matrix.
+        iterations: upper bound on ADMM steps.
+        every: steps between two looks at the support.
+        growth: (relative support change above which, factor) pairs, largest change first; the last
+            factor applies to any change at all.
+    """
+
+    start: float = 0.1
+    iterations: int = 300
+    every: int = 3
+    growth: tuple[tuple[float, float], ...] = ((0.1, 1.3), (0.005, 1.2), (0.0, 1.1))
+
+
+def alps(problem: Quadratic, project: Projection, schedule: Schedule | None = None) -> Mask:
+    """Search the mask; follow with :func:`~onnxprune.recovery.least_squares.solve_on_mask`.
+
+    Args:
+        problem: the damped layer problem (asymmetric ones through their ``target``).
+        project: best mask for scores [R, d]; must keep the same number of weights every time.
+        schedule: growth of the penalty.
+
+    Returns:
+        What is kept [R, d]. Cost: one eigendecomposition and two ``R d d`` products a step.
+    """
+    schedule = schedule or Schedule()
+    scale = np.sqrt(np.diagonal(problem.gram))
+    values, vectors = np.linalg.eigh(problem.gram / np.outer(scale, scale))
+    dense = problem.target * scale
+    dtype = np.float32 if problem.shape[1] >= SINGLE_PRECISION_FROM else np.float64
+    basis = vectors.astype(dtype)
+    spectrum = np.maximum(values, 0.0).astype(dtype)
+    pull = (dense.astype(dtype) @ basis) * spectrum  # Hn B0 in the eigenbasis
+    mask = project(dense**2)
+    kept = max(int(mask.sum()), 1)
+    sparse = np.where(mask, dense, 0.0).astype(dtype)
+    dual = np.zeros_like(sparse)
+    rho = schedule.start
+    last, moved, restarts = mask, False, 0
+    for step in range(1, schedule.iterations + 1):
+        shift = dtype(rho)
+        free = ((pull + (shift * sparse - dual) @ basis) / (spectrum + shift)) @ basis.T
+        point = free + dual / shift
+        mask = project(point.astype(np.float64) ** 2)
+        sparse = np.where(mask, point, dtype(0))
+        dual += shift * (free - sparse)
+        if step % schedule.every:
+            continue
+        change = int(np.count_nonzero(mask & ~last)) / kept
+        last = mask
+        if change == 0:
+            if moved or restarts == 4:
+                break
+            # The penalty froze the first support at once: start over more gently.
+            rho, restarts = rho / 5, restarts + 1
+            dual[:] = 0
+            continue
+        moved = True
+        rho *= next(factor for limit, factor in schedule.growth if change > limit)
+    return mask

@@ -1,0 +1,101 @@
+"""Exact re-solve of the kept weights: the last step of every mask search.
+
+For the support S of one row the optimum is ``w_S = G_S (H_SS)^-1`` (methods.md 1.0, decision 4). Rows
+with identical supports share one factorisation; a row that keeps most of its weights is solved on the
+*removed* ones instead (the dual form, a Schur complement of H^-1), because the cost is cubic in the
+smaller of the two.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import scipy.linalg
+
+from onnxprune.errors import DataError
+from onnxprune.recovery.pcg import masked_cg
+from onnxprune.recovery.problem import F64, Ints, Mask, Quadratic
+
+#: Above this many floating-point operations the factorisations give way to conjugate gradients.
+DIRECT_FLOPS_LIMIT = 6e12
+
+
+def solve_on_mask(
+    problem: Quadratic,
+    mask: Mask,
+    *,
+    start: F64 | None = None,
+    flops_limit: float = DIRECT_FLOPS_LIMIT,
+) -> F64:
+    """Return the best weights [R, d] with support in ``mask``.
+
+    Args:
+        problem: the damped layer problem.
+        mask: what is kept [R, d].
+        start: weights to start from where the iterative solver is used [R, d].
+        flops_limit: above this estimated cost use masked conjugate gradients to a relative residual
+            of 1e-8 instead of Cholesky.
+
+    Raises:
+        DataError: mask of another shape, or a support on which H is not positive definite.
+    """
+    if mask.shape != problem.shape:
+        raise DataError(f"mask {mask.shape} does not fit the problem {problem.shape}")
+    supports = _group(mask)
+    size = problem.shape[1]
+    # An inverse costs d^3; it pays off when the rows that are better solved by removal save more.
+    kept = np.array([int(mask[rows[0]].sum()) for rows in supports], dtype=np.float64)
+    gone = size - kept
+    saving = np.where(gone < kept, kept**3 - gone**3, 0.0).sum() / 3
+    use_dual = bool(saving > float(size) ** 3)
+    cost = (np.minimum(kept, gone) if use_dual else kept).astype(np.float64) ** 3 / 3
+    if float(cost.sum()) > flops_limit:
+        return masked_cg(problem, mask, start=start)
+    solution = np.zeros(problem.shape)
+    for rows, keep in zip(supports, kept, strict=True):
+        if keep == 0:
+            continue
+        if keep == size:
+            solution[rows] = problem.target[rows]
+        elif use_dual and size - keep < keep:
+            solution[rows] = _solve_removed(problem, mask[rows[0]], rows)
+        else:
+            solution[rows] = _solve_kept(problem, mask[rows[0]], rows)
+    return solution
+
+
+def _group(mask: Mask) -> list[Ints]:
+    """Row numbers by identical support, in order of first appearance."""
+    groups: dict[bytes, list[int]] = {}
+    for row, packed in enumerate(np.packbits(mask, axis=1)):
+        groups.setdefault(packed.tobytes(), []).append(row)
+    return [np.array(rows, dtype=np.int64) for rows in groups.values()]
+
+
+def _solve_kept(problem: Quadratic, keep: Mask, rows: Ints) -> F64:
+    support = np.flatnonzero(keep)
+    gram = problem.gram[support][:, support]
+    right = problem.cross[rows][:, support].T
+    _, solved, info = scipy.linalg.lapack.dposv(gram, right, lower=1, overwrite_a=1)
+    if info != 0:
+        raise DataError(
+            f"the Gram matrix of {support.size} kept inputs is not positive definite: "
+            "use more samples or a larger damping"
+        )
+    out = np.zeros((rows.size, keep.size))
+    out[:, support] = solved.T
+    return out
+
+
+def _solve_removed(problem: Quadratic, keep: Mask, rows: Ints) -> F64:
+    gone = np.flatnonzero(~keep)
+    target = problem.target[rows]
+    block = problem.inverse[gone][:, gone]
+    _, multipliers, info = scipy.linalg.lapack.dposv(block, target[:, gone].T, lower=1)
+    if info != 0:
+        raise DataError(
+            f"the inverse Gram matrix of {gone.size} removed inputs is not positive definite: "
+            "use more samples or a larger damping"
+        )
+    out: F64 = target - multipliers.T @ problem.inverse[gone]
+    out[:, gone] = 0.0
+    return out

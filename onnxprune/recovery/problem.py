@@ -1,0 +1,189 @@
+"""The one internal problem form of every layer: ``min over B of ||T - B X||_F^2``.
+
+``X`` [d, N] holds the layer's unfolded inputs, ``T`` [R, N] the outputs wanted. Neither is kept: the
+solvers see only the Gram matrix ``H = X X^T`` [d, d] and the cross Gram ``G = T X^T`` [R, d]. When the
+target is the layer's own dense output, ``G = W H`` (the symmetric mode); when the inputs come from an
+already pruned prefix and the targets from the dense network, ``G`` is accumulated on its own.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+import numpy as np
+import numpy.typing as npt
+import scipy.linalg
+
+from onnxprune.errors import DataError
+
+F64 = npt.NDArray[np.float64]
+Ints = npt.NDArray[np.int64]
+Mask = npt.NDArray[np.bool_]
+
+#: Relative diagonal given to inputs that were never active, so that every system stays definite.
+DEAD_DIAGONAL = 1e-8
+
+
+@dataclass(frozen=True)
+class Quadratic:
+    """One layer's reconstruction problem, in fp64, regularised towards its dense weights.
+
+    Attributes:
+        weight: dense weights W [R, d].
+        gram: H [d, d], symmetric positive definite once built by :meth:`build`.
+        cross: G [R, d]. ``gram`` and ``cross`` carry the same damping, so that the ridge pulls towards
+            ``weight`` and never towards zero (methods.md 1.0).
+        dead: inputs whose Gram diagonal is zero [d]; keeping or removing their weights costs nothing
+            on the calibration data. When kept they keep their dense value.
+    """
+
+    weight: F64
+    gram: F64
+    cross: F64
+    dead: Mask
+
+    @staticmethod
+    def build(
+        weight: npt.ArrayLike,
+        gram: npt.ArrayLike,
+        cross: npt.ArrayLike | None = None,
+        *,
+        damping: float = 1e-4,
+    ) -> Quadratic:
+        """Check, symmetrise and damp a problem.
+
+        Args:
+            weight: W [R, d], any float type.
+            gram: H [d, d].
+            cross: G [R, d], or None for the symmetric mode ``G = W H``.
+            damping: ridge relative to the mean of diag(H) over live inputs.
+
+        Raises:
+            DataError: shapes that do not match, values that are not finite, a negative diagonal.
+        """
+        w = np.array(weight, dtype=np.float64)
+        h = np.array(gram, dtype=np.float64)
+        if w.ndim != 2 or h.shape != (w.shape[1], w.shape[1]):
+            raise DataError(
+                f"Gram matrix {h.shape} does not fit weights {w.shape}: "
+                "pass W as [R, d] and H as [d, d]"
+            )
+        g = w @ h if cross is None else np.array(cross, dtype=np.float64)
+        if g.shape != w.shape:
+            raise DataError(
+                f"cross Gram {g.shape} does not fit weights {w.shape}: pass G = T X^T as [R, d]"
+            )
+        if not (np.isfinite(h).all() and np.isfinite(w).all() and np.isfinite(g).all()):
+            raise DataError(
+                "weights or calibration statistics hold NaN or infinity: check the samples"
+            )
+        diagonal = np.diagonal(h).copy()
+        scale = float(np.abs(diagonal).mean()) if diagonal.size else 0.0
+        if (diagonal < -1e-9 * scale).any():
+            raise DataError(
+                "the Gram matrix has a negative diagonal: it is not X X^T; collect it again in fp64"
+            )
+        # Centring leaves rounding noise of about 1e-16 of the raw moment on constant inputs.
+        dead = diagonal <= 1e-13 * scale
+        h = 0.5 * (h + h.T)
+        h[dead, :] = 0.0
+        h[:, dead] = 0.0
+        g[:, dead] = 0.0
+        mean = float(diagonal[~dead].mean()) if (~dead).any() else 1.0
+        ridge = np.full(w.shape[1], max(damping, 0.0) * mean)
+        ridge[dead] = max(damping, DEAD_DIAGONAL) * mean
+        h[np.diag_indices_from(h)] += ridge
+        g += w * ridge
+        return Quadratic(w, h, g, dead)
+
+    @property
+    def shape(self) -> tuple[int, int]:
+        """(R, d)."""
+        return self.weight.shape[0], self.weight.shape[1]
+
+    @cached_property
+    def factor(self) -> F64:
+        """Lower Cholesky factor of ``gram`` [d, d].
+
+        Raises:
+            DataError: the Gram matrix is not positive definite.
+        """
+        return cholesky(self.gram)
+
+    @cached_property
+    def inverse(self) -> F64:
+        """``gram^-1`` [d, d], symmetric."""
+        return inverse_from_factor(self.factor)
+
+    @cached_property
+    def target(self) -> F64:
+        """The unconstrained optimum ``G H^-1`` [R, d]; the dense weights in the symmetric mode.
+
+        Every mask search runs on (target, H): with G replaced by target H the objective only loses a
+        constant, so asymmetric problems need no code of their own.
+        """
+        solved: F64 = scipy.linalg.cho_solve((self.factor, True), self.cross.T, check_finite=False)
+        return np.ascontiguousarray(solved.T)
+
+    def excess(self, candidate: F64) -> float:
+        """Error above the unconstrained optimum: ``tr((B - B*) H (B - B*)^T)``, in output units^2."""
+        delta = candidate - self.target
+        return float(np.einsum("rd,rd->", delta @ self.gram, delta))
+
+    def relative_error(self, candidate: F64) -> float:
+        """``excess`` over the energy ``tr(B* H B*^T)`` of the best output (0 = nothing lost)."""
+        energy = float(np.einsum("rd,rd->", self.target @ self.gram, self.target))
+        return self.excess(candidate) / energy if energy > 0 else 0.0
+
+    def scaled_rows(self, factors: F64) -> Quadratic:
+        """Return the problem with row r of W and G multiplied by ``factors[r]``."""
+        column = factors[:, None]
+        return replace(self, weight=self.weight * column, cross=self.cross * column)
+
+
+def cholesky(matrix: F64) -> F64:
+    """Lower Cholesky factor of a symmetric matrix, with zeros above the diagonal.
+
+    Raises:
+        DataError: the matrix is not positive definite; the message says to raise the damping.
+    """
+    try:
+        factor: F64 = scipy.linalg.cholesky(matrix, lower=True, check_finite=False)
+    except np.linalg.LinAlgError as error:
+        raise DataError(
+            f"Gram matrix of size {matrix.shape[0]} is not positive definite: "
+            "use more samples or a larger damping (1e-4 or more)"
+        ) from error
+    return factor
+
+
+def inverse_from_factor(factor: F64) -> F64:
+    """Inverse of ``factor factor^T``, exactly symmetric."""
+    lower, info = scipy.linalg.lapack.dpotri(factor, lower=1)
+    if info != 0:  # pragma: no cover - potri fails only on a zero pivot, which cholesky refuses
+        raise DataError("a Cholesky factor has a zero pivot: use a larger damping")
+    full = np.tril(lower)
+    full += np.tril(lower, -1).T
+    return np.ascontiguousarray(full)
+
+
+def validation_error(
+    candidate: F64, weight: F64, gram: F64, cross: F64 | None = None
+) -> float:
+    """Error of ``candidate`` on another Gram matrix, up to a constant that no candidate changes.
+
+    ``tr(B H B^T) - 2 tr(B G^T)``; with ``cross`` None this is the symmetric-mode error
+    ``tr((B - W) H (B - W)^T)`` itself.
+
+    Args:
+        candidate: B [R, d].
+        weight: dense W [R, d].
+        gram: held-out H [d, d]; only ratios and order of the result matter, so no damping.
+        cross: held-out G [R, d] or None.
+    """
+    if cross is None:
+        delta = candidate - weight
+        return float(np.einsum("rd,rd->", delta @ gram, delta))
+    quadratic = np.einsum("rd,rd->", candidate @ gram, candidate)
+    return float(quadratic - 2.0 * np.einsum("rd,rd->", candidate, cross))
