@@ -12,7 +12,7 @@ from onnx_ir.passes.common import ShapeInferencePass
 
 from onnxprune.errors import UsageError
 from onnxprune.formats.base import FORMATS
-from onnxprune.formats.bits import Array
+from onnxprune.formats.bits import Array, to_bits
 from onnxprune.formats.choose import AUTO, COO, DENSE, Choice, Role, choose
 from onnxprune.formats.coo import to_sparse_tensor
 from onnxprune.formats.restore import (
@@ -55,6 +55,8 @@ class TensorStats:
     format: str
     reason: str = ""
     """Why it stayed dense."""
+    negative_zeros: int = 0
+    """Elements that are -0.0: kept as they are, so stored like non-zeros, unless merged."""
 
 
 @dataclass(frozen=True)
@@ -97,6 +99,7 @@ def convert_model(
     min_saving: float = 0.0,
     block: tuple[int, int] | None = None,
     others: bool = False,
+    merge_zeros: bool = False,
 ) -> PackStats:
     """Store the weights of ``model`` in another form, in place.
 
@@ -112,6 +115,9 @@ def convert_model(
         block: ``bsr`` block height and width, ``nm`` N and M, ``eie`` (elements, 0), ``coo`` (1, 0)
             for N-d indices; not for the others.
         others: also pack initializers that other operators use, behind ``SparseDecode``.
+        merge_zeros: store -0.0 as 0.0 in every weight that is packed. Masks applied by
+            multiplication leave -0.0 behind, which is not a zero bit for bit; ``dense`` then gives
+            back 0.0.
 
     Raises:
         UsageError: unknown format, or an option out of range.
@@ -127,9 +133,12 @@ def convert_model(
         if not known and not others and _sparse_form(weight) is None:
             continue
         array = weight.tensor.numpy()
+        negative = _negative_zeros(array)
+        if merge_zeros and negative.any():
+            array = np.where(negative, np.zeros((), array.dtype), array)
         choice = _choice(weight, array, format, block, min_saving, others)
         old = previous.get(weight.value)
-        rows.append(_stats(weight, array, choice, old))
+        rows.append(_stats(weight, array, choice, old, int(np.count_nonzero(negative))))
         if choice.blob is not None:
             packed.append(weight)
         modified |= _apply(weight, array, choice, old, nd=block == (1, 0))
@@ -305,7 +314,9 @@ def _make_form(weight: Weight, array: Array, nd: bool) -> SparseForm:
     return SparseForm(proto.SerializeToString(), name, linear=not nd, dense=tensor)
 
 
-def _stats(weight: Weight, array: Array, choice: Choice, old: Packed | None) -> TensorStats:
+def _stats(
+    weight: Weight, array: Array, choice: Choice, old: Packed | None, negative_zeros: int
+) -> TensorStats:
     form = _sparse_form(weight)
     before = array.nbytes
     if old is not None:
@@ -313,7 +324,7 @@ def _stats(weight: Weight, array: Array, choice: Choice, old: Packed | None) -> 
     elif form is not None:
         proto = onnx.SparseTensorProto.FromString(form.proto)
         before = proto.values.ByteSize() + proto.indices.ByteSize()
-    nonzero = np.count_nonzero(np.ascontiguousarray(array).reshape(-1).view(_unsigned(array)))
+    nonzero = np.count_nonzero(to_bits(array))
     return TensorStats(
         name=weight.value.name or "",
         operator=",".join(sorted({node.op_type for node, _ in weight.value.uses()})),
@@ -325,8 +336,14 @@ def _stats(weight: Weight, array: Array, choice: Choice, old: Packed | None) -> 
         after=choice.nbytes,
         format=choice.format,
         reason=choice.reason,
+        negative_zeros=negative_zeros,
     )
 
 
-def _unsigned(array: Array) -> np.dtype[Any]:
-    return np.dtype(f"u{array.itemsize}")
+def _negative_zeros(array: Array) -> Array:
+    """Return where ``array`` is -0.0; nowhere for types that do not have it."""
+    bits = to_bits(array)
+    if array.dtype.kind in "biu" or array.dtype.name.endswith("fnuz"):
+        return np.zeros(array.shape, np.bool_)
+    negative: Array = bits == bits.dtype.type(1 << (8 * array.itemsize - 1))
+    return negative
