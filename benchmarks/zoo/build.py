@@ -40,6 +40,8 @@ _NEEDED = {
 #: Modules that register cases when imported.
 FAMILIES = (
     "classic",
+    "mobile",
+    "timm_cnn",
 )
 
 
