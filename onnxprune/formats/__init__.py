@@ -12,6 +12,7 @@ from onnxprune.formats.base import (
     read_header,
 )
 from onnxprune.formats.blob import Header
+from onnxprune.formats.pack import PackStats, TensorStats, convert_model, format_choices
 from onnxprune.formats.view import View, default_view, last_axis_view, weight_view
 
 __all__ = [
@@ -20,11 +21,15 @@ __all__ = [
     "Format",
     "Header",
     "Matrix",
+    "PackStats",
+    "TensorStats",
     "View",
+    "convert_model",
     "decode",
     "default_view",
     "encode",
     "encoded_size",
+    "format_choices",
     "format_name",
     "last_axis_view",
     "read_header",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
@@ -18,6 +19,37 @@ NODE_BYTES = 160
 
 _SMALL_BLOCKS = ((4, 1), (1, 4))
 _COMMON_NM = ((2, 4), (1, 4), (1, 2), (4, 8), (2, 8))
+
+
+_BLOCK_FORMS = {"bsr": (r"(\d+)x(\d+)", "4x1"), "nm": (r"(\d+):(\d+)", "2:4")}
+
+
+def parse_block(format: str, text: str) -> tuple[int, int] | None:
+    """Turn the written form of a format's option into what ``encode`` takes.
+
+    ``4x1`` for bsr, ``2:4`` for nm, a number of processing elements for eie, ``linear`` or ``nd``
+    for coo; empty for the format's default.
+
+    Raises:
+        UsageError: not of that form, or the format has no option.
+    """
+    if not text:
+        return None
+    if format in _BLOCK_FORMS:
+        pattern, example = _BLOCK_FORMS[format]
+        if match := re.fullmatch(pattern, text):
+            return int(match[1]), int(match[2])
+        raise UsageError(f"block {text!r} does not fit format {format}; write it like {example}")
+    if format == "eie" and re.fullmatch(r"\d+", text):
+        return int(text), 0
+    if format == COO and text in ("linear", "nd"):
+        return int(text == "nd"), 0
+    wanted = {"eie": "a number of processing elements", COO: "linear or nd"}.get(format)
+    raise UsageError(
+        f"format {format} takes {wanted}, not {text!r}"
+        if wanted
+        else f"format {format} takes no block, got {text!r}; leave it out"
+    )
 
 
 @dataclass(frozen=True)
