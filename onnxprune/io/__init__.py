@@ -7,14 +7,14 @@ training information, types it has no word for, unknown fields) is carried aroun
 what cannot be carried is an error that names it.
 
 Modules: ``read`` bytes to checked protobuf, ``external`` external data, ``sparse`` and ``carry``
-what onnx-ir cannot hold, ``load`` and ``save`` the two directions, ``encode`` and ``payload`` the
-streaming writer, ``atomic`` files that appear whole, ``walk`` graphs inside graphs, ``weights``
-tensors that cannot be scored.
+what onnx-ir cannot hold, ``loading`` and ``saving`` the two directions, ``encode``, ``payload`` and
+``wire`` the streaming writer, ``atomic`` files that appear whole, ``walk`` graphs inside graphs,
+``weights`` tensors that cannot be scored.
 """
 
-from onnxprune.io.load import Kind, Loaded, Source, load
+from onnxprune.io.loading import Kind, Loaded, Source, load
 from onnxprune.io.origin import Origin
-from onnxprune.io.save import save, to_bytes, to_graph, to_proto
+from onnxprune.io.saving import save, to_bytes, to_graph, to_proto
 from onnxprune.io.weights import nonfinite_weights
 
 __all__ = [

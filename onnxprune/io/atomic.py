@@ -36,18 +36,20 @@ def check_target(path: Path, protected: Iterable[Path]) -> None:
     folder = path.parent
     if not folder.is_dir():
         raise SaveError(f"cannot write {path}: folder {folder} does not exist; create it first")
-    if path.is_dir():
-        raise SaveError(f"cannot write {path}: it is a folder; give a file name")
     try:
-        status = os.stat(path)
-    except OSError:
+        status = path.stat()
+    except FileNotFoundError:
         status = None
+    except OSError as error:
+        raise explained(error, path) from error
+    if status is not None and stat.S_ISDIR(status.st_mode):
+        raise SaveError(f"cannot write {path}: it is a folder; give a file name")
     if status is not None and not stat.S_ISREG(status.st_mode):
         raise SaveError(f"cannot write {path}: it exists and is not a regular file")
     for kept in protected:
-        same = os.path.abspath(path) == os.path.abspath(kept)
+        same = path.absolute() == kept.absolute()
         with contextlib.suppress(OSError):
-            same = same or os.path.samefile(path, kept)
+            same = same or path.samefile(kept)
         if same:
             raise SaveError(
                 f"cannot write {path}: the model being read lies there ({kept}); choose another "
@@ -80,9 +82,9 @@ def write_files(files: Sequence[tuple[Path, Writer]]) -> None:
             if os.path.lexists(path):
                 backup = _spare_name(path)
                 backups.append((path, backup))
-                os.replace(path, backup)
+                path.replace(backup)
         for path, spare in spares:
-            os.replace(spare, path)
+            spare.replace(path)
     except BaseException as error:
         # What happened is read off the disk: an interrupt may fall between a call and a note of it.
         done = placing and not os.path.lexists(spares[-1][1])
@@ -103,7 +105,7 @@ def _roll_back(spares: list[tuple[Path, Path]], backups: list[tuple[Path, Path]]
             path.unlink(missing_ok=True)
     for path, backup in backups:
         if os.path.lexists(backup):
-            os.replace(backup, path)
+            backup.replace(path)
 
 
 def _remove(paths: Iterable[Path]) -> None:
@@ -121,7 +123,7 @@ def _write(path: Path, spare: Path, write: Writer) -> None:
     descriptor = os.open(spare, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
     with os.fdopen(descriptor, "wb", buffering=1 << 20) as file:
         with contextlib.suppress(OSError):
-            os.chmod(spare, stat.S_IMODE(os.stat(path).st_mode))
+            spare.chmod(stat.S_IMODE(path.stat().st_mode))
         write(file)
         file.flush()
         os.fsync(descriptor)

@@ -221,9 +221,7 @@ def _has_shape(proto: onnx.TypeProto) -> bool:
     return kind in ("tensor_type", "sparse_tensor_type") and getattr(proto, kind).HasField("shape")
 
 
-def _strip_names(
-    carry: GraphCarry, graph: walk.GraphLike, functions: set[tuple[str, str]]
-) -> None:
+def _strip_names(carry: GraphCarry, graph: walk.GraphLike, functions: set[tuple[str, str]]) -> None:
     """Remember value_info and annotations that name nothing, and which initializers had one."""
     is_graph = isinstance(graph, onnx.GraphProto)
     annotations = graph.quantization_annotation if is_graph else ()

@@ -148,10 +148,9 @@ def encode(model: ir.Model) -> Parts:
             streamed.append(Slot(tensor, name))
     for slot in placed:
         slot.fill("")
-    graph_proto = onnx.GraphProto()
-    graph_proto.CopyFrom(proto.graph)
-    proto.ClearField("graph")
-    return Parts(proto, graph_proto, streamed, placed)
+    inner = proto.graph
+    proto.ClearField("graph")  # detaches it: ``inner`` and the slots' targets stay one message
+    return Parts(proto, inner, streamed, placed)
 
 
 def _initializers(graph: ir.Graph) -> dict[str, ir.Value]:

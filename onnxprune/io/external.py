@@ -71,7 +71,9 @@ def _needed_bytes(name: str, tensor: onnx.TensorProto, label: str) -> int:
         raise LoadError(f"{label}: tensor {name!r} has a negative size: {list(tensor.dims)}")
     if tensor.data_type in (onnx.TensorProto.STRING, onnx.TensorProto.UNDEFINED):
         return 0
-    return math.ceil(math.prod(tensor.dims) * ir.DataType(tensor.data_type).bitwidth / 8)
+    bits: int = ir.DataType(tensor.data_type).bitwidth
+    elements: int = math.prod(tensor.dims)
+    return -(-elements * bits // 8)
 
 
 def _check_inside(name: str, tensor: onnx.TensorProto, needed: int, label: str) -> None:
@@ -85,7 +87,7 @@ def _check_inside(name: str, tensor: onnx.TensorProto, needed: int, label: str) 
         held, unit, needed = len(getattr(tensor, field)), "elements", elements * each
         bits = ir.DataType(tensor.data_type).bitwidth if field == "int32_data" else 8
         if bits < 8 and held != needed:  # packed: one byte of elements in each int32
-            needed = math.ceil(elements * bits / 8)
+            needed = -(-elements * bits // 8)
     if held != needed:
         raise LoadError(
             f"{label}: tensor {name!r} of shape {list(tensor.dims)} needs {needed} {unit} of data "
@@ -134,26 +136,23 @@ def _check_external(
 
 def _resolve(location: str, base_dir: Path, where: str) -> tuple[Path, int]:
     """Return the absolute path and size of an external file that lies inside ``base_dir``."""
-    base = os.path.realpath(base_dir)
-    plain = os.path.abspath(base_dir / location)
+    plain = base_dir / location
     try:
-        real = os.path.realpath(plain)
-        inside = os.path.commonpath([base, real]) == base
-        direct = os.path.commonpath([os.path.abspath(base_dir), plain])
-    except ValueError as error:
-        raise LoadError(f"{where}, which is not a path: {error}") from None
-    if Path(location).is_absolute() or direct != os.path.abspath(base_dir):
+        real = plain.resolve()
+    except (OSError, ValueError, RuntimeError) as error:  # NUL, loop of links
+        raise LoadError(f"{where}, which is not a usable path: {error}") from None
+    if Path(location).is_absolute() or os.path.normpath(location).startswith(".."):
         raise LoadError(
             f"{where}, which is outside the model's folder {base_dir}; a model may only read "
             "files beside it, so move the file there and correct the location"
         )
-    if not inside:
+    if not real.is_relative_to(base_dir.resolve()):
         raise LoadError(
             f"{where}, a link to {real} outside the model's folder; copy the model and its data "
             "into one folder without links (cp -L)"
         )
     try:
-        status = os.stat(real)
+        status = real.stat()
     except OSError as error:
         raise LoadError(
             f"{where}, but {plain} cannot be opened: {error.strerror}; put the file beside the "
@@ -167,7 +166,7 @@ def _resolve(location: str, base_dir: Path, where: str) -> tuple[Path, int]:
             f"{where}, which has several hard links and might be a file of somebody else's; "
             "make a copy of its own for the model (cp)"
         )
-    return Path(plain), status.st_size
+    return plain, status.st_size
 
 
 def set_base_dir(model: ir.Model, base_dir: Path) -> None:

@@ -113,7 +113,7 @@ def copy_data(tensor: ir.TensorProtocol, file: BinaryIO) -> None:
         return
     array = tensor.numpy() if tensor.dtype.bitwidth % 8 == 0 else None
     if array is not None and array.flags.c_contiguous and array.dtype.newbyteorder("<").isnative:
-        data = memoryview(array.reshape(-1).view(np.uint8))
+        data = array.reshape(-1).view(np.uint8).data
     else:
         data = memoryview(tensor.tobytes())
     if data.nbytes != tensor.nbytes:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import stat
 from pathlib import Path
 
@@ -33,7 +32,7 @@ def read_file(path: Path) -> bytes:
         LoadError: it does not exist, is a folder, is empty, or cannot be read.
     """
     try:
-        status = os.stat(path)
+        status = path.stat()
         if stat.S_ISDIR(status.st_mode):
             raise LoadError(f"{path} is a folder; give the .onnx file inside it")
         if not stat.S_ISREG(status.st_mode):
@@ -109,6 +108,7 @@ def _check_opsets(model: onnx.ModelProto, label: str) -> None:
                 )
             if domain in known and not 1 <= entry.version <= known[domain]:
                 raise LoadError(
-                    f"{label} uses {domain or 'ai.onnx'} opset {entry.version}; onnx {onnx.__version__} knows 1 to "
-                    f"{known[domain]}; upgrade onnx, or export with an older opset"
+                    f"{label} uses {domain or 'ai.onnx'} opset {entry.version}; onnx "
+                    f"{onnx.__version__} knows 1 to {known[domain]}; upgrade onnx, or export with "
+                    "an older opset"
                 )

@@ -11,13 +11,20 @@ from onnxprune.io import walk
 
 _CHUNK = 1 << 22
 _MULTIPLIES = frozenset(
-    "Conv ConvTranspose Gemm MatMul Einsum LSTM GRU RNN BatchNormalization InstanceNormalization "
-    "LayerNormalization GroupNormalization RMSNormalization DeformConv Attention "
-    "MultiHeadAttention GroupQueryAttention FusedConv FusedGemm FusedMatMul "
-    "SkipLayerNormalization SkipSimplifiedLayerNormalization SimplifiedLayerNormalization".split()
+    (
+        *("Conv", "ConvTranspose", "DeformConv", "FusedConv", "Gemm", "MatMul", "Einsum"),
+        *("FusedGemm", "FusedMatMul", "LSTM", "GRU", "RNN", "Attention", "MultiHeadAttention"),
+        *("GroupQueryAttention", "BatchNormalization", "InstanceNormalization"),
+        *("LayerNormalization", "GroupNormalization", "RMSNormalization"),
+        *("SkipLayerNormalization", "SimplifiedLayerNormalization"),
+        "SkipSimplifiedLayerNormalization",
+    )
 )
 _RELAYS = frozenset(
-    "Identity Cast Transpose Reshape Squeeze Unsqueeze Flatten DequantizeLinear".split()
+    (
+        *("Identity", "Cast", "Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten"),
+        "DequantizeLinear",
+    )
 )
 
 

@@ -6,8 +6,8 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from canonical import canonical
-from models import gemm_relu
+from io_canonical import canonical
+from io_models import gemm_relu
 from onnx import TensorProto as T
 from onnx import helper as h
 
@@ -165,7 +165,17 @@ def test_attributes_of_every_type() -> None:
     mapping = onnx.TypeProto()
     mapping.map_type.key_type = T.INT64
     values = [1, 2.5, "s", [1, 2], [0.1, 0.2], ["a", "b"], tensor, [tensor, tensor], graph]
-    values += [[graph], sparse, [sparse], kind, [kind], mapping, [kind, mapping], b"\xff", [b"\xfe"]]
+    values += [
+        [graph],
+        sparse,
+        [sparse],
+        kind,
+        [kind],
+        mapping,
+        [kind, mapping],
+        b"\xff",
+        [b"\xfe"],
+    ]
     node = h.make_node("Odd", ["x"], ["odd"], domain="org.example")
     node.attribute.extend(h.make_attribute(f"a{i:02}", v) for i, v in enumerate(values))
     model.graph.node.append(node)
@@ -315,5 +325,5 @@ def test_nameless_initializer_is_an_error() -> None:
 def test_attribute_given_twice_is_an_error() -> None:
     model = gemm_relu()
     model.graph.node[0].attribute.extend([h.make_attribute("a", 1), h.make_attribute("a", 2)])
-    with pytest.raises(LoadError, match="'mm'.*'a'"):
+    with pytest.raises(LoadError, match=r"'mm'.*'a'"):
         io.load(model)

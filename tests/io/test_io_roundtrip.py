@@ -8,8 +8,8 @@ from typing import Any
 
 import onnx
 import pytest
-from canonical import canonical
-from corpus import (
+from io_canonical import canonical
+from io_corpus import (
     assert_identical,
     folder_feeds,
     folder_models,

@@ -8,11 +8,11 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 import pytest
-from canonical import canonical
-from corpus import assert_identical, run
 from hypothesis import given
 from hypothesis import strategies as st
-from models import gemm_relu, sparse_tensor
+from io_canonical import canonical
+from io_corpus import assert_identical, run
+from io_models import gemm_relu, sparse_tensor
 from onnx import TensorProto as T
 from onnx import helper as h
 

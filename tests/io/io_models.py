@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from typing import Any
 
@@ -29,7 +30,7 @@ def layers(widths: Sequence[int], seed: int = 0) -> onnx.ModelProto:
     """Return a chain of MatMul layers of the given widths with N(0, 1) float32 weights."""
     rng = np.random.default_rng(seed)
     nodes, weights = [], []
-    for i, shape in enumerate(zip(widths, widths[1:], strict=False)):
+    for i, shape in enumerate(itertools.pairwise(widths)):
         values = rng.standard_normal(shape).astype(np.float32)
         weights.append(onnx.numpy_helper.from_array(values, f"w{i}"))
         nodes.append(h.make_node("MatMul", [f"h{i}", f"w{i}"], [f"h{i + 1}"], name=f"mm{i}"))

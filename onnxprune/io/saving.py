@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import io
 import os
-from collections.abc import Iterable
 from pathlib import Path
-from typing import BinaryIO, Literal, Union
+from typing import Literal
 
 import onnx
 import onnx_graphsurgeon as gs
 import onnx_ir as ir
 
-from onnxprune.errors import ModelError, SaveError, UnsupportedError
+from onnxprune.errors import SaveError, UnsupportedError
 from onnxprune.io import atomic, encode, walk
-from onnxprune.io.load import Loaded
+from onnxprune.io.loading import Loaded
 from onnxprune.io.origin import origin_of
 
 EXTERNAL_THRESHOLD = 1024
@@ -50,7 +49,7 @@ def save(
             Nothing is left behind then, and an older file at ``path`` is untouched.
     """
     held = model.model if isinstance(model, Loaded) else model
-    target = Path(os.path.abspath(path))
+    target = Path(path).absolute()
     sidecar = target.with_name(target.name + ".data")
     origin = origin_of(held)
     protected = [*origin.files, *_external_files(held)]
@@ -71,12 +70,9 @@ def save(
 
 
 def _external_files(model: ir.Model) -> list[Path]:
-    found = {
-        os.path.abspath(tensor.path): None
-        for _, tensor in walk.tensors(model)
-        if isinstance(tensor, ir.ExternalTensor)
-    }
-    return [Path(p) for p in found]
+    tensors = (tensor for _, tensor in walk.tensors(model))
+    paths = {t.path: None for t in tensors if isinstance(t, ir.ExternalTensor)}
+    return [Path(path).absolute() for path in paths]
 
 
 def _check_size(size: int, target: Path | str, external_data: object) -> None:

@@ -53,7 +53,7 @@ class Loaded:
             SaveError: it does not fit the 2 GB a protobuf message may have.
             UnsupportedError: onnx_graphsurgeon cannot hold the model.
         """
-        from onnxprune.io.save import to_bytes, to_graph, to_proto
+        from onnxprune.io.saving import to_bytes, to_graph, to_proto
 
         held = self.with_model(model if model is not None else self.model).model
         if self.kind == "bytes":
@@ -77,11 +77,11 @@ def load(source: Source | Loaded, *, base_dir: str | os.PathLike[str] | None = N
         UnsupportedError: it holds something that would be lost; the message names it.
         TypeError: ``source`` is none of these kinds.
     """
-    base = Path(os.path.abspath(base_dir)) if base_dir is not None else None
+    base = Path(base_dir).absolute() if base_dir is not None else None
     if isinstance(source, Loaded):
         return replace(source, model=_private(source.model, source.origin))
     if isinstance(source, (str, os.PathLike)):
-        path = Path(os.path.abspath(source))
+        path = Path(source).absolute()
         proto = read.parse(read.read_file(path), str(path))
         return _from_proto(proto, "path", path, path.parent, str(path))
     if isinstance(source, (bytes, bytearray, memoryview)):
@@ -137,9 +137,7 @@ def _explained(error: Exception, label: str) -> ModelError:
     return LoadError(f"{label} is not a valid ONNX model: {str(root)[:500]}")
 
 
-def _facts(
-    proto: onnx.ModelProto, path: Path | None, files: tuple[Path, ...]
-) -> origin.Origin:
+def _facts(proto: onnx.ModelProto, path: Path | None, files: tuple[Path, ...]) -> origin.Origin:
     """Take out of ``proto`` what belongs to the model as a whole."""
     bound = {
         binding.value
@@ -157,9 +155,7 @@ def _facts(
         opset_alias=any(e.domain == "ai.onnx" for e in proto.opset_import)
         and all(e.domain for e in proto.opset_import),
         training=tuple(info.SerializeToString() for info in proto.training_info),
-        bound_shapes={
-            t.name: tuple(t.dims) for t in proto.graph.initializer if t.name in bound
-        },
+        bound_shapes={t.name: tuple(t.dims) for t in proto.graph.initializer if t.name in bound},
         unknown=wire.unknown_fields(proto),
     )
     proto.ClearField("training_info")
