@@ -48,7 +48,7 @@ def light_path(name: str) -> Path:
 
 
 def materialise(name: str, *, seed: int = 0, overridable: bool = False) -> onnx.ModelProto:
-    """Return the light graph `name` with float32 initializers in place of its ConstantOfShape nodes.
+    """Return the light graph `name` with float32 initializers instead of ConstantOfShape nodes.
 
     seed: of the weights; the same seed gives the same bytes. overridable: keep every initializer
     also as a graph input, as IR version 3 demands and these files originally were; otherwise the
@@ -101,6 +101,7 @@ def _roles(graph: onnx.GraphProto, weights: dict[str, Array]) -> dict[str, str]:
             renamed[node.output[0]] = node.input[0]
             continue
         inputs = [renamed.get(name, name) for name in node.input]
+        names: tuple[str, ...]
         if node.op_type == "BatchNormalization":
             names = ("", "scale", "bias", "mean", "var")
         elif node.op_type in ("Conv", "Gemm"):
