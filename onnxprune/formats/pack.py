@@ -172,6 +172,10 @@ def _choice(
 ) -> Choice:
     if not array.size:
         return Choice(DENSE, None, 0, "it has no elements")
+    if format == COO and isinstance(weight.scope.graph, ir.Function):
+        # onnxruntime 1.31 crashes while loading a Constant with sparse_value in a function
+        reason = "runtimes do not take sparse constants inside functions"
+        return Choice(DENSE, None, array.nbytes, reason)
     role = weight.role
     if role is None:
         if weight.fixed or not others:
@@ -313,7 +317,7 @@ def _make_form(weight: Weight, array: Array, nd: bool) -> SparseForm:
     """Return the standard's sparse tensor for io to write as it is (so -0.0 survives)."""
     tensor = weight.tensor
     sparse = to_sparse_tensor(array, nd=nd)
-    name = (weight.value.name or "") if weight.constant is None else ""
+    name = (weight.value.name if weight.constant is None else tensor.name) or ""
     proto = onnx.SparseTensorProto(dims=array.shape)
     values = ir.Tensor(sparse.values, dtype=tensor.dtype, name=name, doc_string=tensor.doc_string)
     proto.values.CopyFrom(ir.serde.serialize_tensor(values))
