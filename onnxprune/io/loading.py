@@ -108,12 +108,11 @@ def _from_proto(
 ) -> Loaded:
     """Consume ``proto``: it is changed, and its tensors become those of the model."""
     try:
+        read.check_text(proto, label)
         files = external.check_tensors(proto, label, base)
         facts = _facts(proto, path, files)
         carried = carry.strip(proto, str(base) if base else "")
         model = ir.from_proto(proto)
-    except UnicodeDecodeError:
-        raise LoadError(f"{label} holds text that is not UTF-8: the file is damaged") from None
     except ModelError:
         raise
     except Exception as error:  # onnx-ir wraps whatever goes wrong; the root says what it was

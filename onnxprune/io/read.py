@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import stat
 from pathlib import Path
+from typing import Any
 
 import onnx
 from google.protobuf.message import DecodeError
@@ -90,6 +91,31 @@ def check(model: onnx.ModelProto, label: str) -> None:
     if model.ir_version >= _OPSET_SINCE and not len(model.opset_import):
         raise LoadError(f"{label} imports no opset; it is cut off or not a complete ONNX model")
     _check_opsets(model, label)
+
+
+def check_text(message: Any, label: str) -> None:
+    """Raise LoadError if any text in ``message`` is not UTF-8.
+
+    The protobuf runtime does not check this for ONNX; it hands out bytes where text was meant.
+    """
+    for field, value in message.ListFields():
+        values = value if field.is_repeated else (value,)
+        if field.type == field.TYPE_STRING:
+            for text in values:
+                if not isinstance(text, str):
+                    raise LoadError(
+                        f"{label} is damaged: {field.full_name} holds {text!r}, which is not "
+                        "UTF-8 text; export or download it again"
+                    )
+        elif field.type == field.TYPE_MESSAGE:
+            for inner in values:
+                if isinstance(inner, onnx.TensorProto):
+                    # Listing its fields would copy the data.
+                    for text in (inner.name, inner.doc_string):
+                        if not isinstance(text, str):
+                            raise LoadError(f"{label} is damaged: a tensor is named {text!r}")
+                else:
+                    check_text(inner, label)
 
 
 def _check_opsets(model: onnx.ModelProto, label: str) -> None:
