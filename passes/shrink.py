@@ -8,6 +8,7 @@ would be summed over. The two models compute the same function.
 from __future__ import annotations
 
 from collections import defaultdict
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -28,21 +29,22 @@ def _take(tensor: ir.TensorProtocol, masks: list[Bools | None]) -> np.ndarray[An
     return np.ascontiguousarray(array)
 
 
-def set_constant(value: ir.Value, array: np.ndarray[Any, Any]) -> None:
+def set_constant(value: ir.Value, new: np.ndarray[Any, Any] | ir.TensorProtocol) -> None:
     """Give an initializer or a Constant node's output a new value of the same dtype."""
     old = ir.convenience.get_const_tensor(value)
     dtype = old.dtype if old is not None else None
     producer = value.producer()
+    name = value.name if producer is None or old is None else old.name
+    tensor = ir.tensor(new, dtype=dtype, name=name) if isinstance(new, np.ndarray) else new
     if producer is None:
-        value.const_value = ir.tensor(array, dtype=dtype, name=value.name)
+        value.const_value = tensor
     else:
         for name in list(producer.attributes):
             if name.startswith("value") or name == "sparse_value":
                 producer.attributes.pop(name)
-        tensor = ir.tensor(array, dtype=dtype, name=old.name if old is not None else None)
         producer.attributes["value"] = ir.AttrTensor("value", tensor)
         value.const_value = None
-    value.shape = ir.Shape(array.shape)
+    value.shape = ir.Shape(tensor.shape)
 
 
 class Surgery:
@@ -53,6 +55,7 @@ class Surgery:
         self.model = analyzer.model
         self.removed = removed
         self.constants = Constants(analyzer.graph)
+        self._undo: list[Callable[[], object]] = []
 
     def kept(self, ids: Ids) -> Bools:
         """Return, for every id, whether it stays."""
@@ -125,13 +128,13 @@ class Surgery:
     # -- mask ---------------------------------------------------------------------------------
 
     def mask(self) -> None:
-        """Zero what is summed over at removed coordinates; every shape stays as it was."""
+        """Zero what is summed over at removed coordinates; every shape stays as it was.
+
+        :meth:`unmask` takes it back.
+        """
         zeros: dict[tuple[ir.Value, Use | None], dict[int, Bools]] = defaultdict(dict)
         for site in self.analyzer.sites:
-            ids = site.operands[0][2]
-            if self.kept(ids).all():
-                continue
-            if not self._zero_constant(site, zeros):
+            if not self.kept(site.operands[0][2]).all() and not self._zero_constant(site, zeros):
                 self._insert_mask(site)
         for (value, use), axes in zeros.items():
             tensor = self.analyzer.tensor(value)
@@ -140,10 +143,32 @@ class Surgery:
             for axis, gone in axes.items():
                 array[(slice(None),) * axis + (gone,)] = 0
             if use is not None and len(value.uses()) > 1:
-                clone = self.constants.add(f"{value.name}_masked", array)
-                use[0].replace_input_with(use[1], clone)
+                self._rewire(*use, self.constants.add(f"{value.name}_masked", array))
             else:
+                self._undo.append(lambda v=value, t=tensor: set_constant(v, t))
                 set_constant(value, array)
+
+    def unmask(self) -> None:
+        """Take back what :meth:`mask` did."""
+        while self._undo:
+            self._undo.pop()()
+
+    def _rewire(self, node: ir.Node, index: int, value: ir.Value) -> None:
+        old = node.inputs[index]
+
+        def back() -> None:
+            node.replace_input_with(index, old)
+            maker = value.producer()
+            if maker is not None:
+                self.analyzer.graph.remove(maker, safe=True)
+                for used in maker.inputs[1:]:
+                    if used is not None:
+                        self.analyzer.graph.initializers.pop(used.name)
+            elif value.name in self.analyzer.graph.initializers:
+                self.analyzer.graph.initializers.pop(value.name)
+
+        self._undo.append(back)
+        node.replace_input_with(index, value)
 
     def _zero_constant(
         self, site: Site, zeros: dict[tuple[ir.Value, Use | None], dict[int, Bools]]
@@ -162,7 +187,7 @@ class Surgery:
                 axes = self.analyzer.parameters.get(key, [])
                 for axis, own in enumerate(axes):
                     if own is not None and np.array_equal(labels[own], labels[ids]):
-                        zeros[key][axis] = zeros[key].get(axis, False) | ~self.kept(own)
+                        zeros[key][axis] = zeros[key].get(axis, np.False_) | ~self.kept(own)
                         return True
         return False
 
@@ -178,4 +203,4 @@ class Surgery:
         out = ir.Value(name=self.constants.fresh_name(f"{base}ed"), type=source.type,
                        shape=source.shape)
         site.node.prepend(ir.Node("", "Mul", [source, factor], outputs=[out], name=out.name))
-        site.node.replace_input_with(index, out)
+        self._rewire(site.node, index, out)

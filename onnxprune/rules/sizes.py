@@ -112,12 +112,14 @@ class SizeTracer:
             result = self._interpret(node)
         except (IndexError, ValueError, TypeError, KeyError):
             result = None
+        if isinstance(result, Entry):  # numpy hands out the element itself for a scalar index
+            result = _array([result], ())
         if result is not None and result.size > LIMIT:
             result = None
         self._known[node.outputs[0]] = result
         return result is not None
 
-    def _interpret(self, node: ir.Node) -> Sizes | None:
+    def _interpret(self, node: ir.Node) -> Sizes | Entry | None:
         op = node.op_type
         if op == "Shape":
             return self._shape(node)
@@ -144,6 +146,11 @@ class SizeTracer:
             return np.take(parts[0], index, axis=_int_attr(node, "axis", 0))
         if op == "Slice":
             return self._slice(node, parts)
+        if op == "Transpose":
+            perm = node.attributes.get("perm")
+            return parts[0].transpose(perm.as_ints() if perm is not None else None)
+        if op == "ConstantOfShape":
+            return self._fill(node, parts[0])
         if op in ("ReduceProd", "ReduceSum", "ReduceMax", "ReduceMin"):
             fn = {"ReduceProd": math.prod, "ReduceSum": sum, "ReduceMax": max, "ReduceMin": min}
             total = _combine(lambda *v: fn[op](v), *parts[0].reshape(-1))
@@ -197,15 +204,28 @@ class SizeTracer:
             return np.expand_dims(parts[0], axes)
         return np.squeeze(parts[0], axes or None)
 
-    def _slice(self, node: ir.Node, parts: list[Sizes]) -> Sizes | None:
-        if parts[0].ndim != 1:
+    def _fill(self, node: ir.Node, shape: Sizes) -> Sizes | None:
+        dims = [int(e.value) for e in shape.reshape(-1)]
+        attr = node.attributes.get("value")
+        number = attr.as_tensor().numpy().item() if attr is not None else 0.0
+        if math.prod(dims) > LIMIT:
             return None
+        return _array([Entry(number)] * math.prod(dims), tuple(dims))
+
+    def _slice(self, node: ir.Node, parts: list[Sizes]) -> Sizes:
         if len(parts) > 1:
             numbers = [[int(e.value) for e in p.reshape(-1)] for p in parts[1:]]
         else:
             numbers = [list(node.attributes[k].as_ints()) for k in ("starts", "ends")]
-        step = numbers[3][0] if len(numbers) > 3 else 1
-        return parts[0][slice(numbers[0][0], _slice_end(numbers[1][0], step), step)]
+            if "axes" in node.attributes:
+                numbers.append(list(node.attributes["axes"].as_ints()))
+        starts, ends = numbers[:2]
+        axes = numbers[2] if len(numbers) > 2 else list(range(len(starts)))
+        steps = numbers[3] if len(numbers) > 3 else [1] * len(starts)
+        cut = [slice(None)] * parts[0].ndim
+        for axis, start, end, step in zip(axes, starts, ends, steps, strict=True):
+            cut[axis] = slice(start, _slice_end(end, step), step)
+        return parts[0][tuple(cut)]
 
 
 def _slice_end(end: int, step: int) -> int | None:

@@ -1,0 +1,48 @@
+"""Parameters and multiply-accumulates of a model, also of one that is only planned."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxprune.axes import Bools, Ids
+from onnxprune.planning.layers import FLOATS
+from onnxprune.rules.analysis import Analyzer
+
+
+class CostModel:
+    """Counts what is left when components are removed."""
+
+    def __init__(self, analyzer: Analyzer) -> None:
+        labels = analyzer.partition.labels
+
+        def of(ids: Ids | int | None) -> Ids | int:
+            return labels[ids] if isinstance(ids, np.ndarray) else (ids or 1)
+
+        self._params: list[list[Ids | int]] = []
+        seen: set[ir.Value] = set()
+        for (value, _), axes in analyzer.parameters.items():
+            tensor = analyzer.tensor(value)
+            if value in seen or tensor is None or tensor.dtype not in FLOATS:
+                continue
+            seen.add(value)
+            self._params.append([of(a) for a in axes])
+        self._macs = [[of(d) for d in c.macs] for c in analyzer.contractions]
+        self._none = np.zeros(analyzer.partition.count, np.bool_)
+
+    @staticmethod
+    def _total(rows: list[list[Ids | int]], removed: Bools) -> int:
+        return sum(
+            math.prod(d if isinstance(d, int) else int(np.count_nonzero(~removed[d])) for d in row)
+            for row in rows
+        )
+
+    def params(self, removed: Bools | None = None) -> int:
+        """Return the number of floating-point parameters."""
+        return self._total(self._params, self._none if removed is None else removed)
+
+    def macs(self, removed: Bools | None = None) -> int:
+        """Return the multiply-accumulates per sample; unknown dims count as 1."""
+        return self._total(self._macs, self._none if removed is None else removed)

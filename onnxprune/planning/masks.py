@@ -1,0 +1,169 @@
+"""Choosing weights: one mask a layer, in the canonical view."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxprune.allocation import ALLOCATIONS, Item, allocate, resolve_overrides, solve_level
+from onnxprune.allocation.base import round_keep
+from onnxprune.criteria import Criterion, parse_criterion
+from onnxprune.errors import UsageError
+from onnxprune.patterns import Pattern, parse_pattern
+from onnxprune.planning.layers import Layer, find_layers
+from onnxprune.planning.options import SelectOptions
+from onnxprune.planning.plan import PrunePlan
+from onnxprune.rules.analysis import Analyzer
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A layer with weights that gets no mask, and why."""
+
+    layer: str
+    why: str
+
+
+def choose_layers(
+    layers: list[Layer], pattern: Pattern, options: SelectOptions
+) -> tuple[list[Layer], list[Skipped]]:
+    """Split layers into those that get a mask and those that do not.
+
+    Raises:
+        UsageError: nothing is left to prune.
+    """
+    chosen: list[Layer] = []
+    skipped: list[Skipped] = []
+    ends = {"first_layer": layers[:1], "last_layer": layers[-1:]}
+    for layer in layers:
+        misfit = pattern.misfit(layer.view_shape)
+        policy = next((what for what, held in ends.items()
+                       if layer in held and getattr(options, what) == "keep"), None)
+        if not options.wants([layer.name, layer.value.name or ""]):
+            skipped.append(Skipped(layer.name, "not selected by --only / --keep"))
+        elif policy:
+            skipped.append(Skipped(layer.name, f"policy {policy}=keep"))
+        elif misfit:
+            skipped.append(Skipped(layer.name, misfit))
+        else:
+            chosen.append(layer)
+    if not chosen:
+        reasons = "; ".join(f"{s.layer}: {s.why}" for s in skipped[:3]) or "it has no weights"
+        raise UsageError(
+            f"pattern {pattern.text} fits no layer of this model ({reasons}"
+            f"{'; ...' if len(skipped) > 3 else ''}). Choose another pattern or other layers"
+        )
+    return chosen, skipped
+
+
+def _items(
+    layers: list[Layer],
+    pattern: Pattern,
+    criterion: Criterion,
+    options: SelectOptions,
+    overrides: dict[str, float],
+    by_macs: bool,
+) -> list[Item]:
+    strategy = ALLOCATIONS.get(options.allocation)
+    needs_scores = getattr(strategy, "needs_scores", True)
+    items = []
+    for layer in layers:
+        shape = layer.view_shape
+        n = pattern.n_units(shape)
+        if needs_scores:
+            rng = np.random.default_rng((options.seed, len(items)))
+            scores = pattern.unit_scores(criterion.elementwise(_weights(layer), rng))
+        else:
+            scores = np.broadcast_to(np.float32(0), (n,))
+        fixed = None
+        if layer.name in overrides:
+            fixed = round_keep((1 - overrides[layer.name]) * n, n, 1, 0)
+        weights = pattern.unit_sizes(shape).astype(np.float64)
+        if by_macs:
+            weights = weights * (layer.macs / max(layer.size, 1))
+        dims = (shape[0] * shape[1], shape[2], *shape[3:])
+        items.append(Item(layer.name, scores, weights, dims, fixed, criterion.degree))
+    return items
+
+
+def _weights(layer: Layer) -> np.ndarray:  # type: ignore[type-arg]
+    return layer.view(np.asarray(layer.tensor.numpy()))
+
+
+def _keep_counts(
+    items: list[Item], options: SelectOptions, share_of_rest: float | None
+) -> dict[str, int]:
+    """Divide ``share_of_rest`` (a fraction of the items that are not fixed) over the items."""
+    if share_of_rest is None:
+        return allocate(options.allocation, items, None).keep
+    total = sum(i.total_weight for i in items)
+    free = sum(i.total_weight for i in items if i.fixed_keep is None)
+    gone = sum(i.removed_weight(i.fixed_keep) for i in items if i.fixed_keep is not None)
+    share = min((share_of_rest * free + gone) / total, 1.0) if total else 0.0
+    return allocate(options.allocation, items, share, min_keep=0).keep
+
+
+def select_masks(analyzer: Analyzer, options: SelectOptions) -> tuple[PrunePlan, list[Skipped]]:
+    """Choose the weights that stay, a mask a layer.
+
+    Returns:
+        The plan, and the layers that were left alone.
+
+    Raises:
+        UsageError: nothing says how much to take, the pattern fits no layer, or a target cannot be
+            reached.
+    """
+    pattern = parse_pattern(options.pattern)
+    criterion = parse_criterion(options.criterion)
+    every = find_layers(analyzer)
+    layers, skipped = choose_layers(every, pattern, options)
+    overrides = resolve_overrides([x.name for x in layers], options.layers)
+    counts: dict[str, int] | None = None
+    if pattern.fixed_density is None:
+        counts = _counts(every, layers, pattern, criterion, options, overrides)
+    elif options.target or options.layers:
+        raise UsageError(f"pattern {pattern.text} fixes its own sparsity; give no other level")
+    elif options.sparsity is not None and abs(1 - options.sparsity - pattern.fixed_density) > 1e-6:
+        raise UsageError(
+            f"pattern {pattern.text} removes {1 - pattern.fixed_density:g} of the weights, "
+            f"not {options.sparsity:g}; leave --sparsity out"
+        )
+    plan = PrunePlan("mask", options=options.as_dict())
+    for index, layer in enumerate(layers):
+        rng = np.random.default_rng((options.seed, index))
+        saliency = criterion.elementwise(_weights(layer), rng)
+        keep = None if counts is None else counts[layer.name]
+        mask = layer.unview(pattern.mask(saliency, keep))
+        name = layer.value.name or ""
+        plan.masks[name] = mask
+        plan.shapes[name] = list(mask.shape)
+        plan.groups.append(
+            {"name": layer.name, "tensor": name, "weights": int(mask.size),
+             "kept": int(np.count_nonzero(mask))}
+        )
+    return plan, skipped
+
+
+def _counts(
+    every: list[Layer],
+    layers: list[Layer],
+    pattern: Pattern,
+    criterion: Criterion,
+    options: SelectOptions,
+    overrides: dict[str, float],
+) -> dict[str, int]:
+    if options.sparsity is None and not options.target and not overrides:
+        raise UsageError("say how much to prune: --sparsity, --target or --layer")
+    by_macs = "macs" in options.target
+    items = _items(layers, pattern, criterion, options, overrides, by_macs)
+    if not options.target:
+        return _keep_counts(items, options, options.sparsity)
+    (what, wanted), = options.target.items()
+    whole = float(sum(x.macs if what == "macs" else x.size for x in every))
+
+    def left(sparsity: float) -> float:
+        keep = _keep_counts(items, options, sparsity)
+        return 1 - sum(i.removed_weight(keep[i.name]) for i in items) / whole
+
+    return _keep_counts(items, options, solve_level(left, wanted, tol=0.0005))

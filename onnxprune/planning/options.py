@@ -1,0 +1,92 @@
+"""What to select: the options that the command line, recipes and the API share."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from onnxprune.errors import UsageError
+
+TARGETS = ("params", "macs")
+POLICIES = ("prune", "keep")
+
+
+@dataclass(frozen=True)
+class SelectOptions:
+    """How much to take, from where, by which score.
+
+    Attributes:
+        pattern: spelling of a pattern, see ``onnxprune list patterns``.
+        sparsity: fraction to remove, 0 <= s < 1: of weights, or of the units of a group for
+            ``channel``; None where a pattern fixes it, a target is given or only layers are.
+        target: {"params": f} or {"macs": f}: fraction of the model's parameters or
+            multiply-accumulates that may remain; the sparsity is found from it.
+        criterion: spelling of a criterion.
+        allocation: name of an allocation strategy.
+        align: kept counts of channels are multiples of this.
+        only: regular expression; layers whose names do not match are left alone.
+        keep: regular expression; layers whose names match are left alone (for ``channel``: their
+            output channels all stay).
+        layers: name or regular expression -> sparsity of those layers.
+        first_layer: "prune" or "keep": what happens to the first layer with weights.
+        last_layer: likewise for the last one.
+        seed: for random scores.
+    """
+
+    pattern: str = "channel"
+    sparsity: float | None = None
+    target: Mapping[str, float] = field(default_factory=dict)
+    criterion: str = "l1"
+    allocation: str = "uniform"
+    align: int = 1
+    only: str | None = None
+    keep: str | None = None
+    layers: Mapping[str, float] = field(default_factory=dict)
+    first_layer: str = "prune"
+    last_layer: str = "prune"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Check what can be checked without a model.
+
+        Raises:
+            UsageError: a number or name that cannot be meant.
+        """
+        levels = {"sparsity": self.sparsity} | {f"layer {k!r}": v for k, v in self.layers.items()}
+        for what, value in levels.items():
+            if value is not None and not 0 <= value < 1:
+                raise UsageError(
+                    f"{what} is {value:g}: give the fraction to remove, at least 0 and below 1"
+                )
+        for what, value in self.target.items():
+            if what not in TARGETS:
+                raise UsageError(f"unknown target {what!r}; targets are: {', '.join(TARGETS)}")
+            if not 0 < value <= 1:
+                raise UsageError(f"target {what}={value:g}: give the fraction to keep, in (0, 1]")
+        if len(self.target) > 1:
+            raise UsageError("give one target, params or macs, not both")
+        if self.target and self.sparsity is not None:
+            raise UsageError("give either a sparsity or a target, not both")
+        if self.align < 1:
+            raise UsageError(f"align is {self.align}: give a whole number from 1")
+        for what, policy in (("first_layer", self.first_layer), ("last_layer", self.last_layer)):
+            if policy not in POLICIES:
+                raise UsageError(f"{what} is {policy!r}; choose from: {', '.join(POLICIES)}")
+        for what, text in (("only", self.only), ("keep", self.keep)):
+            try:
+                re.compile(text or "")
+            except re.error as error:
+                raise UsageError(f"{what} {text!r} is not a regular expression: {error}") from None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the options as plain data."""
+        return dataclasses.asdict(self)
+
+    def wants(self, names: list[str]) -> bool:
+        """Return whether ``only`` and ``keep`` leave a layer of these names to be pruned."""
+        if self.only is not None and not any(re.search(self.only, n) for n in names):
+            return False
+        return self.keep is None or not any(re.search(self.keep, n) for n in names)

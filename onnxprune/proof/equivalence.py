@@ -1,0 +1,131 @@
+"""The proof: two models, the same inputs, the same outputs.
+
+A structured prune is proved against the dense model in which the removed units count for nothing:
+both must give the same outputs in onnxruntime. Outputs behind a softmax or a sigmoid can saturate
+and then prove little, so a few values inside the network are compared too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnxruntime as ort
+
+from onnxprune.errors import ProofError
+
+Array = npt.NDArray[Any]
+Feeds = Mapping[str, Array]
+LIMIT = 1e-3
+
+
+@dataclass(frozen=True)
+class Proof:
+    """What the proof found.
+
+    Attributes:
+        passed: every error is within ``limit``.
+        max_rel_error: the largest error of any compared value; see :func:`relative_error`.
+        limit: the bound.
+        kind: what was compared with what.
+        values: error by value name.
+        samples: how many feeds were run.
+    """
+
+    passed: bool
+    max_rel_error: float
+    limit: float
+    kind: str
+    values: dict[str, float] = field(default_factory=dict)
+    samples: int = 0
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return plain data for reports."""
+        return {
+            "passed": self.passed,
+            "max_rel_error": self.max_rel_error,
+            "limit": self.limit,
+            "kind": self.kind,
+            "values": self.values,
+            "samples": self.samples,
+        }
+
+
+def relative_error(reference: Array, other: Array) -> float:
+    """Return the largest deviation in units of the reference's spread.
+
+    The unit is the standard deviation of the reference, but at least a thousandth of its largest
+    magnitude (a nearly constant tensor has no spread to speak of). For integers, strings and
+    booleans it is the fraction of elements that differ. Shapes that differ, or NaN and infinity in
+    other places, give infinity.
+    """
+    if reference.shape != other.shape:
+        return float("inf")
+    if reference.size == 0:
+        return 0.0
+    if reference.dtype.kind not in "fV" and str(reference.dtype) != "bfloat16":
+        return float(np.mean(reference != other))
+    a, b = reference.astype(np.float64), other.astype(np.float64)
+    finite = np.isfinite(a)
+    if not np.array_equal(finite, np.isfinite(b)) or not np.array_equal(
+        a[~finite], b[~finite], equal_nan=True
+    ):
+        return float("inf")
+    a, b = a[finite], b[finite]
+    if not a.size:
+        return 0.0
+    unit = max(float(a.std()), 1e-3 * float(np.abs(a).max()), 1e-30)
+    return float(np.abs(a - b).max()) / unit
+
+
+def open_session(model: bytes | str, threads: int = 0) -> ort.InferenceSession:
+    """Open a session on the CPU provider, quietly.
+
+    Raises:
+        ProofError: onnxruntime does not take the model.
+    """
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = threads
+    try:
+        return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # onnxruntime raises its own types, one per status code
+        raise ProofError(f"onnxruntime cannot load the model: {_short(error)}") from error
+
+
+def run(model: bytes | str, feeds: Sequence[Feeds], wanted: Sequence[str]) -> list[list[Array]]:
+    """Return the wanted outputs for every feed.
+
+    Raises:
+        ProofError: onnxruntime cannot load or run the model.
+    """
+    session = open_session(model)
+    try:
+        return [session.run(list(wanted), dict(feed)) for feed in feeds]
+    except Exception as error:
+        raise ProofError(f"onnxruntime cannot run the model: {_short(error)}") from error
+
+
+def compare(
+    reference: Sequence[Sequence[Array]],
+    other: Sequence[Sequence[Array]],
+    names: Sequence[str],
+    kind: str,
+    crop: Callable[[str, Array], Array] = lambda name, array: array,
+    limit: float = LIMIT,
+) -> Proof:
+    """Compare outputs feed by feed; ``crop`` takes the kept coordinates of a reference value."""
+    errors = dict.fromkeys(names, 0.0)
+    for want, have in zip(reference, other, strict=True):
+        for name, a, b in zip(names, want, have, strict=True):
+            error = relative_error(crop(name, np.asarray(a)), np.asarray(b))
+            errors[name] = max(errors[name], error)
+    worst = max(errors.values(), default=0.0)
+    return Proof(worst <= limit, worst, limit, kind, errors, len(reference))
+
+
+def _short(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]

@@ -1,0 +1,187 @@
+"""Compute what the graph would compute the same way every time.
+
+Exporters leave arithmetic on shapes in the graph even where the shapes are known. Folding it turns
+``Shape -> Gather -> Div -> Slice`` into a Slice with constant bounds that a prune can adjust; a
+number like ``1 / sqrt(head size)`` becomes what it was before anything is pruned.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+from onnx.reference import ReferenceEvaluator
+
+from onnxprune.passes.base import PASSES, Context, Pass, PassResult
+from onnxprune.passes.infer_shapes import InferShapes
+from onnxprune.rules.analysis import STANDARD, overridable
+from onnxprune.rules.base import Constants
+from onnxprune.rules.sizes import SizeTracer
+
+# Deterministic makers of filler; folding anything else that is float would rename weights.
+FILLERS = ("Expand", "CastLike", "ConstantOfShape", "Tile", "Range", "EyeLike", "Identity", "Cast")
+KEPT = ("Constant", "DequantizeLinear", "QuantizeLinear")
+EXACT = {ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL, ir.DataType.INT8,
+         ir.DataType.UINT8, ir.DataType.INT16}
+
+
+@PASSES.member("fold-constants")
+@dataclass(frozen=True)
+class FoldConstants(Pass):
+    """Fold sizes that are known, and small integer or filler constants.
+
+    Main graph only: nothing in a subgraph is prunable structure yet. Weights are never folded, so
+    their names survive.
+
+    Attributes:
+        max_elements: largest result that is stored as a constant.
+    """
+
+    name: ClassVar[str] = "fold-constants"
+    max_elements: int = 16384
+
+    def run(self, model: ir.Model, context: Context) -> PassResult:
+        """Fold until nothing changes; shapes are inferred between rounds."""
+        folded = 0
+        while True:
+            InferShapes().run(model, context)
+            folder = _Folder(model, self.max_elements)
+            done = folder.fold()
+            if not done:
+                return PassResult(model, folded > 0, {"folded": folded})
+            folded += done
+
+
+class _Folder:
+    def __init__(self, model: ir.Model, limit: int) -> None:
+        self.model = model
+        self.graph = model.graph
+        self.limit = limit
+        self.open = overridable(model)
+        self.constants = Constants(model.graph)
+
+    def const(self, value: ir.Value) -> ir.TensorProtocol | None:
+        """Return the constant behind a value, or None."""
+        producer = value.producer()
+        if producer is None:
+            return value.const_value if value.is_initializer() and value not in self.open else None
+        if producer.op_type == "Constant" and producer.domain in STANDARD:
+            return ir.convenience.get_const_tensor(value)
+        return None
+
+    @staticmethod
+    def dims(value: ir.Value) -> list[int | str | None] | None:
+        """Return the dims of a value."""
+        if value.shape is None:
+            return None
+        return [d if isinstance(d, int) else d.value for d in value.shape]
+
+    def fold(self) -> int:
+        """Do one round; return how many values became constants."""
+        tracer = SizeTracer(self.const, self.dims)
+        found: list[tuple[ir.Node, np.ndarray[Any, Any]]] = []
+        for node in self.graph:
+            if node.op_type in KEPT or node.domain not in STANDARD:
+                continue
+            if tracer.visit(node):
+                array = self._size(tracer, node.outputs[0])
+            else:
+                array = self._evaluate(node)
+            if array is not None and not node.outputs[0].is_graph_output():
+                found.append((node, array))
+        known = {node for node, _ in found}
+        replaced = 0
+        for node, array in found:
+            replaced += self._replace(node.outputs[0], array, known)
+        if replaced:
+            self._sweep()
+        return replaced
+
+    def _size(self, tracer: SizeTracer, value: ir.Value) -> np.ndarray[Any, Any] | None:
+        entries = tracer.of(value)
+        if entries is None or value.dtype is None:
+            return None
+        numbers = [e.value for e in entries.reshape(-1)]
+        if any(n is None for n in numbers):
+            return None
+        return np.array(numbers, value.dtype.numpy()).reshape(entries.shape)
+
+    def _evaluate(self, node: ir.Node) -> np.ndarray[Any, Any] | None:
+        if len(node.outputs) != 1 or not node.inputs:
+            return None
+        value = node.outputs[0]
+        like = node.op_type == "CastLike"
+        inputs = list(node.inputs[:1]) if like else list(node.inputs)
+        arrays = []
+        for operand in inputs:
+            tensor = None if operand is None else self.const(operand)
+            if operand is not None and (tensor is None or tensor.size > self.limit):
+                return None
+            arrays.append(None if tensor is None else np.asarray(tensor.numpy()))
+        exact = value.dtype in EXACT
+        if not exact and (node.op_type not in FILLERS or any(
+            a is not None and a.size > 1 and a.dtype.kind == "f" for a in arrays
+        )):
+            return None
+        if like:
+            return None if value.dtype is None else arrays[0].astype(value.dtype.numpy())
+        return self._reference(node, arrays)
+
+    def _reference(self, node: ir.Node, arrays: list[Any]) -> np.ndarray[Any, Any] | None:
+        names = ["" if a is None else f"x{i}" for i, a in enumerate(arrays)]
+        proto = ir.to_proto(node)
+        proto.input[:] = names
+        del proto.output[:]
+        proto.output.append("y")
+        feeds = {n: a for n, a in zip(names, arrays, strict=True) if n}
+        graph = onnx.helper.make_graph(
+            [proto], "fold",
+            [onnx.helper.make_empty_tensor_value_info(n) for n in feeds],
+            [onnx.helper.make_empty_tensor_value_info("y")],
+        )
+        opset = self.graph.opset_imports.get("", 1)
+        model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
+        try:
+            result = ReferenceEvaluator(model).run(None, feeds)[0]
+        except Exception:  # whatever the evaluator does not know simply stays in the graph
+            return None
+        array = np.asarray(result)
+        return array if array.size <= self.limit else None
+
+    def _replace(
+        self, value: ir.Value, array: np.ndarray[Any, Any], known: set[ir.Node]
+    ) -> int:
+        """Let everything that is not folded itself use a constant instead of ``value``."""
+        users = [u for u in value.uses() if u.node not in known]
+        if not users:
+            return 0
+        constant = self.constants.add(f"{value.name}_folded", array)
+        for user in users:
+            user.node.replace_input_with(user.idx, constant)
+        return 1
+
+    def _sweep(self) -> None:
+        """Remove what nothing uses any more."""
+        for node in reversed(list(self.graph)):
+            if any(v.uses() or v.is_graph_output() for v in node.outputs) or _has_graph(node):
+                continue
+            inputs = [v for v in node.inputs if v is not None]
+            self.graph.remove(node, safe=True)
+            for value in inputs:
+                if value.is_initializer() and not value.uses() and not value.is_graph_output() \
+                        and not value.is_graph_input():
+                    self.graph.initializers.pop(value.name)
+
+
+def _has_graph(node: ir.Node) -> bool:
+    return any(True for _ in _graphs(node))
+
+
+def _graphs(node: ir.Node) -> Iterator[ir.Attr]:
+    for attr in node.attributes.values():
+        if attr.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
+            yield attr
