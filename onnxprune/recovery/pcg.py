@@ -1,7 +1,7 @@
 """Masked conjugate gradients: the re-solve for layers too large to factorise row by row.
 
-All rows run together, so an iteration is one matrix product. The preconditioner is Jacobi, as in ALPS
-(Meng et al. 2024), section 3.3; the system of row r is ``H_SS w_S = G_S``.
+All rows run together, so an iteration is one matrix product. The preconditioner is Jacobi, as in
+ALPS (Meng et al. 2024), section 3.3; the system of row r is ``H_SS w_S = G_S``.
 """
 
 from __future__ import annotations

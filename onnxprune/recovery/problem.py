@@ -1,9 +1,10 @@
 """The one internal problem form of every layer: ``min over B of ||T - B X||_F^2``.
 
-``X`` [d, N] holds the layer's unfolded inputs, ``T`` [R, N] the outputs wanted. Neither is kept: the
-solvers see only the Gram matrix ``H = X X^T`` [d, d] and the cross Gram ``G = T X^T`` [R, d]. When the
-target is the layer's own dense output, ``G = W H`` (the symmetric mode); when the inputs come from an
-already pruned prefix and the targets from the dense network, ``G`` is accumulated on its own.
+``X`` [d, N] holds the layer's unfolded inputs, ``T`` [R, N] the outputs wanted. Neither is kept:
+the solvers see only the Gram matrix ``H = X X^T`` [d, d] and the cross Gram ``G = T X^T`` [R, d].
+When the target is the layer's own dense output, ``G = W H`` (the symmetric mode); when the inputs
+come from an already pruned prefix and the targets from the dense network, ``G`` is accumulated on
+its own.
 """
 
 from __future__ import annotations
@@ -32,10 +33,10 @@ class Quadratic:
     Attributes:
         weight: dense weights W [R, d].
         gram: H [d, d], symmetric positive definite once built by :meth:`build`.
-        cross: G [R, d]. ``gram`` and ``cross`` carry the same damping, so that the ridge pulls towards
+        cross: G [R, d]. It carries the same damping as ``gram``, so that the ridge pulls towards
             ``weight`` and never towards zero (methods.md 1.0).
-        dead: inputs whose Gram diagonal is zero [d]; keeping or removing their weights costs nothing
-            on the calibration data. When kept they keep their dense value.
+        dead: inputs whose Gram diagonal is zero [d]; their weights cost nothing on the calibration
+            data, and those that are kept keep their dense value.
     """
 
     weight: F64
@@ -120,21 +121,25 @@ class Quadratic:
     def target(self) -> F64:
         """The unconstrained optimum ``G H^-1`` [R, d]; the dense weights in the symmetric mode.
 
-        Every mask search runs on (target, H): with G replaced by target H the objective only loses a
-        constant, so asymmetric problems need no code of their own.
+        Every mask search runs on (target, H): with G replaced by target H the objective only loses
+        a constant, so asymmetric problems need no code of their own.
         """
         solved: F64 = scipy.linalg.cho_solve((self.factor, True), self.cross.T, check_finite=False)
         return np.ascontiguousarray(solved.T)
 
     def excess(self, candidate: F64) -> float:
-        """Error above the unconstrained optimum: ``tr((B - B*) H (B - B*)^T)``, in output units^2."""
+        """Error above the unconstrained optimum, ``tr((B - B*) H (B - B*)^T)``, in output^2."""
         delta = candidate - self.target
         return float(np.einsum("rd,rd->", delta @ self.gram, delta))
 
     def relative_error(self, candidate: F64) -> float:
         """``excess`` over the energy ``tr(B* H B*^T)`` of the best output (0 = nothing lost)."""
-        energy = float(np.einsum("rd,rd->", self.target @ self.gram, self.target))
-        return self.excess(candidate) / energy if energy > 0 else 0.0
+        return self.excess(candidate) / self.energy if self.energy > 0 else 0.0
+
+    @cached_property
+    def energy(self) -> float:
+        """``tr(B* H B*^T)``, the energy of the best output."""
+        return float(np.einsum("rd,rd->", self.target @ self.gram, self.target))
 
     def scaled_rows(self, factors: F64) -> Quadratic:
         """Return the problem with row r of W and G multiplied by ``factors[r]``."""
@@ -168,9 +173,7 @@ def inverse_from_factor(factor: F64) -> F64:
     return np.ascontiguousarray(full)
 
 
-def validation_error(
-    candidate: F64, weight: F64, gram: F64, cross: F64 | None = None
-) -> float:
+def validation_error(candidate: F64, weight: F64, gram: F64, cross: F64 | None = None) -> float:
     """Error of ``candidate`` on another Gram matrix, up to a constant that no candidate changes.
 
     ``tr(B H B^T) - 2 tr(B G^T)``; with ``cross`` None this is the symmetric-mode error

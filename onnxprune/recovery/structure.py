@@ -34,8 +34,8 @@ class Structure:
 
     Attributes:
         rows, columns: R and d.
-        order: column of W at each position of the reordered matrix [D]; -1 is padding where a run of
-            channels is not a multiple of the cell or bucket width. D is a multiple of ``width * m``.
+        order: column of W at each position of the reordered matrix [D]; -1 is padding where a cell
+            is narrower than ``width``. D is a multiple of ``width`` (and of ``m``).
         height, width: weights of one cell, rows by (reordered) columns.
         n, m: at most ``n`` of every ``m`` consecutive cells stay; ``m == 0`` means no such limit.
     """
@@ -56,7 +56,8 @@ class Structure:
     @property
     def padding(self) -> Mask:
         """True where a cell column [C] holds no real column at all."""
-        return (self.order.reshape(-1, self.width) < 0).all(axis=1)
+        empty: Mask = np.all(self.order.reshape(-1, self.width) < 0, axis=1)
+        return empty
 
     def gather(self, matrix: F64) -> F64:
         """Reorder [R, d] into [P, height, D], zero-padded."""

@@ -1,12 +1,13 @@
 """Swap polish: exchange one kept weight for one removed weight of a row while the error falls.
 
-With ``A = (H_SS)^-1``, ``U = A H_SN``, the row's weights ``w = G_S A``, residual correlations
-``r = G_N - w H_SN`` and Schur diagonals ``s``, removing p and adding j changes the row's error by exactly
+With ``A = (H_SS)^-1``, ``U = A H_SN``, the row's weights ``w = G_S A``, residual correlations ``r =
+G_N - w H_SN`` and Schur diagonals ``s``, removing p and adding j changes the row's error by exactly
 
     w_p^2 / A_pp - (r_j + w_p U_pj / A_pp)^2 / (s_j + U_pj^2 / A_pp)
 
-(the OBS removal cost and the forward-selection gain after it), so all pairs are judged at once and the
-best one is carried out by rank-one updates. ADMM leaves few such pairs, greedy elimination many.
+(the OBS removal cost and the forward-selection gain after it), so all pairs are judged at once and
+the best one is carried out by rank-one updates. ADMM leaves few such pairs, greedy elimination
+many.
 """
 
 from __future__ import annotations
@@ -38,7 +39,7 @@ def polish(
         bucket = np.empty(structure.columns, dtype=np.int64)
         real = structure.order >= 0
         bucket[structure.order[real]] = np.flatnonzero(real) // structure.m
-    out = mask.copy()
+    out: Mask = mask.copy()
     for row in range(mask.shape[0]):
         kept = int(mask[row].sum())
         if 0 < kept < mask.shape[1]:

@@ -1,0 +1,18 @@
+"""Wanda (Sun et al., 2023): ``|w_ij| ||x_j||_2``; a one-second baseline that needs norms only."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from onnxprune.recovery.problem import F64
+
+
+def wanda_scores(weight: F64, norms: F64) -> F64:
+    """Scores [R, d], to be compared within a row as in the paper, or over the layer.
+
+    Args:
+        weight: W [R, d].
+        norms: l2 norm of every input over the calibration samples [d], ``sqrt(diag(H))``.
+    """
+    scores: F64 = np.abs(weight) * norms
+    return scores
