@@ -67,9 +67,11 @@ def _needed_bytes(name: str, tensor: onnx.TensorProto, label: str) -> int:
             f"{label}: tensor {name!r} is stored in segments, which no onnx release reads; "
             "store it in one piece"
         )
+    if tensor.data_type == onnx.TensorProto.UNDEFINED:
+        raise LoadError(f"{label}: tensor {name!r} states no data type; the file is damaged")
     if any(d < 0 for d in tensor.dims):
         raise LoadError(f"{label}: tensor {name!r} has a negative size: {list(tensor.dims)}")
-    if tensor.data_type in (onnx.TensorProto.STRING, onnx.TensorProto.UNDEFINED):
+    if tensor.data_type == onnx.TensorProto.STRING:
         return 0
     bits: int = ir.DataType(tensor.data_type).bitwidth
     elements: int = math.prod(tensor.dims)
@@ -77,8 +79,6 @@ def _needed_bytes(name: str, tensor: onnx.TensorProto, label: str) -> int:
 
 
 def _check_inside(name: str, tensor: onnx.TensorProto, needed: int, label: str) -> None:
-    if tensor.data_type == onnx.TensorProto.UNDEFINED:
-        return
     elements = math.prod(tensor.dims)
     if tensor.HasField("raw_data"):
         held, unit = len(tensor.raw_data), "bytes"

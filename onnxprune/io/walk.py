@@ -30,8 +30,12 @@ def _proto_graph(place: Place, graph: GraphLike) -> Iterator[tuple[Place, GraphL
     yield place, graph
     for i, node in enumerate(graph.node):
         for attribute in node.attribute:
-            if attribute.HasField("g"):
+            # Models of IR version 1 may leave the type out.
+            untyped = attribute.type == onnx.AttributeProto.UNDEFINED
+            if attribute.type == onnx.AttributeProto.GRAPH or (untyped and attribute.HasField("g")):
                 yield from _proto_graph((*place, i, attribute.name, 0), attribute.g)
+            if not untyped and attribute.type != onnx.AttributeProto.GRAPHS:
+                continue
             for k, inner in enumerate(attribute.graphs):
                 yield from _proto_graph((*place, i, attribute.name, k), inner)
 
