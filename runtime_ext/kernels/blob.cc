@@ -9,7 +9,7 @@
 //
 // The length of every section follows from the header and must add up to the blob's size; every
 // index is checked, so whatever is accepted is safe to run.
-#include <algorithm>
+#include <array>
 
 #include "weights_impl.h"
 
@@ -81,13 +81,11 @@ class Reader {
   const std::uint8_t* at_;
 };
 
-std::int32_t* const* fields(ConvGeometry* g) {
-  static thread_local std::int32_t* list[13];
-  std::int32_t* all[13] = {&g->in_channels, &g->out_channels, &g->groups,     &g->kernel_h, &g->kernel_w,
-                           &g->stride_h,    &g->stride_w,     &g->dilation_h, &g->dilation_w, &g->pad_top,
-                           &g->pad_left,    &g->pad_bottom,   &g->pad_right};
-  std::copy(all, all + 13, list);
-  return list;
+// The geometry in the order of the blob.
+std::array<std::int32_t*, 13> fields(ConvGeometry* g) {
+  return {&g->in_channels, &g->out_channels, &g->groups,     &g->kernel_h,   &g->kernel_w,
+          &g->stride_h,    &g->stride_w,     &g->dilation_h, &g->dilation_w, &g->pad_top,
+          &g->pad_left,    &g->pad_bottom,   &g->pad_right};
 }
 
 Status corrupt(const char* what) { return failure(Code::corrupt, "packed weights: %s", what); }
@@ -157,8 +155,7 @@ Status read(const std::uint8_t* blob, std::size_t size, WeightsPtr* weights) {
   const auto block_rows = in.get<std::uint8_t>(), n = in.get<std::uint8_t>(), m = in.get<std::uint8_t>();
   const auto index_bytes = in.get<std::uint8_t>(), has_bias = in.get<std::uint8_t>();
   const auto zero = in.get<std::uint16_t>();
-  std::int32_t* const* geometry = fields(&w->shape);
-  for (int i = 0; i < 13; ++i) *geometry[i] = in.get<std::int32_t>();
+  for (std::int32_t* field : fields(&w->shape)) *field = in.get<std::int32_t>();
   const auto zero2 = in.get<std::uint32_t>();
   w->nonzeros = in.get<std::int64_t>();
   const auto entries = in.get<std::int64_t>();
@@ -227,8 +224,7 @@ void WeightsImpl::write_blob(std::uint8_t* blob) const {
   out.put(static_cast<std::uint8_t>(!biases.empty()));
   out.put(std::uint16_t{0});
   ConvGeometry copy = shape;
-  std::int32_t* const* geometry = fields(&copy);
-  for (int i = 0; i < 13; ++i) out.put(*geometry[i]);
+  for (const std::int32_t* field : fields(&copy)) out.put(*field);
   out.put(std::uint32_t{0});
   out.put(nonzeros);
   out.put(entries);

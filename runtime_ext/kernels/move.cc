@@ -3,55 +3,10 @@
 #include <algorithm>
 #include <cstring>
 
-#include "layout.h"
+#include "phases.h"
 
 namespace onnxprune::kernels {
 namespace {
-
-void zero(float* begin, std::int64_t count) {
-  if (count > 0) std::memset(begin, 0, static_cast<std::size_t>(count) * sizeof(float));
-}
-
-// The stored phases of a layout, one after the other.
-struct Phase {
-  std::int32_t y = 0, x = 0;        // offset of the phase in the grid
-  std::int32_t rows = 0, cols = 0;  // its own pixels (a last row or column may be missing)
-  std::int64_t base = 0;            // floats from the plane's start to its pixel (0, 0)
-};
-
-template <class Body>
-void for_each_phase(const PlaneLayout& l, Body&& body) {
-  for (std::int32_t py = 0; py < l.stride_h; ++py) {
-    for (std::int32_t px = 0; px < l.stride_w; ++px) {
-      const std::int32_t slot = l.phase_slot(py * l.stride_w + px);
-      if (slot < 0) continue;
-      Phase phase;
-      phase.y = py;
-      phase.x = px;
-      phase.rows = std::max(0, (l.height - py + l.stride_h - 1) / l.stride_h);
-      phase.cols = std::max(0, (l.width - px + l.stride_w - 1) / l.stride_w);
-      phase.base = slot * l.phase_stride + l.lead;
-      body(phase);
-    }
-  }
-}
-
-// Writes every float of the plane that is not a pixel.
-void zero_around(const PlaneLayout& l, float* plane) {
-  if (l.plane_stride == 1) return;  // a bare vector has no borders
-  std::int64_t written = 0;
-  for_each_phase(l, [&](const Phase& phase) {
-    zero(plane + written, phase.base - written);
-    const std::int64_t gap = l.pitch - phase.cols;
-    for (std::int32_t y = 0; y + 1 < phase.rows && gap > 0; ++y) {
-      zero(plane + phase.base + y * std::int64_t{l.pitch} + phase.cols, gap);
-    }
-    written = phase.rows > 0 && phase.cols > 0
-                  ? phase.base + (phase.rows - 1) * std::int64_t{l.pitch} + phase.cols
-                  : phase.base;
-  });
-  zero(plane + written, l.plane_stride - written);
-}
 
 void copy_strided(const float* from, std::int32_t step, float* to, std::int32_t count) {
   if (step == 1) {

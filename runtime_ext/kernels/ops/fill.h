@@ -1,0 +1,28 @@
+// Included last by ops/<isa>.cc: the table of this instruction set.
+#pragma once
+
+#include "transformer.h"
+#include "vector.h"
+
+namespace {
+
+inline onnxprune::kernels::OpsTable filled_table() {
+  onnxprune::kernels::OpsTable t;
+  t.width = kW;
+  t.finish = finish;
+  t.affine = affine;
+  t.binary = binary;
+  t.window_max = window_max;
+  t.window_sum = window_sum;
+  t.sum = sum;
+  t.largest = largest;
+  t.layer_norm = layer_norm;
+  t.softmax_row = softmax_row;
+  t.matmul = matmul;
+  t.sparse_dot = sparse_dot;
+  t.dense_dot = dense_dot;
+  t.block_dot = block_dot;
+  return t;
+}
+
+}  // namespace

@@ -1,0 +1,102 @@
+// Pointwise, window and reduction primitives of OpsTable.
+#pragma once
+
+#include "activation.h"
+#include "table.h"
+
+namespace {
+
+using onnxprune::kernels::Binary;
+constexpr int kW = Simd::kWidth;
+
+// body(offset, load, store) over count floats; whole vectors, then one partial one.
+template <class Body>
+inline void for_vectors(std::int64_t count, Body&& body) {
+  std::int64_t i = 0;
+  for (; i + kW <= count; i += kW) body(i, kW);
+  if (i < count) body(i, static_cast<int>(count - i));
+}
+
+inline Reg read(const float* p, int lanes) { return lanes == kW ? Simd::load(p) : Simd::load_some(p, lanes); }
+
+inline void write(float* p, Reg v, int lanes, const std::uint16_t* mask, std::int64_t i) {
+  if (mask != nullptr) v = Simd::keep_lanes(v, mask[i / kW]);
+  if (lanes == kW) {
+    Simd::store(p, v);
+  } else {
+    Simd::store_some(p, v, lanes);
+  }
+}
+
+void finish(const Epilogue& epilogue, float* row, const float* residual, const std::uint16_t* mask,
+            std::int64_t count) {
+  const bool before = residual != nullptr && epilogue.residual == Residual::before_activation;
+  const bool after = residual != nullptr && epilogue.residual == Residual::after_activation;
+  with_activation(epilogue, [&](auto activation) {
+    for_vectors(count, [&](std::int64_t i, int lanes) {
+      Reg v = read(row + i, lanes);
+      if (before) v = Simd::add(v, read(residual + i, lanes));
+      v = activation.apply(v);
+      if (after) v = Simd::add(v, read(residual + i, lanes));
+      write(row + i, v, lanes, mask, i);
+    });
+  });
+}
+
+void affine(const Epilogue& epilogue, const float* a, float scale, float shift, float* out,
+            const std::uint16_t* mask, std::int64_t count) {
+  with_activation(epilogue, [&](auto activation) {
+    for_vectors(count, [&](std::int64_t i, int lanes) {
+      const Reg v = Simd::fma(read(a + i, lanes), splat(scale), splat(shift));
+      write(out + i, activation.apply(v), lanes, mask, i);
+    });
+  });
+}
+
+void binary(Binary op, const Epilogue& epilogue, const float* a, const float* b, float* out,
+            const std::uint16_t* mask, std::int64_t count) {
+  with_activation(epilogue, [&](auto activation) {
+    for_vectors(count, [&](std::int64_t i, int lanes) {
+      const Reg x = read(a + i, lanes), y = read(b + i, lanes);
+      const Reg v = op == Binary::add ? Simd::add(x, y) : op == Binary::subtract ? Simd::sub(x, y) : Simd::mul(x, y);
+      write(out + i, activation.apply(v), lanes, mask, i);
+    });
+  });
+}
+
+void window_max(const float* in, const std::int64_t* offsets, std::int64_t taps, float* out, std::int64_t count) {
+  for_vectors(count, [&](std::int64_t i, int lanes) {
+    Reg best = read(in + offsets[0] + i, lanes);
+    for (std::int64_t t = 1; t < taps; ++t) best = Simd::max(best, read(in + offsets[t] + i, lanes));
+    write(out + i, best, lanes, nullptr, i);
+  });
+}
+
+void window_sum(const float* in, const std::int64_t* offsets, std::int64_t taps, float scale, float* out,
+                std::int64_t count) {
+  for_vectors(count, [&](std::int64_t i, int lanes) {
+    Reg total = Simd::zero();
+    for (std::int64_t t = 0; t < taps; ++t) total = Simd::add(total, read(in + offsets[t] + i, lanes));
+    write(out + i, Simd::mul(total, splat(scale)), lanes, nullptr, i);
+  });
+}
+
+float sum(const float* row, std::int64_t count) {
+  Reg total = Simd::zero();
+  for_vectors(count, [&](std::int64_t i, int lanes) { total = Simd::add(total, read(row + i, lanes)); });
+  return Simd::sum(total);
+}
+
+float largest(const float* row, std::int64_t count) {
+  float best = row[0];
+  std::int64_t i = 0;
+  if (count >= kW) {
+    Reg top = Simd::load(row);
+    for (i = kW; i + kW <= count; i += kW) top = Simd::max(top, Simd::load(row + i));
+    best = Simd::largest(top);
+  }
+  for (; i < count; ++i) best = row[i] > best ? row[i] : best;
+  return best;
+}
+
+}  // namespace

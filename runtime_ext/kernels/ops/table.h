@@ -1,0 +1,51 @@
+// The vector primitives behind ops.h and the plans' epilogues: one table an instruction set.
+#pragma once
+
+#include <cstdint>
+
+#include "../ops.h"
+#include "../plan.h"
+
+namespace onnxprune::kernels {
+
+struct OpsTable {
+  int width;  // floats per vector
+  // row[i] = act(row[i] (+ residual[i])) (+ residual[i]), zero where the mask (nullable; one entry of
+  // kept lanes for each `width` floats) says so.
+  void (*finish)(const Epilogue& epilogue, float* row, const float* residual, const std::uint16_t* mask,
+                 std::int64_t count);
+  // out[i] = act(a[i] * scale + shift), masked as above.
+  void (*affine)(const Epilogue& epilogue, const float* a, float scale, float shift, float* out,
+                 const std::uint16_t* mask, std::int64_t count);
+  void (*binary)(Binary op, const Epilogue& epilogue, const float* a, const float* b, float* out,
+                 const std::uint16_t* mask, std::int64_t count);
+  // out[i] = max (or scale * sum) over t of in[offsets[t] + i].
+  void (*window_max)(const float* in, const std::int64_t* offsets, std::int64_t taps, float* out,
+                     std::int64_t count);
+  void (*window_sum)(const float* in, const std::int64_t* offsets, std::int64_t taps, float scale, float* out,
+                     std::int64_t count);
+  float (*sum)(const float* row, std::int64_t count);
+  float (*largest)(const float* row, std::int64_t count);
+  // Tokens [first, last) of [feature][token] planes, see layer_norm in ops.h.
+  void (*layer_norm)(std::int64_t stride, std::int64_t features, const float* a, const float* b,
+                     const float* bias, const float* scale, const float* shift, float epsilon, float* out,
+                     float* sum_out, std::int64_t first, std::int64_t last);
+  void (*softmax_row)(const float* in, float* out, std::int64_t columns, float scale, const float* mask);
+  void (*matmul)(std::int64_t n, std::int64_t k, float alpha, const float* a, std::int64_t a_row,
+                 std::int64_t a_col, const float* b, std::int64_t b_row, float* c, std::int64_t c_row,
+                 std::int64_t first, std::int64_t last);
+  // y = sum over i < count of values[i] * x[columns[i]]
+  float (*sparse_dot)(const float* values, const std::int32_t* columns, std::int64_t count, const float* x);
+  float (*dense_dot)(const float* values, const float* x, std::int64_t count);
+  // y[0..rows) = sum over i of values[i * rows + r] * x[columns[i]], rows 4, 8 or 16
+  void (*block_dot)(int rows, const float* values, const std::int32_t* columns, std::int64_t count,
+                    const float* x, float* y);
+};
+
+OpsTable ops_scalar();
+OpsTable ops_avx2();
+OpsTable ops_avx512();
+// The table of an instruction set that this machine supports.
+const OpsTable& ops_table(Isa isa);
+
+}  // namespace onnxprune::kernels

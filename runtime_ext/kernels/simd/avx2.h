@@ -1,0 +1,66 @@
+// Eight floats in a register: AVX2 with FMA. See avx512.h for the conventions.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace {
+
+struct Simd {
+  static constexpr int kWidth = 8;
+  static constexpr int kRegisters = 16;
+  using Reg = __m256;
+
+  static inline Reg zero() { return _mm256_setzero_ps(); }
+  static inline Reg set1(float v) { return _mm256_set1_ps(v); }
+  static inline Reg load(const float* p) { return _mm256_loadu_ps(p); }
+  static inline void store(float* p, Reg v) { _mm256_storeu_ps(p, v); }
+  static inline __m256i lanes(std::uint32_t bits) {
+    const __m256i lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
+    return _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(static_cast<int>(bits)), lane), lane);
+  }
+  static inline Reg load_some(const float* p, int count) {
+    return _mm256_maskload_ps(p, lanes((1u << count) - 1u));
+  }
+  static inline void store_some(float* p, Reg v, int count) {
+    _mm256_maskstore_ps(p, lanes((1u << count) - 1u), v);
+  }
+  static inline Reg fma(Reg a, Reg b, Reg c) { return _mm256_fmadd_ps(a, b, c); }
+  static inline Reg add(Reg a, Reg b) { return _mm256_add_ps(a, b); }
+  static inline Reg sub(Reg a, Reg b) { return _mm256_sub_ps(a, b); }
+  static inline Reg mul(Reg a, Reg b) { return _mm256_mul_ps(a, b); }
+  static inline Reg div(Reg a, Reg b) { return _mm256_div_ps(a, b); }
+  static inline Reg max(Reg a, Reg b) { return _mm256_max_ps(a, b); }
+  static inline Reg min(Reg a, Reg b) { return _mm256_min_ps(a, b); }
+  static inline Reg sqrt(Reg a) { return _mm256_sqrt_ps(a); }
+  static inline Reg round(Reg a) { return _mm256_round_ps(a, 0); }
+  static inline Reg exp2_int(Reg n) {
+    const __m256i e = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(e, 23));
+  }
+  static inline Reg where_less(Reg x, Reg y, Reg a, Reg b) {
+    return _mm256_blendv_ps(b, a, _mm256_cmp_ps(x, y, _CMP_LT_OQ));
+  }
+  static inline Reg keep_nan(Reg x, Reg a) {
+    return _mm256_blendv_ps(a, x, _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
+  }
+  static inline Reg keep_lanes(Reg a, std::uint32_t bits) {
+    return _mm256_and_ps(a, _mm256_castsi256_ps(lanes(bits)));
+  }
+  static inline Reg gather(const float* base, const std::int32_t* index) {
+    return _mm256_i32gather_ps(base, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(index)), 4);
+  }
+  static inline float sum(Reg a) {
+    __m128 s = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    s = _mm_add_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+  }
+  static inline float largest(Reg a) {
+    __m128 s = _mm_max_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
+    s = _mm_max_ps(s, _mm_movehl_ps(s, s));
+    return _mm_cvtss_f32(_mm_max_ss(s, _mm_movehdup_ps(s)));
+  }
+};
+
+}  // namespace

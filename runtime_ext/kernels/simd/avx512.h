@@ -1,0 +1,60 @@
+// Sixteen floats in a register: AVX-512F. Included by exactly one instruction set's source files;
+// everything has internal linkage so that no other file can end up calling code it must not run.
+#pragma once
+
+#include <immintrin.h>
+
+#include <cstdint>
+
+namespace {
+
+struct Simd {
+  static constexpr int kWidth = 16;
+  static constexpr int kRegisters = 32;
+  using Reg = __m512;
+
+  static inline Reg zero() { return _mm512_setzero_ps(); }
+  static inline Reg set1(float v) { return _mm512_set1_ps(v); }
+  static inline Reg load(const float* p) { return _mm512_loadu_ps(p); }
+  static inline void store(float* p, Reg v) { _mm512_storeu_ps(p, v); }
+  static inline Reg load_some(const float* p, int count) {
+    return _mm512_maskz_loadu_ps(static_cast<__mmask16>((1u << count) - 1u), p);
+  }
+  static inline void store_some(float* p, Reg v, int count) {
+    _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << count) - 1u), v);
+  }
+  static inline Reg fma(Reg a, Reg b, Reg c) { return _mm512_fmadd_ps(a, b, c); }  // a * b + c
+  static inline Reg add(Reg a, Reg b) { return _mm512_add_ps(a, b); }
+  static inline Reg sub(Reg a, Reg b) { return _mm512_sub_ps(a, b); }
+  static inline Reg mul(Reg a, Reg b) { return _mm512_mul_ps(a, b); }
+  static inline Reg div(Reg a, Reg b) { return _mm512_div_ps(a, b); }
+  // b where either is NaN, so a NaN activation in second place survives.
+  static inline Reg max(Reg a, Reg b) { return _mm512_max_ps(a, b); }
+  static inline Reg min(Reg a, Reg b) { return _mm512_min_ps(a, b); }
+  static inline Reg sqrt(Reg a) { return _mm512_sqrt_ps(a); }
+  static inline Reg round(Reg a) { return _mm512_roundscale_ps(a, 0); }
+  // 2^n for integral n in [-126, 127].
+  static inline Reg exp2_int(Reg n) {
+    const __m512i e = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(e, 23));
+  }
+  // a where x < y, else b.
+  static inline Reg where_less(Reg x, Reg y, Reg a, Reg b) {
+    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, y, _CMP_LT_OQ), b, a);
+  }
+  // a where x is not NaN, else x.
+  static inline Reg keep_nan(Reg x, Reg a) {
+    return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), a, x);
+  }
+  // Zero in the lanes whose bit is 0.
+  static inline Reg keep_lanes(Reg a, std::uint32_t bits) {
+    return _mm512_maskz_mov_ps(static_cast<__mmask16>(bits), a);
+  }
+  static inline Reg gather(const float* base, const std::int32_t* index) {
+    return _mm512_i32gather_ps(_mm512_loadu_si512(index), base, 4);
+  }
+  static inline float sum(Reg a) { return _mm512_reduce_add_ps(a); }
+  static inline float largest(Reg a) { return _mm512_reduce_max_ps(a); }
+};
+
+}  // namespace

@@ -1,0 +1,80 @@
+// The portable version: groups of four floats in the compiler's generic vector type, which becomes
+// whatever the target has without any extra flag (SSE2, NEON or plain scalar code).
+#pragma once
+
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+
+namespace {
+
+struct Simd {
+  static constexpr int kWidth = 4;
+  static constexpr int kRegisters = 16;
+  typedef float Reg __attribute__((vector_size(16)));
+  typedef std::int32_t Int __attribute__((vector_size(16)));
+
+  static inline Reg zero() { return Reg{0, 0, 0, 0}; }
+  static inline Reg set1(float v) { return Reg{v, v, v, v}; }
+  static inline Reg load(const float* p) {
+    Reg r;
+    std::memcpy(&r, p, sizeof r);
+    return r;
+  }
+  static inline void store(float* p, Reg v) { std::memcpy(p, &v, sizeof v); }
+  static inline Reg load_some(const float* p, int count) {
+    Reg r = zero();
+    std::memcpy(&r, p, static_cast<std::size_t>(count) * sizeof(float));
+    return r;
+  }
+  static inline void store_some(float* p, Reg v, int count) {
+    std::memcpy(p, &v, static_cast<std::size_t>(count) * sizeof(float));
+  }
+  static inline Reg fma(Reg a, Reg b, Reg c) { return a * b + c; }
+  static inline Reg add(Reg a, Reg b) { return a + b; }
+  static inline Reg sub(Reg a, Reg b) { return a - b; }
+  static inline Reg mul(Reg a, Reg b) { return a * b; }
+  static inline Reg div(Reg a, Reg b) { return a / b; }
+  static inline Reg select(Int mask, Reg a, Reg b) {
+    Int x, y;
+    std::memcpy(&x, &a, sizeof x);
+    std::memcpy(&y, &b, sizeof y);
+    const Int r = (mask & x) | (~mask & y);
+    Reg out;
+    std::memcpy(&out, &r, sizeof out);
+    return out;
+  }
+  static inline Reg max(Reg a, Reg b) { return select(a > b, a, b); }
+  static inline Reg min(Reg a, Reg b) { return select(a < b, a, b); }
+  static inline Reg sqrt(Reg a) {
+    return Reg{__builtin_sqrtf(a[0]), __builtin_sqrtf(a[1]), __builtin_sqrtf(a[2]), __builtin_sqrtf(a[3])};
+  }
+  // To the nearest integer for |a| < 2^22, ties to even.
+  static inline Reg round(Reg a) {
+    const Reg magic = set1(12582912.0f);
+    return (a + magic) - magic;
+  }
+  static inline Reg exp2_int(Reg n) {
+    const Int e = (__builtin_convertvector(n, Int) + 127) << 23;
+    Reg r;
+    std::memcpy(&r, &e, sizeof r);
+    return r;
+  }
+  static inline Reg where_less(Reg x, Reg y, Reg a, Reg b) { return select(x < y, a, b); }
+  static inline Reg keep_nan(Reg x, Reg a) { return select(x == x, a, x); }
+  static inline Reg keep_lanes(Reg a, std::uint32_t bits) {
+    const Int lane = {1, 2, 4, 8};
+    const auto b = static_cast<std::int32_t>(bits);
+    return select((Int{b, b, b, b} & lane) == lane, a, zero());
+  }
+  static inline Reg gather(const float* base, const std::int32_t* index) {
+    return Reg{base[index[0]], base[index[1]], base[index[2]], base[index[3]]};
+  }
+  static inline float sum(Reg a) { return (a[0] + a[2]) + (a[1] + a[3]); }
+  static inline float largest(Reg a) {
+    const float x = a[0] > a[2] ? a[0] : a[2], y = a[1] > a[3] ? a[1] : a[3];
+    return x > y ? x : y;
+  }
+};
+
+}  // namespace

@@ -1,0 +1,290 @@
+#include "data.h"
+
+#include <algorithm>
+
+namespace onnxprune::kernels {
+namespace {
+
+// The rows of one block, columns merged: which rows keep each column and with what value. Columns are
+// absolute (groups multiplied in).
+class RowBlock {
+ public:
+  RowBlock(const WeightsImpl& w, std::int32_t height)
+      : w_(w), height_(height), slot_(static_cast<std::size_t>(w.columns()) * w.shape.groups, -1) {}
+
+  void load(std::int32_t row) {
+    for (const std::uint32_t c : columns) slot_[c] = -1;
+    columns.clear();
+    const std::int32_t per_group = w_.shape.out_channels / w_.shape.groups;
+    const std::int32_t end = std::min(row + height_, w_.shape.out_channels);
+    values_.clear();
+    used_.clear();
+    for (std::int32_t r = row; r < end; ++r) {
+      const auto base = static_cast<std::uint32_t>(r / per_group * w_.columns());
+      w_.for_each_in_row(r, [&](std::uint32_t column, float value) {
+        const std::uint32_t c = base + column;
+        if (slot_[c] < 0) {
+          slot_[c] = static_cast<std::int32_t>(columns.size());
+          columns.push_back(c);
+          values_.resize(values_.size() + static_cast<std::size_t>(height_), 0.0f);
+          used_.push_back(0);
+        }
+        values_[static_cast<std::size_t>(slot_[c]) * height_ + (r - row)] = value;
+        used_[static_cast<std::size_t>(slot_[c])] |= static_cast<std::uint8_t>(1u << (r - row));
+      });
+    }
+    std::sort(columns.begin(), columns.end());
+  }
+
+  const float* values(std::uint32_t column) const {
+    return &values_[static_cast<std::size_t>(slot_[column]) * height_];
+  }
+  std::uint32_t used(std::uint32_t column) const { return used_[static_cast<std::size_t>(slot_[column])]; }
+
+  std::vector<std::uint32_t> columns;  // kept ones, rising
+
+ private:
+  const WeightsImpl& w_;
+  std::int32_t height_;
+  std::vector<std::int32_t> slot_;
+  std::vector<float> values_;
+  std::vector<std::uint8_t> used_;
+};
+
+class Build {
+ public:
+  Build(const WeightsImpl& w, const std::vector<std::int32_t>& column_offset, const TileDataOptions& options,
+        TileData* data)
+      : w_(w), offset_(column_offset), o_(options), d_(*data) {
+    const std::int32_t channels = w.shape.in_channels;
+    block_columns_ = (o_.channels_per_block > 0 ? std::min(o_.channels_per_block, channels) : channels) *
+                     w.shape.taps();
+    d_.blocks = static_cast<std::int32_t>((static_cast<std::int64_t>(offset_.size()) + block_columns_ - 1) / block_columns_);
+  }
+
+  void run() {
+    cut_rows();
+    d_.list_begin.push_back(0);
+    if (o_.family == Family::csr) {
+      reserve(w_.nnz(), w_.nnz());
+      for (std::int32_t p = 0; p < d_.parts(); ++p) csr_part(d_.part_rows[p], d_.part_rows[p + 1]);
+    } else if (is_shared_dense()) {
+      reserve(static_cast<std::int64_t>(offset_.size()), w_.columns() * (w_.rows() + o_.block_rows));
+      dense_offsets();
+      for (std::int32_t p = 0; p < d_.parts(); ++p) dense_part(d_.part_rows[p], d_.part_rows[p + 1]);
+    } else {
+      RowBlock block(w_, o_.block_rows);
+      for (std::int32_t p = 0; p < d_.parts(); ++p) block_part(d_.part_rows[p], d_.part_rows[p + 1], &block);
+    }
+    d_.offsets.shrink_to_fit();
+    d_.values.shrink_to_fit();
+    d_.spans.shrink_to_fit();
+  }
+
+ private:
+  void reserve(std::int64_t offsets, std::int64_t values) {
+    d_.offsets.reserve(static_cast<std::size_t>(offsets));
+    d_.values.reserve(static_cast<std::size_t>(values));
+  }
+
+  // Part boundaries with equal shares of the non-zeros, at multiples of the kernel's block height.
+  void cut_rows() {
+    const auto rows = static_cast<std::int32_t>(w_.rows());
+    std::vector<std::int64_t> weight(static_cast<std::size_t>(rows), 0);
+    std::int64_t total = 0;
+    for (std::int32_t r = 0; r < rows && o_.parts > 1; ++r) {
+      w_.for_each_in_row(r, [&](std::uint32_t, float) { ++weight[r]; });
+      total += weight[r] += 1;
+    }
+    d_.part_rows.push_back(0);
+    std::int64_t done = 0;
+    for (std::int32_t r = 0; r < rows && o_.parts > 1; ++r) {
+      done += weight[r];
+      const std::int64_t share = total * static_cast<std::int64_t>(d_.part_rows.size()) / o_.parts;
+      const std::int32_t cut = r + 1;
+      if (cut < rows && cut % o_.block_rows == 0 && done >= share &&
+          static_cast<std::int32_t>(d_.part_rows.size()) < o_.parts) {
+        d_.part_rows.push_back(cut);
+      }
+    }
+    d_.part_rows.push_back(rows);
+  }
+
+  void end_list() { d_.list_begin.push_back(static_cast<std::int64_t>(d_.spans.size())); }
+
+  // One row at a time. Inside a column block the rows come sorted by length: rows are independent,
+  // and equal trip counts in a row are predicted.
+  void csr_part(std::int32_t first, std::int32_t last) {
+    struct Piece {
+      std::uint32_t begin, count;
+      std::int32_t row;
+      std::uint32_t flags;
+    };
+    std::vector<std::uint32_t> columns;
+    std::vector<float> values;
+    std::vector<std::vector<Piece>> pieces(static_cast<std::size_t>(d_.blocks));
+    const std::int32_t per_group = w_.shape.out_channels / w_.shape.groups;
+    for (std::int32_t row = first; row < last; ++row) {
+      const auto base = static_cast<std::uint32_t>(row / per_group * w_.columns());
+      std::int64_t current = -1, first_block = -1;
+      w_.for_each_in_row(row, [&](std::uint32_t column, float value) {
+        const std::uint32_t c = base + column;
+        const std::int64_t b = c / block_columns_;
+        if (b != current) {
+          const std::uint32_t flags = current < 0 ? kFirst : 0;
+          if (current < 0) first_block = b;
+          pieces[static_cast<std::size_t>(b)].push_back({static_cast<std::uint32_t>(columns.size()), 0, row, flags});
+          current = b;
+        }
+        ++pieces[static_cast<std::size_t>(b)].back().count;
+        columns.push_back(c);
+        values.push_back(value);
+      });
+      if (first_block < 0) {  // an empty row still gets its bias and epilogue
+        pieces[0].push_back({static_cast<std::uint32_t>(columns.size()), 0, row, kFirst | kLast});
+      } else {
+        pieces[static_cast<std::size_t>(current)].back().flags |= kLast;
+      }
+    }
+    for (auto& list : pieces) {
+      std::stable_sort(list.begin(), list.end(), [](const Piece& a, const Piece& b) {
+        return a.flags != b.flags ? a.flags < b.flags : a.count > b.count;
+      });
+      for (const Piece& piece : list) {
+        const auto at = static_cast<std::uint32_t>(d_.offsets.size());
+        d_.spans.push_back({at, at, piece.count, piece.row, piece.flags});
+        for (std::uint32_t i = piece.begin; i < piece.begin + piece.count; ++i) {
+          d_.offsets.push_back(offset_[columns[i]]);
+          d_.values.push_back(values[i]);
+        }
+      }
+      end_list();
+    }
+  }
+
+  // What one column block holds of the part, in walking order.
+  struct List {
+    std::vector<Span> spans;
+    std::vector<std::uint32_t> patterns;
+    std::vector<std::int32_t> offsets;
+    std::vector<float> values;
+  };
+
+  // Blocks of rows: all of them visit the first and the last column block, which carry the flags.
+  void block_part(std::int32_t first, std::int32_t last, RowBlock* block) {
+    std::vector<List> lists(static_cast<std::size_t>(d_.blocks));
+    for (std::int32_t row = first; row < last; row += o_.block_rows) {
+      block->load(row);
+      std::size_t next = 0;
+      for (std::int32_t b = 0; b < d_.blocks; ++b) {
+        const std::size_t begin = next;
+        const std::int64_t limit = static_cast<std::int64_t>(b + 1) * block_columns_;
+        while (next < block->columns.size() && block->columns[next] < limit) ++next;
+        if (begin == next && b > 0 && b + 1 < d_.blocks) continue;  // nothing to add here
+        List& list = lists[static_cast<std::size_t>(b)];
+        Span span;
+        span.row = row;
+        span.flags = (b == 0 ? kFirst : 0) | (b + 1 == d_.blocks ? kLast : 0);
+        append(*block, begin, next, span, &list);
+      }
+    }
+    for (const List& list : lists) {
+      const auto offsets = static_cast<std::uint32_t>(d_.offsets.size());
+      const auto height = static_cast<std::size_t>(o_.family == Family::block ? o_.block_rows : 1);
+      const auto values = static_cast<std::uint32_t>(d_.values.size() / height);
+      for (Span span : list.spans) {
+        span.offsets += offsets;
+        span.values += values;
+        d_.spans.push_back(span);
+      }
+      d_.patterns.insert(d_.patterns.end(), list.patterns.begin(), list.patterns.end());
+      d_.offsets.insert(d_.offsets.end(), list.offsets.begin(), list.offsets.end());
+      d_.values.insert(d_.values.end(), list.values.begin(), list.values.end());
+      end_list();
+    }
+  }
+
+  void append(const RowBlock& block, std::size_t begin, std::size_t end, Span span, List* list) {
+    span.offsets = static_cast<std::uint32_t>(list->offsets.size());
+    span.count = static_cast<std::uint32_t>(end - begin);
+    const auto height = static_cast<std::size_t>(o_.block_rows);
+    if (o_.family == Family::block) {
+      span.values = static_cast<std::uint32_t>(list->values.size() / height);
+      for (std::size_t i = begin; i < end; ++i) {
+        list->offsets.push_back(offset_[block.columns[i]]);
+        const float* v = block.values(block.columns[i]);
+        list->values.insert(list->values.end(), v, v + height);
+      }
+    } else {
+      span.values = static_cast<std::uint32_t>(list->values.size());
+      for (std::uint32_t pattern = 1; pattern <= 15; ++pattern) {
+        std::uint32_t count = 0;
+        for (std::size_t i = begin; i < end; ++i) {
+          const std::uint32_t c = block.columns[i];
+          if (block.used(c) != pattern) continue;
+          ++count;
+          list->offsets.push_back(offset_[c]);
+          for (int r = 0; r < 4; ++r) {
+            if (pattern >> r & 1) list->values.push_back(block.values(c)[r]);
+          }
+        }
+        list->patterns.push_back(count);
+      }
+    }
+    list->spans.push_back(span);
+  }
+
+  // Dense weights whose blocks do not straddle groups share one list of offsets per group.
+  bool is_shared_dense() const {
+    const std::int32_t per_group = w_.shape.out_channels / w_.shape.groups;
+    return w_.kind == Storage::dense && o_.family == Family::block &&
+           (w_.shape.groups == 1 || per_group % o_.block_rows == 0);
+  }
+
+  void dense_offsets() { d_.offsets.assign(offset_.begin(), offset_.end()); }
+
+  void dense_part(std::int32_t first, std::int32_t last) {
+    const std::int32_t per_group = w_.shape.out_channels / w_.shape.groups;
+    const std::int64_t columns = w_.columns();
+    for (std::int32_t b = 0; b < d_.blocks; ++b) {
+      const std::int64_t block_begin = static_cast<std::int64_t>(b) * block_columns_;
+      const std::int64_t block_end = std::min<std::int64_t>(block_begin + block_columns_, static_cast<std::int64_t>(offset_.size()));
+      for (std::int32_t row = first; row < last; row += o_.block_rows) {
+        const std::int64_t base = row / per_group * columns;  // the group's columns
+        const std::int64_t begin = std::max(block_begin, base), end = std::min(block_end, base + columns);
+        if (begin >= end) continue;
+        Span span;
+        span.offsets = static_cast<std::uint32_t>(begin);
+        span.values = static_cast<std::uint32_t>(d_.values.size() / static_cast<std::size_t>(o_.block_rows));
+        span.count = static_cast<std::uint32_t>(end - begin);
+        span.row = row;
+        span.flags = (begin == base ? kFirst : 0) | (end == base + columns ? kLast : 0);
+        d_.spans.push_back(span);
+        for (std::int64_t c = begin; c < end; ++c) {
+          for (std::int32_t r = 0; r < o_.block_rows; ++r) {
+            const bool inside = row + r < w_.shape.out_channels;
+            d_.values.push_back(inside ? w_.values[static_cast<std::size_t>((row + r) * columns + (c - base))] : 0.0f);
+          }
+        }
+      }
+      end_list();
+    }
+  }
+
+  const WeightsImpl& w_;
+  const std::vector<std::int32_t>& offset_;
+  TileDataOptions o_;
+  TileData& d_;
+  std::int64_t block_columns_ = 0;
+};
+
+}  // namespace
+
+bool build_tile_data(const WeightsImpl& weights, const std::vector<std::int32_t>& column_offset,
+                     const TileDataOptions& options, TileData* data) {
+  if (weights.stored() + weights.columns() * weights.shape.groups >= INT32_MAX) return false;
+  Build(weights, column_offset, options, data).run();
+  return true;
+}
+
+}  // namespace onnxprune::kernels

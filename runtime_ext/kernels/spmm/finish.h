@@ -1,0 +1,73 @@
+// Start and end of a sum, shared by the tile kernels of every family.
+#pragma once
+
+#include "tile.h"
+
+namespace {
+
+using onnxprune::kernels::kFirst;
+using onnxprune::kernels::kLast;
+using onnxprune::kernels::Span;
+using onnxprune::kernels::TileJob;
+using onnxprune::kernels::TileSet;
+
+template <int P>
+inline void start_row(const TileJob& job, std::uint32_t flags, std::int64_t row, Simd::Reg (&sum)[P]) {
+  if (flags & kFirst) {
+    const Simd::Reg bias = Simd::set1(job.bias[row]);
+    for (int i = 0; i < P; ++i) sum[i] = bias;
+  } else {
+    const float* out = job.out + row * job.out_stride;
+    for (int i = 0; i < P; ++i) sum[i] = Simd::load(out + i * Simd::kWidth);
+  }
+}
+
+template <int P>
+inline void finish_row(const TileJob& job, std::uint32_t flags, std::int64_t row, Simd::Reg (&sum)[P]) {
+  float* out = job.out + row * job.out_stride;
+  if (flags & kLast) {
+    const Simd::Reg low = Simd::set1(job.low), high = Simd::set1(job.high);
+    if (job.residual == nullptr) {
+      for (int i = 0; i < P; ++i) sum[i] = Simd::min(high, Simd::max(low, sum[i]));
+    } else {
+      const float* add = job.residual + row * job.out_stride;
+      for (int i = 0; i < P; ++i) {
+        const Simd::Reg r = Simd::load(add + i * Simd::kWidth);
+        if (job.residual_after) {
+          sum[i] = Simd::add(Simd::min(high, Simd::max(low, sum[i])), r);
+        } else {
+          sum[i] = Simd::min(high, Simd::max(low, Simd::add(sum[i], r)));
+        }
+      }
+    }
+    if (job.mask != nullptr) {
+      for (int i = 0; i < P; ++i) sum[i] = Simd::keep_lanes(sum[i], job.mask[i]);
+    }
+  }
+  for (int i = 0; i < P; ++i) Simd::store(out + i * Simd::kWidth, sum[i]);
+}
+
+// Fills TileSet::run with Kernel<1> .. Kernel<Max>.
+template <template <int> class Kernel, int Max>
+struct FillTiles {
+  static void into(TileSet* set) {
+    FillTiles<Kernel, Max - 1>::into(set);
+    set->run[Max - 1] = &Kernel<Max>::run;
+  }
+};
+template <template <int> class Kernel>
+struct FillTiles<Kernel, 0> {
+  static void into(TileSet*) {}
+};
+
+template <template <int> class Kernel, int Max>
+TileSet tile_set(int block_rows) {
+  TileSet set;
+  set.block_rows = block_rows;
+  set.width = Simd::kWidth;
+  set.max_vectors = Max;
+  FillTiles<Kernel, Max>::into(&set);
+  return set;
+}
+
+}  // namespace

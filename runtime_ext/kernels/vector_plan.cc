@@ -1,0 +1,115 @@
+// Matrix times one contiguous vector: fully connected layers at batch 1 .. few.
+#include <algorithm>
+
+#include "plan_impl.h"
+
+namespace onnxprune::kernels {
+namespace {
+
+constexpr std::int32_t kRowsPerItem = 64;  // a multiple of every block height
+
+class VectorPlan final : public PlanBase {
+ public:
+  explicit VectorPlan(const PlanRequest& request) : PlanBase(request) {}
+
+  Status build(const PlanRequest& request) {
+    const WeightsImpl& w = request.weights;
+    if (w.shape.taps() != 1 || w.shape.groups != 1 || out_.plane_stride != 1) {
+      return failure(Code::unsupported, "plan: a contiguous vector needs a matrix and a contiguous output");
+    }
+    rows_ = w.shape.out_channels;
+    columns_count_ = w.columns();
+    bias_ = padded_bias(w);
+    if (w.kind == Storage::dense) {
+      kind_ = Storage::dense;
+      values_ = w.values;
+    } else if (w.kind == Storage::block) {
+      kind_ = Storage::block;
+      block_rows_ = w.block_rows;
+      values_ = w.values;
+      pointers_ = w.pointers;
+      for (std::int64_t i = 0; i < w.pointers.back(); ++i) columns_.push_back(static_cast<std::int32_t>(w.column(i)));
+    } else {
+      kind_ = Storage::csr;
+      pointers_.push_back(0);
+      for (std::int64_t r = 0; r < w.rows(); ++r) {
+        w.for_each_in_row(r, [&](std::uint32_t column, float value) {
+          columns_.push_back(static_cast<std::int32_t>(column));
+          values_.push_back(value);
+        });
+        pointers_.push_back(static_cast<std::int64_t>(values_.size()));
+      }
+    }
+    const char* const names[3][3] = {{"spmv_csr_f32_scalar", "spmv_csr_f32_avx2", "spmv_csr_f32_avx512"},
+                                     {"spmv_block_f32_scalar", "spmv_block_f32_avx2", "spmv_block_f32_avx512"},
+                                     {"gemv_dense_f32_scalar", "gemv_dense_f32_avx2", "gemv_dense_f32_avx512"}};
+    const int form = kind_ == Storage::csr ? 0 : kind_ == Storage::block ? 1 : 2;
+    info_.kernel = names[form][static_cast<int>(info_.isa)];
+    info_.bytes = static_cast<std::int64_t>(sizeof *this + (values_.capacity() + bias_.capacity() + columns_.capacity()) * 4 +
+                                            pointers_.capacity() * 8);
+    return {};
+  }
+
+  std::int64_t work_items(std::int32_t images) const override {
+    return static_cast<std::int64_t>(images) * ((rows_ + kRowsPerItem - 1) / kRowsPerItem);
+  }
+  std::size_t scratch_bytes() const override { return 0; }
+
+  void run(const RunArgs& args, std::int64_t first, std::int64_t last, void*) const override {
+    const std::int64_t per_image = (rows_ + kRowsPerItem - 1) / kRowsPerItem;
+    for (std::int64_t item = first; item < last; ++item) {
+      const std::int64_t image = item / per_image, row = item % per_image * kRowsPerItem;
+      const std::int64_t end = std::min<std::int64_t>(row + kRowsPerItem, rows_);
+      const float* x = args.in + image * args.in_image_stride;
+      float* y = args.out + image * args.out_image_stride;
+      multiply(x, y, row, end);
+      const float* residual = args.residual == nullptr || epilogue_.residual == Residual::none
+                                  ? nullptr
+                                  : args.residual + image * args.out_image_stride + row;
+      ops_.finish(epilogue_, y + row, residual, nullptr, end - row);
+    }
+  }
+
+ private:
+  void multiply(const float* x, float* y, std::int64_t row, std::int64_t end) const {
+    if (kind_ == Storage::dense) {
+      for (std::int64_t r = row; r < end; ++r) {
+        y[r] = bias_[static_cast<std::size_t>(r)] + ops_.dense_dot(values_.data() + r * columns_count_, x, columns_count_);
+      }
+    } else if (kind_ == Storage::block) {
+      float sums[16];
+      for (std::int64_t r = row; r < end; r += block_rows_) {
+        const auto b = static_cast<std::size_t>(r / block_rows_);
+        const std::int64_t begin = pointers_[b];
+        ops_.block_dot(block_rows_, values_.data() + begin * block_rows_, columns_.data() + begin, pointers_[b + 1] - begin, x, sums);
+        for (std::int64_t i = r; i < std::min<std::int64_t>(r + block_rows_, end); ++i) {
+          y[i] = bias_[static_cast<std::size_t>(i)] + sums[i - r];
+        }
+      }
+    } else {
+      for (std::int64_t r = row; r < end; ++r) {
+        const std::int64_t begin = pointers_[static_cast<std::size_t>(r)];
+        y[r] = bias_[static_cast<std::size_t>(r)] +
+               ops_.sparse_dot(values_.data() + begin, columns_.data() + begin, pointers_[static_cast<std::size_t>(r) + 1] - begin, x);
+      }
+    }
+  }
+
+  Storage kind_ = Storage::csr;
+  std::int32_t rows_ = 0, block_rows_ = 1;
+  std::int64_t columns_count_ = 0;
+  std::vector<std::int64_t> pointers_;
+  std::vector<std::int32_t> columns_;
+  std::vector<float> values_, bias_;
+};
+
+}  // namespace
+
+Status make_vector_plan(const PlanRequest& request, PlanPtr* plan) {
+  auto made = std::make_unique<VectorPlan>(request);
+  const Status status = made->build(request);
+  if (status.ok()) *plan = std::move(made);
+  return status;
+}
+
+}  // namespace onnxprune::kernels

@@ -1,0 +1,376 @@
+// Every kernel on every instruction set over awkward shapes, against the double reference.
+#include <cstdint>
+#include <cstdlib>
+#include <cstring>
+
+#include "harness.h"
+#include "reference.h"
+
+namespace {
+
+using namespace onnxprune::kernels;
+using testing::Random;
+
+enum class Zeros { random, none, all, blocks4, blocks8, n2m4, rows_and_columns };
+
+struct Case {
+  ConvGeometry g;
+  int images = 1, height = 1, width = 1;
+  Zeros zeros = Zeros::random;
+  double density = 0.2;
+  Epilogue epilogue;
+  PadNeed out_need;  // of an imagined consumer
+  int threads = 1;
+  Storage storage = Storage::automatic;
+};
+
+std::vector<float> make_weights(const Case& c, Random* random) {
+  const int rows = c.g.out_channels, columns = static_cast<int>(c.g.columns());
+  std::vector<float> w(static_cast<std::size_t>(rows) * columns);
+  std::vector<char> row_on(static_cast<std::size_t>(rows)), column_on(static_cast<std::size_t>(columns));
+  for (char& on : row_on) on = random->uniform() < 0.7f;
+  for (char& on : column_on) on = random->uniform() < 0.7f;
+  for (int r = 0; r < rows; ++r) {
+    for (int k = 0; k < columns; ++k) {
+      bool keep = random->uniform() < c.density;
+      if (c.zeros == Zeros::none) keep = true;
+      if (c.zeros == Zeros::all) keep = false;
+      if (c.zeros == Zeros::n2m4) keep = k % 4 == r % 4 || k % 4 == (r + k / 4 + 1) % 4;
+      if (c.zeros == Zeros::rows_and_columns) keep = keep && row_on[r] && column_on[k];
+      const int height = c.zeros == Zeros::blocks4 ? 4 : c.zeros == Zeros::blocks8 ? 8 : 1;
+      const std::size_t at = static_cast<std::size_t>(r) * columns + k;
+      if (height > 1 && r % height != 0) keep = w[at - static_cast<std::size_t>(columns)] != 0.0f;
+      float v = random->symmetric();
+      if (v == 0.0f) v = 0.5f;
+      w[at] = keep ? v : 0.0f;
+    }
+  }
+  return w;
+}
+
+std::string describe(const Case& c, const char* kernel) {
+  char text[400];
+  std::snprintf(text, sizeof text,
+                "%s: %d x [%d,%d,%d] -> %d, groups %d, kernel %dx%d, stride %dx%d, dilation %dx%d, pads %d %d %d %d, "
+                "zeros %d, density %.2f, %s residual %d, threads %d",
+                kernel, c.images, c.g.in_channels, c.height, c.width, c.g.out_channels, c.g.groups, c.g.kernel_h,
+                c.g.kernel_w, c.g.stride_h, c.g.stride_w, c.g.dilation_h, c.g.dilation_w, c.g.pad_top, c.g.pad_left,
+                c.g.pad_bottom, c.g.pad_right, static_cast<int>(c.zeros), c.density,
+                activation_name(c.epilogue.activation), static_cast<int>(c.epilogue.residual), c.threads);
+  return text;
+}
+
+constexpr float kCanary = 12345.5f;
+
+// 64-byte aligned floats with nothing accessible (to AddressSanitizer) behind them.
+class Buffer {
+ public:
+  explicit Buffer(std::int64_t floats, float fill) : size_(static_cast<std::size_t>(floats)) {
+    void* p = nullptr;
+    if (posix_memalign(&p, 64, size_ * sizeof(float)) != 0) std::abort();
+    data_ = static_cast<float*>(p);
+    for (std::size_t i = 0; i < size_; ++i) data_[i] = fill;
+  }
+  ~Buffer() { std::free(data_); }
+  Buffer(const Buffer&) = delete;
+  float* data() { return data_; }
+  std::size_t size() const { return size_; }
+
+ private:
+  float* data_ = nullptr;
+  std::size_t size_;
+};
+
+// Everything in the plane that is not a pixel must be zero after a run.
+bool borders_are_zero(const PlaneLayout& l, const float* plane) {
+  std::vector<float> copy(plane, plane + l.plane_stride);
+  zero_borders(l, copy.data(), 0, 1);
+  return std::memcmp(copy.data(), plane, copy.size() * sizeof(float)) == 0;
+}
+
+void run_case(const Case& c, const Weights& weights, Isa isa, const char* kernel, const std::vector<float>& x,
+              const std::vector<float>& residual, const std::vector<double>& expected,
+              const std::vector<double>& magnitude) {
+  const int oh = c.g.out_height(c.height), ow = c.g.out_width(c.width);
+  const PlaneLayout in = make_layout(c.height, c.width, conv_need(c.g, c.height, c.width));
+  const PlaneLayout out = make_layout(oh, ow, c.out_need);
+  PlanOptions options;
+  options.isa = isa;
+  options.kernel = kernel;
+  options.threads = c.threads;
+  options.epilogue = c.epilogue;
+  PlanPtr plan;
+  const Status status = make_plan(weights, in, out, options, &plan);
+  const std::string what = describe(c, kernel == nullptr ? isa_name(isa) : kernel);
+  if (!CHECK_SAY(status.ok(), what + ": " + status.message)) return;
+  Buffer input(in.buffer_floats(c.g.in_channels, c.images), kCanary);
+  Buffer output(out.buffer_floats(c.g.out_channels, c.images), kCanary);
+  Buffer added(out.buffer_floats(c.g.out_channels, c.images), kCanary);
+  const std::int64_t in_image = in.image_floats(c.g.in_channels), out_image = out.image_floats(c.g.out_channels);
+  const std::size_t in_pixels = static_cast<std::size_t>(c.height) * c.width * c.g.in_channels;
+  const std::size_t out_pixels = static_cast<std::size_t>(oh) * ow * c.g.out_channels;
+  for (int n = 0; n < c.images; ++n) {
+    import_nchw(x.data() + n * in_pixels, in, input.data() + n * in_image, 0, c.g.in_channels);
+    import_nchw(residual.data() + n * out_pixels, out, added.data() + n * out_image, 0, c.g.out_channels);
+  }
+  RunArgs args;
+  args.in = input.data();
+  args.out = output.data();
+  args.residual = added.data();
+  args.images = c.images;
+  args.in_image_stride = in_image;
+  args.out_image_stride = out_image;
+  Buffer scratch(static_cast<std::int64_t>(plan->scratch_bytes() / sizeof(float)) + 16, 0.0f);
+  const std::int64_t items = plan->work_items(c.images);
+  if (c.threads == 1) {
+    plan->run(args, 0, items, scratch.data());
+  } else {  // any order must do: backwards, one at a time
+    for (std::int64_t i = items - 1; i >= 0; --i) plan->run(args, i, i + 1, scratch.data());
+  }
+  std::vector<float> y(expected.size());
+  bool clean = true;
+  for (int n = 0; n < c.images; ++n) {
+    export_nchw(out, output.data() + n * out_image, y.data() + n * out_pixels, 0, c.g.out_channels);
+    for (int m = 0; m < c.g.out_channels; ++m) {
+      clean = clean && borders_are_zero(out, output.data() + n * out_image + m * out.plane_stride);
+    }
+  }
+  CHECK_SAY(clean, what + ": borders");
+  bool canary = true;
+  for (std::size_t i = static_cast<std::size_t>(out_image) * c.images; i < output.size(); ++i) {
+    canary = canary && output.data()[i] == kCanary;
+  }
+  CHECK_SAY(canary, what + ": wrote past the last plane");
+  // With phases missing some pixels are not stored; compare what is.
+  std::vector<char> stored(static_cast<std::size_t>(oh) * ow, 1);
+  for (int yy = 0; yy < oh; ++yy) {
+    for (int xx = 0; xx < ow; ++xx) {
+      stored[static_cast<std::size_t>(yy) * ow + xx] =
+          out.phase_slot(yy % out.stride_h * out.stride_w + xx % out.stride_w) >= 0;
+    }
+  }
+  double worst = 0.0;
+  for (std::size_t i = 0; i < y.size(); ++i) {
+    if (!stored[i % stored.size()]) continue;
+    const double error = std::fabs(y[i] - expected[i]) / (magnitude[i] + std::fabs(expected[i]) + 1e-3);
+    if (!(error <= worst)) worst = error;
+  }
+  CHECK_SAY(worst <= 3e-6, what + ": error " + std::to_string(worst));
+}
+
+void check_case(const Case& c, std::uint64_t seed) {
+  Random random(seed);
+  const int oh = c.g.out_height(c.height), ow = c.g.out_width(c.width);
+  if (oh < 1 || ow < 1) return;
+  const std::vector<float> w = make_weights(c, &random);
+  std::vector<float> x(static_cast<std::size_t>(c.images) * c.g.in_channels * c.height * c.width);
+  for (float& v : x) v = random.symmetric();
+  std::vector<float> residual(static_cast<std::size_t>(c.images) * c.g.out_channels * oh * ow);
+  for (float& v : residual) v = random.symmetric();
+  std::vector<float> bias(static_cast<std::size_t>(c.g.out_channels));
+  for (float& v : bias) v = random.symmetric();
+  std::vector<double> expected, magnitude;
+  reference::convolve(c.g, c.images, c.height, c.width, x.data(), w.data(), bias.data(), c.epilogue, residual.data(),
+                      &expected, &magnitude);
+  PackOptions pack;
+  pack.bias = bias.data();
+  pack.storage = c.storage;
+  DenseView dense{w.data(), c.g.columns(), 1};
+  WeightsPtr weights;
+  const Status status = pack_dense(c.g, dense, pack, &weights);
+  if (!CHECK_SAY(status.ok(), status.message)) return;
+  std::size_t count = 0;
+  const KernelEntry* kernels = kernel_list(&count);
+  for (std::size_t i = 0; i < count; ++i) {
+    if (!isa_supported(kernels[i].isa)) continue;
+    if (kernels[i].generated && !code_generation_available(nullptr)) continue;
+    run_case(c, *weights, kernels[i].isa, kernels[i].name, x, residual, expected, magnitude);
+  }
+  for (const Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512}) {
+    if (isa_supported(isa)) run_case(c, *weights, isa, nullptr, x, residual, expected, magnitude);
+  }
+}
+
+Case conv(int in, int out, int height, int width, int kh, int kw, int pad) {
+  Case c;
+  c.g.in_channels = in;
+  c.g.out_channels = out;
+  c.g.kernel_h = kh;
+  c.g.kernel_w = kw;
+  c.g.pad_top = c.g.pad_left = c.g.pad_bottom = c.g.pad_right = pad;
+  c.height = height;
+  c.width = width;
+  return c;
+}
+
+Epilogue random_epilogue(Random* random) {
+  Epilogue e;
+  e.activation = static_cast<Activation>(random->below(11));
+  e.residual = static_cast<Residual>(random->below(3));
+  e.alpha = e.activation == Activation::leaky_relu ? 0.1f : e.activation == Activation::clip ? -0.25f : 0.2f;
+  e.beta = e.activation == Activation::clip ? 0.75f : 0.5f;
+  return e;
+}
+
+}  // namespace
+
+TEST(conv_named_shapes) {
+  std::uint64_t seed = 1;
+  for (const int channels : {1, 3, 5, 17}) {
+    for (const int size : {1, 7, 13}) {
+      for (const int kernel : {1, 3, 5}) {
+        check_case(conv(channels, 2 * channels + 1, size, size, kernel, kernel, kernel / 2), seed++);
+      }
+    }
+  }
+  Case wide = conv(6, 9, 9, 21, 1, 7, 0);
+  wide.g.pad_left = wide.g.pad_right = 3;
+  check_case(wide, seed++);
+  Case tall = conv(6, 9, 11, 8, 5, 1, 0);
+  check_case(tall, seed++);
+  for (int tail = 1; tail <= 48; ++tail) check_case(conv(7, 12, 1, tail, 1, 1, 0), seed++);  // all vector tails
+}
+
+TEST(conv_zero_patterns) {
+  std::uint64_t seed = 1000;
+  for (const Zeros zeros : {Zeros::random, Zeros::none, Zeros::all, Zeros::blocks4, Zeros::blocks8, Zeros::n2m4,
+                            Zeros::rows_and_columns}) {
+    for (const int kernel : {1, 3}) {
+      for (const Storage storage : {Storage::automatic, Storage::csr, Storage::block, Storage::dense}) {
+        Case c = conv(24, 34, 10, 11, kernel, kernel, kernel / 2);
+        c.zeros = zeros;
+        c.density = 0.12;
+        c.storage = storage;
+        check_case(c, seed++);
+      }
+    }
+  }
+  Case nm = conv(64, 20, 5, 9, 1, 1, 0);
+  nm.zeros = Zeros::n2m4;
+  nm.storage = Storage::nm;
+  check_case(nm, seed++);
+}
+
+TEST(conv_strides_and_dilations) {
+  std::uint64_t seed = 2000;
+  for (const int stride : {1, 2, 3}) {
+    for (const int kernel : {1, 2, 3, 5}) {
+      for (const int dilation : {1, 2}) {
+        for (const int size : {7, 13, 16}) {
+          Case c = conv(5, 11, size, size + 1, kernel, kernel, dilation * (kernel / 2));
+          c.g.stride_h = c.g.stride_w = stride;
+          c.g.dilation_h = c.g.dilation_w = dilation;
+          check_case(c, seed++);
+        }
+      }
+    }
+  }
+  Case patches = conv(3, 10, 27, 27, 9, 9, 0);  // more than 64 phases
+  patches.g.stride_h = patches.g.stride_w = 9;
+  check_case(patches, seed++);
+  Case mixed = conv(4, 6, 9, 14, 3, 3, 1);
+  mixed.g.stride_h = 2;
+  check_case(mixed, seed++);
+}
+
+TEST(conv_groups) {
+  std::uint64_t seed = 3000;
+  for (const int groups : {2, 3, 6}) {
+    for (const int stride : {1, 2}) {
+      Case c = conv(12, 18, 9, 10, 3, 3, 1);
+      c.g.groups = groups;
+      c.g.stride_h = c.g.stride_w = stride;
+      c.density = 0.4;
+      check_case(c, seed++);
+      c.zeros = Zeros::none;
+      check_case(c, seed++);
+    }
+  }
+  Case depthwise = conv(19, 19, 14, 14, 3, 3, 1);
+  depthwise.g.groups = 19;
+  depthwise.zeros = Zeros::none;
+  depthwise.epilogue.activation = Activation::hard_swish;
+  check_case(depthwise, seed++);
+  depthwise.g.out_channels = 38;  // multiplier 2
+  depthwise.g.stride_h = depthwise.g.stride_w = 2;
+  check_case(depthwise, seed++);
+}
+
+TEST(conv_column_blocks) {
+  // Enough input channels for several column blocks in every family.
+  std::uint64_t seed = 4000;
+  for (const Zeros zeros : {Zeros::random, Zeros::none, Zeros::blocks4, Zeros::rows_and_columns}) {
+    Case c = conv(700, 24, 8, 18, 1, 1, 0);
+    c.zeros = zeros;
+    c.density = 0.05;
+    c.epilogue.activation = Activation::silu;
+    c.epilogue.residual = Residual::before_activation;
+    check_case(c, seed++);
+    c = conv(260, 13, 7, 7, 3, 3, 1);
+    c.zeros = zeros;
+    c.density = 0.03;
+    check_case(c, seed++);
+  }
+}
+
+TEST(conv_random) {
+  Random random(77);
+  for (int i = 0; i < 150; ++i) {
+    Case c;
+    c.g.groups = random.below(4) == 0 ? random.between(2, 4) : 1;
+    c.g.in_channels = c.g.groups * random.between(1, 24);
+    c.g.out_channels = c.g.groups * random.between(1, 24);
+    c.g.kernel_h = random.between(1, 5);
+    c.g.kernel_w = random.between(1, 5);
+    c.g.stride_h = random.between(1, 3);
+    c.g.stride_w = random.between(1, 3);
+    c.g.dilation_h = random.between(1, 2);
+    c.g.dilation_w = random.between(1, 2);
+    c.g.pad_top = random.between(0, 3);
+    c.g.pad_left = random.between(0, 3);
+    c.g.pad_bottom = random.between(0, 3);
+    c.g.pad_right = random.between(0, 3);
+    c.height = random.between(1, 20);
+    c.width = random.between(1, 20);
+    c.images = random.between(1, 3);
+    c.zeros = static_cast<Zeros>(random.below(7));
+    c.density = random.uniform();
+    c.epilogue = random_epilogue(&random);
+    c.threads = random.between(1, 3);
+    switch (random.below(4)) {  // what the consumer of the output wants
+      case 0: c.out_need.top = c.out_need.left = c.out_need.bottom = c.out_need.right = random.between(0, 2); break;
+      case 1:
+        c.out_need.stride_h = random.between(1, 2);
+        c.out_need.stride_w = 2;
+        c.out_need.top = c.out_need.left = 1;
+        c.out_need.phase_mask = static_cast<std::uint64_t>(random.between(1, 3)) | 1;
+        break;
+      case 2: {  // the input's own pitch: stored in place
+        const PlaneLayout in = make_layout(c.height, c.width, conv_need(c.g, c.height, c.width));
+        c.out_need.pitch = in.pitch;
+        break;
+      }
+      default: break;
+    }
+    check_case(c, 5000 + static_cast<std::uint64_t>(i));
+  }
+}
+
+TEST(conv_rejects_what_does_not_fit) {
+  ConvGeometry g;
+  g.in_channels = 2;
+  g.out_channels = 2;
+  g.kernel_h = g.kernel_w = 3;
+  g.pad_top = g.pad_left = g.pad_bottom = g.pad_right = 1;
+  const std::vector<float> w(36, 1.0f);
+  WeightsPtr weights;
+  CHECK(pack_dense(g, DenseView{w.data(), 18, 1}, PackOptions{}, &weights).ok());
+  const PlaneLayout bare = make_layout(4, 4), padded = make_layout(4, 4, conv_need(g, 4, 4));
+  PlanPtr plan;
+  CHECK(make_plan(*weights, bare, padded, PlanOptions{}, &plan).code == Code::unsupported);
+  CHECK(make_plan(*weights, padded, make_layout(5, 4), PlanOptions{}, &plan).code == Code::invalid_argument);
+  PlanOptions unknown;
+  unknown.kernel = "no_such_kernel";
+  CHECK(make_plan(*weights, padded, padded, unknown, &plan).code == Code::unsupported);
+  CHECK(make_plan(*weights, padded, padded, PlanOptions{}, &plan).ok());
+}
