@@ -33,7 +33,7 @@ class Bitmap(Format):
 
     def encode(self, matrix: Matrix, params: Params) -> list[Array]:
         """Return values and bits."""
-        return [matrix.flat[matrix.nonzero], np.packbits(matrix.flat != 0, bitorder="little")]
+        return [matrix.flat[matrix.nonzero], np.packbits(matrix.mask, bitorder="little")]
 
     def decode(self, header: Header, sections: Sequence[memoryview]) -> Bits:
         """Check and scatter."""

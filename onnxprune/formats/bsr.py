@@ -101,8 +101,7 @@ def _blocks(grid: Bits, height: int, width: int) -> Bits:
 
 def _occupied(matrix: Matrix, height: int, width: int) -> int:
     """Return how many blocks hold a non-zero, without building the blocks."""
-    mask = matrix.grid != 0
-    by_row = np.logical_or.reduceat(mask, np.arange(0, matrix.rows, height), axis=0)
+    by_row = np.logical_or.reduceat(matrix.mask, np.arange(0, matrix.rows, height), axis=0)
     return int(
         np.count_nonzero(np.logical_or.reduceat(by_row, np.arange(0, matrix.cols, width), axis=1))
     )

@@ -157,6 +157,8 @@ def _smallest(tensor: Array, role: Role, limit: float) -> Choice:
         size = encoded_size(matrix, format, block)
         if size is not None and size < bound:
             best = (size, format, block)
+        del matrix
+    matrices.clear()  # copies of the weight, which encoding does not need twice
     if best is None:
         return Choice(DENSE, None, tensor.nbytes, "no format is smaller")
     size, format, block = best

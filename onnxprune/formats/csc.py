@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
+
 from onnxprune.formats.base import FORMATS, NO_PARAMS, Format, Matrix, Params
 from onnxprune.formats.bits import Array, Bits
-from onnxprune.formats.blob import Header
-from onnxprune.formats.compressed import compress, compressed_lengths
-from onnxprune.formats.csr import decode_rows
+from onnxprune.formats.blob import Header, refuse
+from onnxprune.formats.compressed import compress, compressed_lengths, expand
 
 
 class Csc(Format):
@@ -35,14 +36,20 @@ class Csc(Format):
 
     def encode(self, matrix: Matrix, params: Params) -> list[Array]:
         """Return values, rows, pointers."""
-        turned = matrix.transposed
-        rows, pointers = compress(turned.nonzero, turned.rows, turned.cols)
-        return [turned.flat[turned.nonzero], rows, pointers]
+        row, column = matrix.by_column
+        rows, pointers = compress(column * matrix.rows + row, matrix.cols, matrix.rows)
+        return [matrix.grid[row, column], rows, pointers]
 
     def decode(self, header: Header, sections: Sequence[memoryview]) -> Bits:
         """Check and scatter."""
-        turned = decode_rows(header, sections, header.cols, header.rows, self.name)
-        flat: Bits = turned.reshape(header.cols, header.rows).T.reshape(-1)
+        if header.nnz != header.stored:
+            refuse("csc stores an explicit zero")
+        rows, cols = header.rows, header.cols
+        positions = expand(sections[1], sections[2], header.nnz, cols, rows, self.name)
+        column, row = np.divmod(positions, rows)
+        values = np.frombuffer(sections[0], f"<u{header.itemsize}")
+        flat: Bits = np.zeros(rows * cols, values.dtype)
+        flat[row * cols + column] = values
         return flat
 
 

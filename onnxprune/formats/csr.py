@@ -41,24 +41,14 @@ class Csr(Format):
 
     def decode(self, header: Header, sections: Sequence[memoryview]) -> Bits:
         """Check and scatter."""
-        return decode_rows(header, sections, header.rows, header.cols, self.name)
-
-
-def decode_rows(
-    header: Header, sections: Sequence[memoryview], rows: int, cols: int, name: str
-) -> Bits:
-    """Return the flat ``rows x cols`` matrix of a csr-like blob.
-
-    Raises:
-        LoadError: an explicit zero, or indices or pointers that are not as documented.
-    """
-    if header.nnz != header.stored:
-        refuse(f"{name} stores an explicit zero")
-    positions = expand(sections[1], sections[2], header.nnz, rows, cols, name)
-    values = np.frombuffer(sections[0], f"<u{header.itemsize}")
-    flat: Bits = np.zeros(rows * cols, values.dtype)
-    flat[positions] = values
-    return flat
+        if header.nnz != header.stored:
+            refuse("csr stores an explicit zero")
+        shape = header.rows, header.cols
+        positions = expand(sections[1], sections[2], header.nnz, *shape, self.name)
+        values = np.frombuffer(sections[0], f"<u{header.itemsize}")
+        flat: Bits = np.zeros(header.numel, values.dtype)
+        flat[positions] = values
+        return flat
 
 
 FORMATS.register(Csr.name, Csr())

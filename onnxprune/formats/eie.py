@@ -117,8 +117,7 @@ class _Entries:
 
 def _entries(matrix: Matrix, elements: int) -> _Entries:
     """Return the non-zeros, ordered by element, column, row."""
-    turned = matrix.transposed
-    column, row = np.divmod(turned.nonzero, max(matrix.rows, 1))
+    row, column = matrix.by_column
     local, element = np.divmod(row, elements)
     segment = element * matrix.cols + column
     if elements > 1:

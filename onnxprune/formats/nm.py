@@ -47,9 +47,9 @@ class NM(Format):
 
     def lengths(self, matrix: Matrix, params: Params) -> list[int] | None:
         """Return the lengths of values and metadata; ``None`` if a group holds more than N."""
-        if int(_counts(matrix, params[1]).max()) > params[0]:
-            return None
         slots, words = _layout(matrix.cols, params)
+        if matrix.nnz > matrix.rows * slots or int(_counts(matrix, params[1]).max()) > params[0]:
+            return None
         return [matrix.rows * slots * matrix.itemsize, matrix.rows * words * 2]
 
     def encode(self, matrix: Matrix, params: Params) -> list[Array]:
@@ -116,7 +116,7 @@ def _layout(cols: int, params: Params) -> tuple[int, int]:
     return slots, -(-slots * _width(params[1]) // 16)
 
 
-def _padded(grid: Bits, group: int) -> Bits:
+def _padded(grid: Array, group: int) -> Array:
     """Return the grid with zero columns added up to a multiple of ``group``."""
     missing = -grid.shape[1] % group
     return np.pad(grid, ((0, 0), (0, missing))) if missing else grid
@@ -124,7 +124,7 @@ def _padded(grid: Bits, group: int) -> Bits:
 
 def _counts(matrix: Matrix, group: int) -> npt.NDArray[np.uint8]:
     """Return the non-zeros of each group, shape (rows, groups)."""
-    mask = _padded(matrix.grid, group) != 0
+    mask = _padded(matrix.mask, group)
     counts = np.zeros((matrix.rows, mask.shape[1] // group), np.uint8)
     for lane in range(group):
         counts += mask[:, lane::group]

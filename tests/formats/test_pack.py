@@ -90,7 +90,8 @@ def build() -> onnx.ModelProto:
          helper.make_tensor_value_info("flag", TensorProto.BOOL, []),
          helper.make_tensor_value_info("overridable", 1, [40, 40])],
         [helper.make_tensor_value_info("y", 1, [4, 8, "n"])], inits,
-        value_info=[helper.make_tensor_value_info("c1", 1, ["n", 16, 5, 5])],
+        value_info=[helper.make_tensor_value_info("c1", 1, ["n", 16, 5, 5]),
+                    helper.make_tensor_value_info("gemm", 1, [16, 32])],
     )  # fmt: skip
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("local", 1)]
     function = helper.make_function(
