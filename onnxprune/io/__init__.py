@@ -15,6 +15,7 @@ what onnx-ir cannot hold, ``loading`` and ``saving`` the two directions, ``encod
 from onnxprune.io.loading import Kind, Loaded, Source, load
 from onnxprune.io.origin import Origin
 from onnxprune.io.saving import save, to_bytes, to_graph, to_proto
+from onnxprune.io.size import stored_size
 from onnxprune.io.weights import nonfinite_weights
 
 __all__ = [
@@ -25,6 +26,7 @@ __all__ = [
     "load",
     "nonfinite_weights",
     "save",
+    "stored_size",
     "to_bytes",
     "to_graph",
     "to_proto",

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
+import logging
 import os
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, Union
@@ -112,7 +115,8 @@ def _from_proto(
         files = external.check_tensors(proto, label, base)
         facts = _facts(proto, path, files)
         carried = carry.strip(proto, str(base) if base else "")
-        model = ir.from_proto(proto)
+        with _quiet():
+            model = ir.from_proto(proto)
     except ModelError:
         raise
     except Exception as error:  # onnx-ir wraps whatever goes wrong; the root says what it was
@@ -125,6 +129,18 @@ def _from_proto(
     model.meta[origin.ORIGIN] = facts
     _check_names(model, label)
     return Loaded(model, kind, path, facts)
+
+
+@contextlib.contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep onnx-ir from logging what is about to become an error of ours."""
+    logger = logging.getLogger("onnx_ir.serde")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
 
 
 def _explained(error: Exception, label: str) -> ModelError:
@@ -237,9 +253,17 @@ def _view(tensor: ir.TensorProtocol) -> ir.TensorProtocol:
 
 
 def _export(graph: gs.Graph) -> onnx.ModelProto:
+    # Exporting adds missing domains to these lists in place; the caller's must stay as they are.
+    owners = [graph, *graph.functions]
+    held = [owner.import_domains for owner in owners]
     try:
+        for owner, domains in zip(owners, held, strict=True):
+            owner.import_domains = None if domains is None else list(domains)
         return gs.export_onnx(graph)
     except Exception as error:
         raise UnsupportedError(
             f"onnx_graphsurgeon cannot export the given graph: {error}; give the ONNX model itself"
         ) from error
+    finally:
+        for owner, domains in zip(owners, held, strict=True):
+            owner.import_domains = domains
