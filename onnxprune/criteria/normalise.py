@@ -5,13 +5,14 @@ of every consumer. DepGraph (Fang et al., CVPR 2023) scores such a group by the 
 its members. Plain sums let the largest tensor decide: in a network with batch norm the scale of a
 filter bank is arbitrary, and a consumer with 10x the weights would outvote the rest. So each
 member's norms are first divided by their mean over the units of the group: a member says how the
-units compare, in units of its own average, and all members have one vote. The average of the
-members then has mean 1 over the units whatever the tensors were, so groups compare too.
+units compare, in units of its own average, and its vote does not depend on its scale or size. The
+weighted average of the members then has mean 1 over the units whatever the tensors were, so groups
+compare too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,9 +20,16 @@ import numpy.typing as npt
 
 from onnxprune.criteria.base import Float32, Float64, Member, Role
 
-SCORED_ROLES: tuple[Role, ...] = ("out", "in", "bn_scale")
-"""The members that multiply the unit's signal. A large bias or running mean does not make a unit
-matter (a very negative bias before a ReLU marks a dead one), so those do not vote."""
+VOTES: Mapping[Role, float] = {"out": 1.0, "bn_scale": 1.0, "in": 4.0}
+"""How much a member's relative norm counts; roles that are not named do not vote.
+
+What a unit's removal costs is what its consumers did with it, and its own filter says little about
+that. Measured on the inner channels of three CIFAR ResNets (batch norm folded, 15 to 50 % removed,
+nothing repaired): equal votes beat the filter norm alone on all three, the larger vote for ``in``
+beat equal votes clearly on two and made no clear difference on the third. A large bias or running
+mean does not make a unit matter (a very negative bias before a ReLU marks a dead one), so those do
+not vote.
+"""
 
 
 def as_float32(weight: npt.NDArray[Any]) -> Float32:
@@ -69,7 +77,7 @@ def vote(members: Sequence[Member], norm: Callable[[Float64], Float64]) -> Float
     """Average the members' relative norms over the units.
 
     Args:
-        members: of one group; only those that tell something vote (see ``SCORED_ROLES``).
+        members: of one group; only those that tell something vote (see ``VOTES``).
         norm: [n_units, m] float64 -> [n_units] float64, not negative.
 
     Returns:
@@ -79,12 +87,13 @@ def vote(members: Sequence[Member], norm: Callable[[Float64], Float64]) -> Float
         ValueError: see :func:`unit_count`.
     """
     total = np.zeros(unit_count(members))
-    voters = 0
+    votes = 0.0
     for member in members:
-        if member.role not in SCORED_ROLES:
+        weight = VOTES.get(member.role, 0.0)
+        if not weight:
             continue
         share = relative(norm(member.values.astype(np.float64)))
         if share is not None:
-            total += share
-            voters += 1
-    return total / voters if voters else np.ones_like(total)
+            total += weight * share
+            votes += weight
+    return total / votes if votes else np.ones_like(total)
