@@ -20,7 +20,7 @@ from onnxprune.passes.base import PASSES, Context, Pass, PassResult
 from onnxprune.passes.infer_shapes import InferShapes
 from onnxprune.rules.analysis import STANDARD, overridable
 from onnxprune.rules.base import Constants
-from onnxprune.rules.sizes import SizeTracer
+from onnxprune.rules.sizes import SizeTracer, reshape_dims
 
 # Deterministic makers of filler; folding anything else that is float would rename weights.
 FILLERS = ("Expand", "CastLike", "ConstantOfShape", "Tile", "Range", "EyeLike", "Identity", "Cast")
@@ -84,9 +84,11 @@ class _Folder:
         """Do one round; return how many values became constants."""
         tracer = SizeTracer(self.const, self.dims)
         found: list[tuple[ir.Node, np.ndarray[Any, Any]]] = []
+        learned = 0
         for node in self.graph:
             if node.op_type in KEPT or node.domain not in STANDARD:
                 continue
+            learned += self._learn_shape(tracer, node)
             if tracer.visit(node):
                 array = self._size(tracer, node.outputs[0])
             else:
@@ -99,7 +101,31 @@ class _Folder:
             replaced += self._replace(node.outputs[0], array, known)
         if replaced:
             self._sweep()
-        return replaced
+        return replaced + learned
+
+    def _learn_shape(self, tracer: SizeTracer, node: ir.Node) -> int:
+        """Give a Reshape the output dims that inference could not follow; return 1 if any."""
+        if node.op_type != "Reshape" or len(node.inputs) < 2 or node.inputs[0] is None:
+            return 0
+        entries, source = tracer.of(node.inputs[1]), self.dims(node.inputs[0])
+        if entries is None or source is None:
+            return 0
+        attr = node.attributes.get("allowzero")
+        dims = reshape_dims(source, list(entries.reshape(-1)), bool(attr and attr.as_int()))
+        out = node.outputs[0]
+        old = self.dims(out)
+        if old is None:
+            merged = dims
+        elif len(old) != len(dims):
+            return 0
+        else:
+            # A symbol of the model beats one that inference made up for want of a better.
+            merged = [b if b is not None and not isinstance(a, int) else a
+                      for a, b in zip(old, dims, strict=True)]
+        if merged == old:
+            return 0
+        out.shape = ir.Shape(merged)
+        return 1
 
     def _size(self, tracer: SizeTracer, value: ir.Value) -> np.ndarray[Any, Any] | None:
         entries = tracer.of(value)

@@ -173,22 +173,25 @@ class Surgery:
     def _zero_constant(
         self, site: Site, zeros: dict[tuple[ir.Value, Use | None], dict[int, Bools]]
     ) -> bool:
-        labels = self.analyzer.partition.labels
-        for index, _, ids in site.operands:
+        for index, axis, _ in site.operands:
             value = site.node.inputs[index]
             while value is not None and not self.analyzer.is_const(value):
                 producer = value.producer()
                 if producer is None or producer.op_type not in PASSING:
                     break
+                if producer.op_type == "Transpose":
+                    perm = producer.attributes.get("perm")
+                    rank = len(value.shape or ())
+                    axis = perm.as_ints()[axis] if perm is not None else rank - 1 - axis
                 value = producer.inputs[0]
             if value is None or not self.analyzer.is_const(value):
                 continue
             for key in ((value, (site.node, index)), (value, None)):
-                axes = self.analyzer.parameters.get(key, [])
-                for axis, own in enumerate(axes):
-                    if own is not None and np.array_equal(labels[own], labels[ids]):
-                        zeros[key][axis] = zeros[key].get(axis, np.False_) | ~self.kept(own)
-                        return True
+                axes = self.analyzer.parameters.get(key)
+                own = None if axes is None else axes[axis]
+                if own is not None:
+                    zeros[key][axis] = zeros[key].get(axis, np.False_) | ~self.kept(own)
+                    return True
         return False
 
     def _insert_mask(self, site: Site) -> None:

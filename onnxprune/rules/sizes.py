@@ -235,3 +235,57 @@ def _slice_end(end: int, step: int) -> int | None:
 def _int_attr(node: ir.Node, name: str, default: int) -> int:
     attr = node.attributes.get(name)
     return default if attr is None else int(attr.value)
+
+
+def reshape_dims(
+    source: list[int | str | None], target: list[Entry], allow_zero: bool
+) -> list[int | str | None]:
+    """Return the dims a Reshape gives, as far as they can be known.
+
+    Args:
+        source: dims of the data.
+        target: the target shape; an entry that is exactly the size of an axis carries its symbol.
+        allow_zero: 0 means zero, not copy.
+    """
+    out: list[int | str | None] = []
+    hole: int | None = None
+    for position, entry in enumerate(target):
+        if entry.value == -1:
+            hole = position
+            out.append(None)
+        elif entry.value == 0 and not allow_zero:
+            out.append(source[position] if position < len(source) else None)
+        elif entry.value is not None:
+            out.append(int(entry.value))
+        else:
+            out.append(_symbol(entry))
+    if hole is not None:
+        out[hole] = _rest(source, [d for i, d in enumerate(out) if i != hole])
+    return out
+
+
+def _symbol(entry: Entry) -> str | None:
+    if entry.leaf is None or entry.leaf[0].shape is None:
+        return None
+    dim = entry.leaf[0].shape[entry.leaf[1]]
+    return None if isinstance(dim, int) else dim.value
+
+
+def _rest(source: list[int | str | None], others: list[int | str | None]) -> int | str | None:
+    """Divide the product of ``source`` by that of ``others``, symbols cancelling by name."""
+    left = list(source)
+    for dim in others:
+        if dim is None:
+            return None
+        if isinstance(dim, str):
+            if dim not in left:
+                return None
+            left.remove(dim)
+    symbols = [d for d in left if not isinstance(d, int)]
+    total = math.prod(d for d in left if isinstance(d, int))
+    known = math.prod(d for d in others if isinstance(d, int))
+    if known == 0 or total % known:
+        return None
+    if not symbols:
+        return total // known
+    return symbols[0] if len(symbols) == 1 and total == known else None

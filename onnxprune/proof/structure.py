@@ -1,0 +1,183 @@
+"""Proving a structured prune, and a mask, while carrying them out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+import onnx_ir as ir
+
+from onnxprune import io
+from onnxprune.axes import Bools
+from onnxprune.errors import DataError, ProofError
+from onnxprune.passes.apply_plan import apply_masks
+from onnxprune.passes.shrink import Surgery
+from onnxprune.planning import PrunePlan, find_layers
+from onnxprune.proof.equivalence import Proof, compare, open_session, run
+from onnxprune.rules.analysis import Analyzer
+
+Feeds = Sequence[Mapping[str, np.ndarray[Any, Any]]]
+WATCHED = 6
+OFF = {"passed": None, "max_rel_error": None, "kind": "none: switched off"}
+
+
+def _feeds(data: bytes, feeds: Feeds | None) -> Feeds:
+    if feeds is not None:
+        return feeds
+    from onnxprune.calibration.feeds import working_feeds
+
+    try:
+        return working_feeds(data, seed=0)
+    except DataError as error:
+        raise ProofError(
+            f"the dense model could not be run on random inputs, so nothing can be proved: {error} "
+            "Give --data with inputs it accepts, or --no-proof"
+        ) from error
+
+
+def _watched(analyzer: Analyzer) -> list[ir.Value]:
+    """Choose values inside the network to compare: the last products, and some on the way."""
+    values = [
+        c.node.outputs[0]
+        for c in analyzer.contractions
+        if c.node.outputs[0].name and not c.node.outputs[0].is_graph_output()
+        and c.node.outputs[0].dtype == ir.DataType.FLOAT
+    ]
+    if len(values) <= WATCHED:
+        return values
+    places = np.unique(np.linspace(0, len(values) - 1, WATCHED).astype(int))
+    return [values[i] for i in places]
+
+
+class _WithOutputs:
+    """Adds values to a graph's outputs for as long as the context lasts."""
+
+    def __init__(self, graph: ir.Graph, values: Sequence[ir.Value]) -> None:
+        self.graph, self.values = graph, values
+
+    def __enter__(self) -> None:
+        self.graph.outputs.extend(self.values)
+
+    def __exit__(self, *_: object) -> None:
+        for _value in self.values:
+            self.graph.outputs.pop()
+
+
+def prove_structure(
+    analyzer: Analyzer,
+    removed: Bools,
+    feeds: Feeds | None,
+    *,
+    mask_only: bool,
+    on: bool,
+) -> tuple[dict[str, Any], ir.Model]:
+    """Shrink (or mask) the analyzed model, comparing the two models when ``on``.
+
+    Returns:
+        The proof as plain data, and the model to go on with.
+
+    Raises:
+        ProofError: they differ, or one of them cannot be run; the model must not be used then.
+    """
+    surgery = Surgery(analyzer, removed)
+    if not on:
+        (surgery.mask if mask_only else surgery.shrink)()
+        return dict(OFF), analyzer.model
+    watched = _watched(analyzer)
+    names = [v.name or "" for v in (*analyzer.graph.outputs, *watched)]
+    keep = {v.name or "": [_kept(analyzer, surgery, v, a) for a in range(len(v.shape or ()))]
+            for v in watched}
+    valid = _checks(io.to_bytes(analyzer.model))
+    surgery.mask()
+    plain = io.to_bytes(analyzer.model) if mask_only else None
+    with _WithOutputs(analyzer.graph, watched):
+        masked = io.to_bytes(analyzer.model)
+    inputs = _feeds(masked, feeds)
+    reference = run(masked, inputs, names)
+    del masked
+    surgery.unmask()
+    surgery.shrink()
+    with _WithOutputs(analyzer.graph, watched):
+        shrunk = io.to_bytes(analyzer.model)
+    got = run(shrunk, inputs, names)
+    del shrunk
+
+    def crop(name: str, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        for axis, mask in enumerate(keep.get(name, ())):
+            if mask is not None:
+                array = np.compress(mask, array, axis=axis)
+        return array
+
+    proof = compare(reference, got, names, "shrunk model against masked dense model", crop)
+    _judge(proof, "the shrunk model does not compute what the masked dense model computes")
+    if valid is None:
+        problem = _checks(io.to_bytes(analyzer.model))
+        if problem:
+            raise ProofError(f"the pruned model is not valid ONNX: {problem}; nothing was written")
+    # The rewrite cannot be undone, so the masked twin comes back from its own bytes.
+    return proof.as_dict(), io.load(plain).model if plain is not None else analyzer.model
+
+
+def _kept(analyzer: Analyzer, surgery: Surgery, value: ir.Value, axis: int) -> Bools | None:
+    ids = analyzer.ids(value, axis, None)
+    return None if ids is None else surgery.kept(ids)
+
+
+def _checks(data: bytes) -> str | None:
+    """Return why the full checker rejects a model, None when it accepts it."""
+    try:
+        onnx.checker.check_model(data, full_check=True)
+    except Exception as error:  # ValidationError, InferenceError, and what protobuf raises
+        return " ".join(str(error).split())[:300] or type(error).__name__
+    return None
+
+
+def _judge(proof: Proof, what: str) -> None:
+    if proof.passed:
+        return
+    worst = max(proof.values, key=lambda name: proof.values[name])
+    raise ProofError(
+        f"{what}: {worst!r} is off by {proof.max_rel_error:.2e} of its spread (limit "
+        f"{proof.limit:g}); nothing was written. Please report the model; --keep with the layers "
+        "around that value leaves them alone"
+    )
+
+
+def prove_mask(
+    analyzer: Analyzer, plan: PrunePlan, feeds: Feeds | None, *, on: bool
+) -> dict[str, Any]:
+    """Write the plan's zeros, checking every weight and that the result runs when ``on``.
+
+    Raises:
+        ProofError: a weight is neither what it was nor a zero of the mask, or the model does not
+            run.
+    """
+    originals = {
+        layer.value.name or "": (layer.value, layer.tensor) for layer in find_layers(analyzer)
+    }
+    apply_masks(analyzer, plan)
+    if not on:
+        return dict(OFF)
+    for name, mask in plan.masks.items():
+        value, before = originals[name]
+        found = ir.convenience.get_const_tensor(value)
+        old = np.asarray(before.numpy())
+        new = old if found is None else np.asarray(found.numpy())
+        if np.count_nonzero(new[~mask]) or not np.array_equal(new[mask], old[mask]):
+            raise ProofError(f"weight {name!r} does not follow its mask; nothing was written")
+    data = io.to_bytes(analyzer.model)
+    session = open_session(data)
+    inputs = _feeds(data, feeds)
+    names = [o.name for o in session.get_outputs()]
+    for feed in inputs[:1]:
+        session.run(names, dict(feed))
+    return {
+        "passed": True,
+        "max_rel_error": 0.0,
+        "limit": 0.0,
+        "kind": "every weight is its old value or a zero of the mask; the model runs",
+        "values": {},
+        "samples": len(inputs[:1]),
+    }

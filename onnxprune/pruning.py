@@ -1,0 +1,165 @@
+"""One prune from model to proved model: analyze, select, rewrite, prove."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxprune import io
+from onnxprune.errors import ModelError, ProofError
+from onnxprune.passes.base import Context, Pass
+from onnxprune.passes.fold_constants import FoldConstants
+from onnxprune.passes.infer_shapes import InferShapes
+from onnxprune.patterns import parse_pattern
+from onnxprune.planning import PrunePlan, SelectOptions, find_layers
+from onnxprune.planning.cost import CostModel
+from onnxprune.planning.masks import select_masks
+from onnxprune.planning.structure import removed_from, select_structure
+from onnxprune.proof.structure import prove_mask, prove_structure
+from onnxprune.report.facts import frozen_units, interface, weight_sparsity
+from onnxprune.rules.analysis import Analyzer, analyze
+
+Progress = Callable[[str, float], None]
+
+
+@dataclass
+class Result:
+    """What a prune gives back.
+
+    Attributes:
+        model: the pruned model, in the kind that was given (for a path: ``onnx_ir.Model``).
+        plan: what was kept, replayable.
+        report: JSON-ready facts; see ``docs/report.md``.
+        loaded: the pruned model inside onnxprune, for :func:`onnxprune.save`.
+    """
+
+    model: Any
+    plan: PrunePlan
+    report: dict[str, Any]
+    loaded: io.Loaded = field(repr=False)
+
+
+def silent(stage: str, done: float) -> None:
+    """Progress callback that does nothing."""
+
+
+def run_prune(
+    loaded: io.Loaded,
+    options: SelectOptions,
+    *,
+    plan: PrunePlan | None = None,
+    mask_only: bool = False,
+    prove: bool = True,
+    feeds: Sequence[Mapping[str, np.ndarray[Any, Any]]] | None = None,
+    after: Sequence[Pass] = (),
+    before: Sequence[Pass] = (),
+    progress: Progress = silent,
+) -> Result:
+    """Prune ``loaded.model`` in place and prove the result.
+
+    Args:
+        loaded: a private model.
+        options: what to select; only recorded when ``plan`` is given.
+        plan: replay this plan instead of selecting.
+        mask_only: leave shapes alone and write zeros.
+        prove: compare against the dense model in onnxruntime.
+        feeds: inputs for the proof; random ones when None.
+        before: passes that run on the dense model first.
+        after: passes that run on the pruned model.
+        progress: called with (stage, fraction done).
+
+    Raises:
+        ModelError: weights that are not finite.
+        UsageError: the request cannot be meant for this model.
+        ProofError: the pruned model differs from the dense one.
+    """
+    started = time.perf_counter()
+    model = loaded.model
+    context = Context(seed=options.seed, progress=progress)
+    progress("analyze", 0.0)
+    _check_weights(model)
+    kind = plan.kind if plan is not None else (
+        "structure" if parse_pattern(options.pattern).structural else "mask"
+    )
+    size_before = io.stored_size(loaded)
+    face = interface(model)
+    declared = [(v, v.shape) for v in (*model.graph.inputs, *model.graph.outputs)]
+    for step in before:
+        step.run(model, context)
+    prepare: Pass = FoldConstants() if kind == "structure" else InferShapes()
+    prepare.run(model, context)
+    analyzer = analyze(model)
+    cost = CostModel(analyzer)
+    report: dict[str, Any] = {
+        "params": {"before": cost.params()},
+        "macs": {"before": cost.macs()},
+        "bytes": {"before": size_before},
+    }
+    progress("select", 0.2)
+    notes: list[str] = []
+    skipped: list[dict[str, str]] = []
+    if plan is None and kind == "structure":
+        plan, notes = select_structure(analyzer, options)
+    elif plan is None:
+        plan, left_out = select_masks(analyzer, options)
+        skipped = [{"layer": s.layer, "why": s.why} for s in left_out]
+    assert plan is not None
+    progress("rewrite", 0.4)
+    units, frozen = frozen_units(analyzer)
+    if kind == "structure":
+        removed = removed_from(analyzer, plan)
+        units["removed"] = int(np.count_nonzero(removed[units.pop("labels")]))
+        report["params"]["after"] = cost.params(None if mask_only else removed)
+        report["macs"]["after"] = cost.macs(None if mask_only else removed)
+        proof, model = prove_structure(analyzer, removed, feeds, mask_only=mask_only, on=prove)
+    else:
+        units.pop("labels")
+        units["removed"] = 0
+        report["params"]["after"] = report["params"]["before"]
+        report["macs"]["after"] = report["macs"]["before"]
+        proof = prove_mask(analyzer, plan, feeds, on=prove)
+    for step in after:
+        step.run(model, context)
+    if model is loaded.model:
+        # Inference may know more than the file declares; what callers see stays as declared.
+        for value, shape in declared:
+            if not value.is_initializer():
+                value.shape = shape
+    if interface(model) != face:
+        raise ProofError(
+            f"the inputs or outputs changed: {face} became {interface(model)}; nothing was written"
+        )
+    report["bytes"]["after"] = io.stored_size(loaded.with_model(model))
+    report |= {
+        "pattern": options.pattern,
+        "sparsity": weight_sparsity(analyze(model) if kind == "structure" else analyzer),
+        "units": units,
+        "frozen": frozen,
+        "unsupported": dict(sorted(analyzer.unsupported.items())),
+        "groups": [{k: v for k, v in g.items() if k != "removed"} for g in plan.groups],
+        "skipped": skipped,
+        "notes": notes,
+        "proof": proof,
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+    progress("done", 1.0)
+    loaded = loaded.with_model(model)
+    return Result(loaded.restore(), plan, report, loaded)
+
+
+def _check_weights(model: ir.Model) -> None:
+    bad = io.nonfinite_weights(model)
+    if bad:
+        more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""
+        raise ModelError(
+            f"weight {bad[0]!r}{more} holds NaN or infinity; nothing can be ranked or proved with "
+            "it. Repair the model first"
+        )
+
+
+__all__ = ["Progress", "Result", "find_layers", "run_prune"]

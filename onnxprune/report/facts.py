@@ -1,0 +1,72 @@
+"""Facts about models that reports show."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxprune.planning.layers import Layer, find_layers
+from onnxprune.rules.analysis import Analyzer
+
+
+def interface(model: ir.Model) -> list[tuple[str, str, str, tuple[str, ...]]]:
+    """Return (direction, name, type, dims) of what a caller of the model sees."""
+    out = []
+    hidden = {v for v in model.graph.inputs if v.is_initializer()}
+    for direction, values in (("in", model.graph.inputs), ("out", model.graph.outputs)):
+        for value in values:
+            if value not in hidden or direction == "out":
+                dims = () if value.shape is None else tuple(str(d) for d in value.shape)
+                out.append((direction, value.name or "", str(value.type), dims))
+    return out
+
+
+def _made_labels(analyzer: Analyzer) -> dict[str, np.ndarray[Any, Any]]:
+    """Return, by layer name, the components its weight makes."""
+    labels = analyzer.partition.labels
+    made: dict[str, np.ndarray[Any, Any]] = {}
+    for layer in find_layers(analyzer):
+        for value, own, axis in analyzer.producers:
+            if value is layer.value:
+                ids = analyzer.parameters[value, own][axis]
+                if ids is not None:
+                    made[layer.name] = np.unique(labels[ids])
+    return made
+
+
+def frozen_units(analyzer: Analyzer) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Count the units that layers make, and say for every frozen one what froze it.
+
+    Returns:
+        {"total", "frozen", "labels"} and a list of {"where": layer, "why", "units"}.
+    """
+    made = _made_labels(analyzer)
+    every = np.unique(np.concatenate(list(made.values()) or [np.empty(0, np.int64)]))
+    held = analyzer.partition.frozen
+    rows = []
+    for name, labels in made.items():
+        reasons = Counter(str(analyzer.partition.why(int(x))) for x in labels[held[labels]])
+        rows += [{"where": name, "why": why, "units": n} for why, n in sorted(reasons.items())]
+    counts = {"total": len(every), "removed": 0, "frozen": int(held[every].sum()), "labels": every}
+    return counts, rows
+
+
+def layer_sparsity(layer: Layer) -> float:
+    """Return the fraction of a layer's weights that are zero."""
+    tensor = layer.value.const_value or layer.tensor
+    array = np.asarray(tensor.numpy())
+    return 1.0 - np.count_nonzero(array) / array.size if array.size else 0.0
+
+
+def weight_sparsity(analyzer: Analyzer) -> float:
+    """Return the fraction of zeros over all layer weights."""
+    zeros = total = 0
+    for layer in find_layers(analyzer):
+        found = ir.convenience.get_const_tensor(layer.value)
+        array = np.asarray((found if found is not None else layer.tensor).numpy())
+        zeros += array.size - int(np.count_nonzero(array))
+        total += array.size
+    return zeros / total if total else 0.0
