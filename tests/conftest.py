@@ -43,8 +43,8 @@ class _PassesFinder:
 
 if importlib.util.find_spec("onnxprune") is None:
     sys.path.insert(0, str(REPOSITORY))
-if importlib.util.find_spec("onnxprune.passes") is None:
-    sys.meta_path.append(_PassesFinder())
+# Last in line, so that an installed onnxprune.passes wins.
+sys.meta_path.append(_PassesFinder())
 
 
 def shared_models() -> list[Path]:
