@@ -18,10 +18,14 @@ from dataclasses import dataclass
 import numpy as np
 
 from onnxprune.recovery.problem import Mask, Quadratic
+from onnxprune.recovery.search import SEARCHES, Request
 from onnxprune.recovery.structure import Projection
+from onnxprune.recovery.swaps import polish
 
 #: Problems of at least this many inputs run in fp32: only the ranking of scores matters here.
 SINGLE_PRECISION_FROM = 1024
+#: Swaps follow where R d^3 (over the rows that share a mask) is at most this.
+SWAP_LIMIT = 1e12
 
 
 @dataclass(frozen=True)
@@ -91,3 +95,16 @@ def alps(problem: Quadratic, project: Projection, schedule: Schedule | None = No
         moved = True
         rho *= next(factor for limit, factor in schedule.growth if change > limit)
     return mask
+
+
+@SEARCHES.member("alps")
+def _search(request: Request) -> Mask:
+    """ADMM, then swaps where cells are one column wide and the layer is small enough."""
+    mask = alps(request.problem, request.project)
+    cells = request.structure
+    if cells is None or cells.width > 1:
+        return mask
+    rows, columns = request.problem.shape
+    if rows / cells.height * columns**3 > SWAP_LIMIT:
+        return mask
+    return polish(request.problem, mask, cells)

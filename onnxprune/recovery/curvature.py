@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxprune.recovery.problem import F64
+from onnxprune.recovery.problem import F64, Mask
+from onnxprune.recovery.search import SEARCHES, Request
 
 
 def obd_scores(weight: F64, gram: F64) -> F64:
@@ -21,3 +22,15 @@ def obs_scores(weight: F64, inverse: F64) -> F64:
     """``1/2 w_ij^2 / (H^-1)_jj``: [R, d]; ``inverse`` is the damped H's inverse [d, d]."""
     scores: F64 = 0.5 * weight**2 / np.diagonal(inverse)
     return scores
+
+
+@SEARCHES.member("obd")
+def _search_obd(request: Request) -> Mask:
+    """OBD scores summed over the pattern's units."""
+    return request.project(obd_scores(request.problem.target, request.problem.gram))
+
+
+@SEARCHES.member("obs")
+def _search_obs(request: Request) -> Mask:
+    """OBS scores summed over the pattern's units; one look, no elimination."""
+    return request.project(obs_scores(request.problem.target, request.problem.inverse))

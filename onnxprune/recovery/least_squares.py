@@ -41,26 +41,37 @@ def solve_on_mask(
     if mask.shape != problem.shape:
         raise DataError(f"mask {mask.shape} does not fit the problem {problem.shape}")
     supports = _group(mask)
-    size = problem.shape[1]
-    # An inverse costs d^3; it pays off when the rows that are better solved by removal save more.
     kept = np.array([int(mask[rows[0]].sum()) for rows in supports], dtype=np.float64)
-    gone = size - kept
-    saving = np.where(gone < kept, kept**3 - gone**3, 0.0).sum() / 3
-    use_dual = bool(saving > float(size) ** 3)
-    cost = (np.minimum(kept, gone) if use_dual else kept).astype(np.float64) ** 3 / 3
-    if float(cost.sum()) > flops_limit:
+    use_dual, flops = _plan(kept, problem.shape[1])
+    if flops > flops_limit:
         return masked_cg(problem, mask, start=start)
     solution = np.zeros(problem.shape)
     for rows, keep in zip(supports, kept, strict=True):
         if keep == 0:
             continue
-        if keep == size:
+        if keep == mask.shape[1]:
             solution[rows] = problem.target[rows]
-        elif use_dual and size - keep < keep:
+        elif use_dual and mask.shape[1] - keep < keep:
             solution[rows] = _solve_removed(problem, mask[rows[0]], rows)
         else:
             solution[rows] = _solve_kept(problem, mask[rows[0]], rows)
     return solution
+
+
+def direct_flops(mask: Mask) -> float:
+    """Floating-point operations the exact solve on ``mask`` would take."""
+    kept = np.array([mask[rows[0]].sum() for rows in _group(mask)], dtype=np.float64)
+    return _plan(kept, mask.shape[1])[1]
+
+
+def _plan(kept: F64, size: int) -> tuple[bool, float]:
+    """Whether some supports are better solved by removal, and the flops of the factorisations."""
+    gone = size - kept
+    # An inverse costs d^3; it pays off when the rows that are better solved by removal save more.
+    saving = float(np.where(gone < kept, kept**3 - gone**3, 0.0).sum()) / 3
+    if saving > float(size) ** 3:
+        return True, float(size) ** 3 + float((np.minimum(kept, gone) ** 3).sum()) / 3
+    return False, float((kept**3).sum()) / 3
 
 
 def _group(mask: Mask) -> list[Ints]:

@@ -14,6 +14,7 @@ import numpy as np
 
 from onnxprune.recovery.elimination import Elimination
 from onnxprune.recovery.problem import F64, Ints, Mask, Quadratic
+from onnxprune.recovery.search import SEARCHES, Request
 from onnxprune.recovery.structure import Structure
 
 #: At most 32 row groups advance together, and only while their inverses fit this many bytes.
@@ -95,3 +96,9 @@ def exact_obs(problem: Quadratic, structure: Structure, *, steps: int | None = N
     real = structure.order >= 0
     out[:, structure.order[real]] = flat[:, real]
     return Trace(structure, order, loss, out)
+
+
+@SEARCHES.member("exact_obs")
+def _search(request: Request) -> Mask:
+    """The mask of the trace at the density asked for."""
+    return exact_obs(request.problem, request.cells("exact_obs")).mask(request.keep)

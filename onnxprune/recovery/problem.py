@@ -37,12 +37,14 @@ class Quadratic:
             ``weight`` and never towards zero (methods.md 1.0).
         dead: inputs whose Gram diagonal is zero [d]; their weights cost nothing on the calibration
             data, and those that are kept keep their dense value.
+        symmetric: the target is the layer's own dense output, so the optimum is ``weight`` itself.
     """
 
     weight: F64
     gram: F64
     cross: F64
     dead: Mask
+    symmetric: bool = False
 
     @staticmethod
     def build(
@@ -96,7 +98,7 @@ class Quadratic:
         ridge[dead] = max(damping, DEAD_DIAGONAL) * mean
         h[np.diag_indices_from(h)] += ridge
         g += w * ridge
-        return Quadratic(w, h, g, dead)
+        return Quadratic(w, h, g, dead, cross is None)
 
     @property
     def shape(self) -> tuple[int, int]:
@@ -124,6 +126,8 @@ class Quadratic:
         Every mask search runs on (target, H): with G replaced by target H the objective only loses
         a constant, so asymmetric problems need no code of their own.
         """
+        if self.symmetric:
+            return self.weight
         solved: F64 = scipy.linalg.cho_solve((self.factor, True), self.cross.T, check_finite=False)
         return np.ascontiguousarray(solved.T)
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxprune.recovery.problem import F64
+from onnxprune.recovery.problem import F64, Mask
+from onnxprune.recovery.search import SEARCHES, Request
 
 
 def ria_scores(weight: F64, norms: F64, *, power: float = 0.5) -> F64:
@@ -23,3 +24,11 @@ def ria_scores(weight: F64, norms: F64, *, power: float = 0.5) -> F64:
     relative = size / np.where(rows > 0, rows, 1.0) + size / np.where(columns > 0, columns, 1.0)
     scores: F64 = relative * norms**power
     return scores
+
+
+@SEARCHES.member("ria")
+def _search(request: Request) -> Mask:
+    """Scores squared, so that the sum over a block is an energy; compared over the layer."""
+    problem = request.problem
+    norms = np.sqrt(np.diagonal(problem.gram))
+    return request.project(ria_scores(problem.target, norms) ** 2)

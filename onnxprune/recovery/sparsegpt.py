@@ -19,6 +19,7 @@ import scipy.linalg
 from onnxprune.errors import DataError
 from onnxprune.patterns.select import keep_largest
 from onnxprune.recovery.problem import Ints, Mask
+from onnxprune.recovery.search import SEARCHES, Request
 from onnxprune.recovery.structure import Structure, top_of_buckets
 
 Float = npt.NDArray[np.floating[Any]]
@@ -27,6 +28,8 @@ Float = npt.NDArray[np.floating[Any]]
 BLOCK = 128
 #: Columns updated one by one before the rest of the block catches up in one product.
 STRIP = 32
+#: Layers of more inputs than this are swept in fp32, to halve memory and time.
+SINGLE_PRECISION_ABOVE = 4096
 
 
 def sparsegpt(
@@ -184,3 +187,17 @@ def _best_of_bucket(work: Float, diagonal: Float, real: Mask, n: int) -> Mask:
     score = np.where(real[:, None], (work / diagonal[:, None]) ** 2, -np.inf)
     best: Mask = top_of_buckets(score.T, n).T
     return best
+
+
+@SEARCHES.member("sparsegpt")
+def _search(request: Request) -> Mask:
+    """One sweep, in fp32 for large layers."""
+    problem = request.problem
+    dtype = np.float32 if problem.shape[1] > SINGLE_PRECISION_ABOVE else np.float64
+    mask, _ = sparsegpt(
+        problem.target.astype(dtype),
+        problem.gram.astype(dtype, copy=False),
+        request.cells("sparsegpt"),
+        request.keep,
+    )
+    return mask

@@ -1,13 +1,13 @@
-"""Swap polish: exchange one kept weight for one removed weight of a row while the error falls.
+"""Swap polish: exchange one kept column for one removed column of a row while the error falls.
 
-With ``A = (H_SS)^-1``, ``U = A H_SN``, the row's weights ``w = G_S A``, residual correlations ``r =
-G_N - w H_SN`` and Schur diagonals ``s``, removing p and adding j changes the row's error by exactly
+With ``A = (H_SS)^-1``, ``U = A H_SN``, weights ``w = G_S A``, residual correlations ``r = G_N - w
+H_SN`` and Schur diagonals ``s``, removing p and adding j changes a row's error by exactly
 
     w_p^2 / A_pp - (r_j + w_p U_pj / A_pp)^2 / (s_j + U_pj^2 / A_pp)
 
 (the OBS removal cost and the forward-selection gain after it), so all pairs are judged at once and
-the best one is carried out by rank-one updates. ADMM leaves few such pairs, greedy elimination
-many.
+the best one is carried out by rank-one updates. Rows that share a mask (4x1 blocks) are judged by
+the sum over them. ADMM leaves few such pairs, greedy elimination many.
 """
 
 from __future__ import annotations
@@ -21,37 +21,38 @@ from onnxprune.recovery.structure import Structure
 def polish(
     problem: Quadratic, mask: Mask, structure: Structure, *, max_swaps: int | None = None
 ) -> Mask:
-    """Return a mask with the same number of weights per row that no single swap improves.
+    """Return a mask with as many weights in every row that no single swap improves.
 
     Args:
         problem: the damped layer problem.
-        mask: what is kept [R, d].
-        structure: cells of one weight; with N:M, swaps stay inside their bucket.
-        max_swaps: bound per row; default half its kept weights.
+        mask: what is kept [R, d], of this structure.
+        structure: cells one column wide; with N:M, swaps stay inside their bucket.
+        max_swaps: bound per row group; default half its kept columns.
 
     Raises:
-        ValueError: ``structure`` has cells of several weights.
+        ValueError: ``structure`` has cells of several columns.
     """
-    if structure.height != 1 or structure.width != 1:
-        raise ValueError("swaps exchange single weights; this pattern ties several together")
+    if structure.width != 1:
+        raise ValueError("swaps exchange single columns; this pattern ties several together")
     bucket = None
+    real = structure.order >= 0
     if structure.m:
         bucket = np.empty(structure.columns, dtype=np.int64)
-        real = structure.order >= 0
         bucket[structure.order[real]] = np.flatnonzero(real) // structure.m
     out: Mask = mask.copy()
-    for row in range(mask.shape[0]):
-        kept = int(mask[row].sum())
+    for start in range(0, structure.rows, structure.height):
+        rows = slice(start, min(start + structure.height, structure.rows))
+        kept = int(mask[start].sum())
         if 0 < kept < mask.shape[1]:
-            state = _Row(problem.gram, problem.cross[row], mask[row], bucket)
+            state = _Rows(problem.gram, problem.cross[rows], mask[start], bucket)
             state.run(max(1, kept // 2) if max_swaps is None else max_swaps)
-            out[row] = False
-            out[row, state.inside] = True
+            out[rows] = False
+            out[rows, state.inside] = True
     return out
 
 
-class _Row:
-    """One row's support S (``inside``), its complement N (``outside``) and their swept system."""
+class _Rows:
+    """Rows with one support S (``inside``), its complement N (``outside``) and the swept system."""
 
     def __init__(self, gram: F64, cross: F64, mask: Mask, bucket: Ints | None) -> None:
         self.gram = gram
@@ -62,10 +63,10 @@ class _Row:
         coupling = rows[:, self.outside]
         self.inverse = np.linalg.inv(rows[:, self.inside])
         self.u = self.inverse @ coupling
-        self.weights = self.inverse @ cross[self.inside]
-        self.residual = cross[self.outside] - self.weights @ coupling
+        self.weights = cross[:, self.inside] @ self.inverse  # [r, k]
+        self.residual = cross[:, self.outside] - self.weights @ coupling  # [r, n]
         self.schur = np.diagonal(gram)[self.outside] - np.einsum("kn,kn->n", coupling, self.u)
-        self.scale = abs(float(cross[self.inside] @ self.weights))
+        self.scale = abs(float(np.einsum("rk,rk->", cross[:, self.inside], self.weights)))
 
     def run(self, max_swaps: int) -> None:
         """Carry out best swaps until none lowers the error by more than rounding."""
@@ -79,22 +80,30 @@ class _Row:
         """(position in ``inside``, position in ``outside``, change of the error)."""
         pivots = np.diagonal(self.inverse)
         lift = self.weights / pivots
+        cost = np.einsum("rk,rk->k", self.weights, lift)
+        energy = np.einsum("rn,rn->n", self.residual, self.residual)
+        steep = np.einsum("rk,rk->k", lift, lift)
         if self.bucket is None:
-            gain = self.u * lift[:, None]
-            gain += self.residual
-            gain *= gain
+            # sum_r (r_rj + l_rp U_pj)^2, multiplied out so that one product covers all rows.
+            gain = lift.T @ self.residual
+            gain *= 2.0
+            gain += self.u * steep[:, None]
+            gain *= self.u
+            gain += energy
             room = self.u * self.u
             room /= pivots[:, None]
             room += self.schur
             gain /= room
-            np.subtract((self.weights * lift)[:, None], gain, out=gain)
+            np.subtract(cost[:, None], gain, out=gain)
             leave, enter = divmod(int(np.argmin(gain)), gain.shape[1])
             return leave, enter, float(gain[leave, enter])
         leaves, enters = self._bucket_pairs()
+        if not leaves.size:
+            return 0, 0, 0.0
         u = self.u[leaves, enters]
-        change = (self.weights * lift)[leaves] - (self.residual[enters] + lift[leaves] * u) ** 2 / (
-            self.schur[enters] + u * u / pivots[leaves]
-        )
+        crossing = np.einsum("rp,rp->p", lift[:, leaves], self.residual[:, enters])
+        gains = energy[enters] + u * (2.0 * crossing + u * steep[leaves])
+        change = cost[leaves] - gains / (self.schur[enters] + u * u / pivots[leaves])
         best = int(np.argmin(change))
         return int(leaves[best]), int(enters[best]), float(change[best])
 
@@ -114,24 +123,24 @@ class _Row:
         """Sweep ``leave`` out of the support and ``enter`` into it; they trade slots."""
         pivot = float(self.inverse[leave, leave])
         column = self.inverse[:, leave] / pivot
-        weight = float(self.weights[leave])
+        weight = self.weights[:, leave].copy()
         row = self.u[leave].copy()
         # Out: the inverse shrinks, everything outside gains room.
         self.inverse -= np.outer(column, self.inverse[leave])
         self.u -= np.outer(column, row)
-        self.residual += (weight / pivot) * row
+        self.residual += np.outer(weight / pivot, row)
         self.schur += row * row / pivot
-        self.weights -= weight * column
+        self.weights -= np.outer(weight, column)
         # In: judged against the support without ``leave``.
         step = self.u[:, enter].copy()
         step[leave] = 0.0
         room = float(self.schur[enter])
-        value = float(self.residual[enter]) / room
+        value = self.residual[:, enter] / room
         old, new = int(self.inside[leave]), int(self.outside[enter])
-        # The left-behind weight as an outside one, in the slot that ``enter`` gives up.
+        # The column left behind becomes an outside one, in the slot that ``enter`` gives up.
         self.u[:, enter] = -column
         self.u[leave] = 0.0
-        self.residual[enter] = weight / pivot
+        self.residual[:, enter] = weight / pivot
         self.schur[enter] = 1.0 / pivot
         self.inside[leave], self.outside[enter] = new, old
         without = self.inside.copy()
@@ -139,10 +148,10 @@ class _Row:
         tie = self.gram[new, self.outside] - self.gram[new, without] @ self.u
         self.u -= np.outer(step, tie / room)
         self.u[leave] = tie / room
-        self.residual -= value * tie
+        self.residual -= np.outer(value, tie)
         self.schur -= tie * tie / room
-        self.weights -= value * step
-        self.weights[leave] = value
+        self.weights -= np.outer(value, step)
+        self.weights[:, leave] = value
         self.inverse[leave] = 0.0
         self.inverse[:, leave] = 0.0
         self.inverse += np.outer(step, step / room)

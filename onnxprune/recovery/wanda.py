@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxprune.recovery.problem import F64
+from onnxprune.recovery.problem import F64, Mask
+from onnxprune.recovery.search import SEARCHES, Request
 
 
 def wanda_scores(weight: F64, norms: F64) -> F64:
@@ -16,3 +17,11 @@ def wanda_scores(weight: F64, norms: F64) -> F64:
     """
     scores: F64 = np.abs(weight) * norms
     return scores
+
+
+@SEARCHES.member("wanda")
+def _search(request: Request) -> Mask:
+    """Scores squared, so that the sum over a block is an energy; compared over the layer."""
+    problem = request.problem
+    norms = np.sqrt(np.diagonal(problem.gram))
+    return request.project(wanda_scores(problem.target, norms) ** 2)

@@ -1,0 +1,159 @@
+"""One call for a layer: find the mask, solve the weights on it, say what was done."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxprune.patterns.base import Pattern
+from onnxprune.recovery.damping import HeldOut, choose_damping
+from onnxprune.recovery.least_squares import solve_on_mask
+from onnxprune.recovery.problem import F64, Mask, Quadratic
+from onnxprune.recovery.search import SEARCHES, Request, request
+
+#: ExactOBS joins the choice where R d^3, over the rows that share a mask, is at most this.
+EXACT_LIMIT = 2e11
+#: ADMM is used up to this many floating-point operations, SparseGPT above.
+ADMM_LIMIT = 2e13
+#: Ridge relative to the mean diagonal where nothing is held out to choose it by.
+DEFAULT_DAMPING = 1e-4
+
+
+@dataclass(frozen=True)
+class SearchInfo:
+    """What a search did.
+
+    Attributes:
+        method: the search whose mask was taken.
+        damping: relative damping of the final solve.
+        error: ``tr((B - B*) H (B - B*)^T)`` over the energy of the best output.
+        held_out: error on held-out samples up to a constant (exact in the symmetric mode), or None.
+        tried: every search tried with the error it was judged by.
+    """
+
+    method: str
+    damping: float
+    error: float
+    held_out: float | None
+    tried: tuple[tuple[str, float], ...]
+
+
+@dataclass(frozen=True)
+class SearchResult:
+    """Mask [R, d] (what is kept), weights [R, d] in fp64 (zero off the mask), and the account."""
+
+    mask: Mask
+    weights: F64
+    info: SearchInfo
+
+
+def search_mask(
+    weight: npt.ArrayLike,
+    gram: F64,
+    cross: F64 | None = None,
+    *,
+    pattern: Pattern,
+    shape: Sequence[int],
+    keep: int | None = None,
+    method: str = "auto",
+    damping: float | None = None,
+    held_out: HeldOut | None = None,
+    row_weight: F64 | None = None,
+    mask: Mask | None = None,
+) -> SearchResult:
+    """Prune one group's weight matrix.
+
+    Args:
+        weight: W [R, d], d in memory order (channels, then kernel positions).
+        gram: H [d, d], best centred (:func:`~onnxprune.recovery.bias.centre`).
+        cross: G [R, d] for targets other than the layer's own dense output.
+        pattern: any registered pattern.
+        shape: (R, I, *K) with ``d = I * prod(K)``.
+        keep: units of the pattern kept in this matrix; None where the pattern fixes its density.
+        method: a member of :data:`~onnxprune.recovery.search.SEARCHES`, or ``auto``: ADMM with
+            swaps, ExactOBS beside it where cells tie several columns and it is affordable,
+            SparseGPT for what is too large for either.
+        damping: ridge relative to the mean diagonal; None for 1e-4, or chosen on ``held_out``.
+        held_out: statistics of other samples, to choose the damping and judge the candidates.
+        row_weight: importance of each output row [R] in the competition for weights; no effect on
+            the values once the mask is set.
+        mask: skip the search and solve on this mask.
+
+    Returns:
+        The result; the same input gives the same bytes.
+
+    Raises:
+        UsageError: the pattern does not fit, ``keep`` out of range, or no such method.
+        DataError: statistics that do not fit, or are not positive definite.
+    """
+    dense = np.asarray(weight, dtype=np.float64)
+    used = DEFAULT_DAMPING if damping is None else damping
+    tune = damping is None and held_out is not None
+    problem = Quadratic.build(dense, gram, cross, damping=used)
+    if mask is not None:
+        names, masks = ["given"], [mask]
+    else:
+        asked = request(_contest(problem, row_weight), pattern, shape, keep)
+        if tune and held_out is not None:
+            # With fewer samples than inputs an undamped search would prize the null space.
+            cheap = SEARCHES.get("wanda")(asked)
+            used = choose_damping(dense, gram, cheap, held_out, cross)
+            problem = Quadratic.build(dense, gram, cross, damping=used)
+            asked = replace(asked, problem=_contest(problem, row_weight))
+        names = _candidates(asked) if method == "auto" else [method]
+        masks = [SEARCHES.get(name)(asked) for name in names]
+    solved = [solve_on_mask(problem, found) for found in masks]
+    errors = [_judge(problem, candidate, held_out, row_weight) for candidate in solved]
+    best = int(np.argmin(errors))
+    chosen, weights = masks[best], solved[best]
+    if tune and held_out is not None:
+        last = choose_damping(dense, gram, chosen, held_out, cross)
+        if last != used:
+            used, problem = last, Quadratic.build(dense, gram, cross, damping=last)
+            weights = solve_on_mask(problem, chosen)
+    info = SearchInfo(
+        names[best],
+        used,
+        problem.relative_error(weights),
+        None if held_out is None else held_out.error(weights, dense),
+        tuple(zip(names, errors, strict=True)),
+    )
+    return SearchResult(chosen, weights, info)
+
+
+def _contest(problem: Quadratic, row_weight: F64 | None) -> Quadratic:
+    """The problem in which rows compete for weights."""
+    return problem if row_weight is None else problem.scaled_rows(np.sqrt(row_weight))
+
+
+def _candidates(asked: Request) -> list[str]:
+    """Names of the searches worth their cost on this layer, cheapest judgement last."""
+    rows, columns = asked.problem.shape
+    admm = 10.0 * columns**3 + 150 * 4.0 * rows * columns**2
+    if admm > ADMM_LIMIT and asked.structure is not None:
+        return ["sparsegpt"]
+    cells = asked.structure
+    if cells is None or cells.width == 1:
+        # With swaps after it, ADMM was never beaten by ExactOBS on columns that go one by one.
+        return ["alps"]
+    if rows / cells.height * columns**3 <= EXACT_LIMIT:
+        return ["alps", "exact_obs"]
+    return ["alps"]
+
+
+def _judge(
+    problem: Quadratic, candidate: F64, held_out: HeldOut | None, row_weight: F64 | None
+) -> float:
+    """Error a candidate is ranked by: on held-out samples where there are any."""
+    if row_weight is not None:
+        root = np.sqrt(row_weight)
+        problem = problem.scaled_rows(root)
+        candidate = candidate * root[:, None]
+        if held_out is not None and held_out.cross is not None:
+            held_out = HeldOut(held_out.gram, held_out.cross * root[:, None])
+    if held_out is not None:
+        return held_out.error(candidate, problem.weight)
+    return problem.excess(candidate)

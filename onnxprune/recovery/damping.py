@@ -1,0 +1,63 @@
+"""Damping chosen on held-out samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxprune.recovery.least_squares import direct_flops, solve_on_mask
+from onnxprune.recovery.problem import F64, Mask, Quadratic, validation_error
+
+#: Relative damping tried by default, smallest first.
+CANDIDATES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+#: Rows are sampled so that one candidate's solve stays below this many flops.
+TRIAL_FLOPS = 2e10
+
+
+@dataclass(frozen=True)
+class HeldOut:
+    """Statistics of samples that no solver has seen.
+
+    Attributes:
+        gram: H [d, d], centred like the training one.
+        cross: G [R, d]; None in the symmetric mode.
+    """
+
+    gram: F64
+    cross: F64 | None = None
+
+    def error(self, candidate: F64, weight: F64) -> float:
+        """Error up to a constant; see :func:`~onnxprune.recovery.problem.validation_error`."""
+        return validation_error(candidate, weight, self.gram, self.cross)
+
+
+def choose_damping(
+    weight: F64,
+    gram: F64,
+    mask: Mask,
+    held_out: HeldOut,
+    cross: F64 | None = None,
+    *,
+    candidates: Sequence[float] = CANDIDATES,
+) -> float:
+    """Return the relative damping whose re-solve on ``mask`` errs least on held-out samples.
+
+    Args:
+        weight: W [R, d].
+        gram: undamped H [d, d].
+        mask: what is kept [R, d].
+        held_out: the other samples' statistics.
+        cross: G [R, d] or None.
+        candidates: dampings to try; ties go to the earlier one.
+    """
+    step = max(1, int(np.ceil(direct_flops(mask) / TRIAL_FLOPS)))
+    rows = slice(None, None, step)
+    sampled = HeldOut(held_out.gram, None if held_out.cross is None else held_out.cross[rows])
+    part = None if cross is None else cross[rows]
+    errors = []
+    for damping in candidates:
+        problem = Quadratic.build(weight[rows], gram, part, damping=damping)
+        errors.append(sampled.error(solve_on_mask(problem, mask[rows]), problem.weight))
+    return candidates[int(np.argmin(errors))]
