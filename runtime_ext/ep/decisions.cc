@@ -58,6 +58,12 @@ void SessionLog::note(const std::string& key, const std::string& value) {
   notes_.emplace_back(key, value);
 }
 
+void SessionLog::set_kernel(int group, const std::string& node, const std::string& kernel) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  for (Decision& d : decisions_)
+    if (d.group == group && d.node == node) d.kernel = kernel;
+}
+
 void SessionLog::add_time(const StepTime& step) {
   std::lock_guard<std::mutex> lock(mutex_);
   for (StepTime& known : times_) {

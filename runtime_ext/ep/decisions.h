@@ -32,8 +32,10 @@ struct StepTime {
 class SessionLog {
  public:
   void add(Decision decision);
-  // Sets kernel and reason of an already recorded node once compiled.
+  // A fact about the whole session.
   void note(const std::string& key, const std::string& value);
+  // Names what computes the node, once that is known.
+  void set_kernel(int group, const std::string& node, const std::string& kernel);
   void add_time(const StepTime& step);
   std::string json() const;
   int next_group() { return groups_++; }

@@ -63,6 +63,7 @@ bool absorb(Program* program, const Uses& uses, size_t i) {
   auto replace = [&](int producer, Op merged) {
     merged.out = op.out;
     merged.label += " + " + op.label;
+    merged.nodes.insert(merged.nodes.end(), op.nodes.begin(), op.nodes.end());
     program->ops[i] = std::move(merged);
     program->ops.erase(program->ops.begin() + producer);
     return true;

@@ -42,7 +42,8 @@ struct WeightSource {
 
 struct Op {
   OpKind kind = OpKind::pointwise;
-  std::string label;         // names of the nodes it stands for
+  std::string label;               // names of the nodes it stands for, for messages
+  std::vector<std::string> nodes;  // the same one by one
   std::vector<int> in;       // values
   int out = -1;
   int residual = -1;         // conv: value added before or after the activation (not in `in`)

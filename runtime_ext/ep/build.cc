@@ -1,0 +1,45 @@
+#include "ep/build.h"
+
+#include <unordered_map>
+
+namespace onnxprune::ep {
+
+Program build_program(const Graph& graph, const Lowering& lowering, const std::vector<int>& chosen, Domain domain,
+                      const std::vector<int>& inputs, const std::vector<int>& outputs) {
+  Program program;
+  program.domain = domain;
+  std::unordered_map<int, int> local;  // graph value -> program value
+  auto number = [&](int value) {
+    auto [where, fresh] = local.emplace(value, program.value_count);
+    if (fresh) ++program.value_count;
+    return where->second;
+  };
+  for (int value : inputs) {
+    program.inputs.push_back(number(value));
+    Shape shape;
+    for (const Dim& dim : lowering.dims[static_cast<size_t>(value)]) shape.push_back(dim.value);
+    program.input_shapes.push_back(std::move(shape));
+  }
+  for (int index : chosen) {
+    const Unit& unit = lowering.units[static_cast<size_t>(index)];
+    Op op = unit.op;
+    for (int& value : op.in) {
+      auto known = local.find(value);
+      if (known == local.end())
+        throw abi::Error("onnxprune: '" + graph.value(value).name + "' is read before it is made");
+      value = known->second;
+    }
+    op.out = number(op.out);
+    for (int node : unit.nodes) op.nodes.push_back(graph.label(graph.node(node)));
+    program.ops.push_back(std::move(op));
+  }
+  for (int value : outputs) {
+    program.outputs.push_back(number(value));
+    program.output_ranks.push_back(static_cast<int>(lowering.dims[static_cast<size_t>(value)].size()));
+  }
+  fuse(&program);
+  pack_weights(&program);
+  return program;
+}
+
+}  // namespace onnxprune::ep

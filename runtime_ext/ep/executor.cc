@@ -1,0 +1,268 @@
+#include "ep/executor.h"
+
+#include <algorithm>
+#include <atomic>
+#include <chrono>
+#include <cstdlib>
+#include <thread>
+
+namespace onnxprune::ep {
+namespace {
+
+// How many shapes of inputs are kept ready. Sessions usually see one; a few for varying lengths.
+constexpr size_t kMaxInstances = 8;
+constexpr size_t kMaxEntries = 32;
+
+// The session's own thread pool.
+class SessionParallel final : public Parallel {
+ public:
+  SessionParallel(abi::KernelContext* context, int threads) : context_(context), threads_(threads) {}
+  int threads() const override { return threads_; }
+  void run(int chunks, const std::function<void(int)>& body) override {
+    struct Task {
+      const std::function<void(int)>* body;
+      std::atomic<bool> failed{false};
+      std::mutex mutex;
+      std::string message;
+    } task{&body, {}, {}, {}};
+    abi::check(abi::fn().KernelContext_ParallelFor(
+        context_,
+        [](void* data, size_t chunk) {
+          auto* t = static_cast<Task*>(data);
+          try {
+            (*t->body)(static_cast<int>(chunk));
+          } catch (const std::exception& e) {
+            std::lock_guard<std::mutex> lock(t->mutex);
+            t->failed = true;
+            t->message = e.what();
+          }
+        },
+        static_cast<size_t>(chunks), static_cast<size_t>(chunks), &task));
+    if (task.failed) throw abi::Error(task.message);
+  }
+
+ private:
+  abi::KernelContext* context_;
+  int threads_;
+};
+
+bool all_known(const std::vector<Shape>& shapes) {
+  for (const Shape& shape : shapes)
+    for (int64_t d : shape)
+      if (d < 0) return false;
+  return true;
+}
+
+int64_t elements(const Shape& shape) {
+  int64_t n = 1;
+  for (int64_t d : shape) n *= d;
+  return n;
+}
+
+}  // namespace
+
+// A workspace borrowed for one run.
+class Executor::WorkspaceLease {
+ public:
+  WorkspaceLease(Executor* owner, size_t bytes) : owner_(owner) {
+    {
+      std::lock_guard<std::mutex> lock(owner->mutex_);
+      for (size_t i = 0; i < owner->idle_.size(); ++i) {
+        if (owner->idle_[i].bytes < bytes) continue;
+        workspace_ = owner->idle_[i];
+        owner->idle_.erase(owner->idle_.begin() + static_cast<std::ptrdiff_t>(i));
+        return;
+      }
+    }
+    const size_t rounded = (std::max<size_t>(bytes, 64) + 63) / 64 * 64;
+    workspace_.data = std::aligned_alloc(64, rounded);
+    if (workspace_.data == nullptr) throw std::bad_alloc();
+    workspace_.bytes = rounded;
+  }
+  ~WorkspaceLease() {
+    std::lock_guard<std::mutex> lock(owner_->mutex_);
+    // Smaller ones are of no more use once larger shapes have been seen.
+    auto& idle = owner_->idle_;
+    for (size_t i = 0; i < idle.size();) {
+      if (idle[i].bytes < workspace_.bytes) {
+        std::free(idle[i].data);
+        idle.erase(idle.begin() + static_cast<std::ptrdiff_t>(i));
+      } else {
+        ++i;
+      }
+    }
+    idle.push_back(workspace_);
+  }
+  WorkspaceLease(const WorkspaceLease&) = delete;
+  WorkspaceLease& operator=(const WorkspaceLease&) = delete;
+  void* data() const { return workspace_.data; }
+
+ private:
+  Executor* owner_;
+  Workspace workspace_;
+};
+
+Executor::Executor(Program program, ExecutorOptions options)
+    : program_(std::move(program)), options_(std::move(options)), threads_(options_.threads) {
+  const int machine = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  plan_threads_ = threads_ > 0 ? threads_ : machine;
+}
+
+Executor::~Executor() {
+  for (const Workspace& workspace : idle_) std::free(workspace.data);
+}
+
+void Executor::prepare() {
+  if (!all_known(program_.input_shapes)) return;
+  for (const Shape& shape : program_.input_shapes)
+    if (elements(shape) == 0) return;
+  entry_for(program_.input_shapes);
+  for (Op& op : program_.ops) op.weights.reset();
+  fixed_ = true;
+}
+
+std::shared_ptr<const Instance> Executor::instance_for(const std::vector<Shape>& image_shapes) {
+  for (auto& known : instances_)
+    if (known.first == image_shapes) return known.second;
+  if (fixed_)
+    throw abi::Error("onnxprune: an input of shape " + to_string(image_shapes[0]) +
+                     " where the model promised another one", abi::kInvalidArgument);
+  InstanceOptions options;
+  options.isa = options_.isa;
+  options.threads = plan_threads_;
+  options.generate_code = options_.generate_code;
+  auto instance = std::make_shared<const Instance>(program_, image_shapes, options);
+  if (instances_.size() >= kMaxInstances) instances_.pop_back();
+  instances_.insert(instances_.begin(), {image_shapes, instance});
+  return instance;
+}
+
+std::shared_ptr<const Executor::Entry> Executor::make_entry(const std::vector<Shape>& shapes) {
+  auto entry = std::make_shared<Entry>();
+  entry->inputs = shapes;
+  std::vector<Shape> all = infer_shapes(program_, shapes);
+  for (int v : program_.outputs) entry->outputs.push_back(all[static_cast<size_t>(v)]);
+  bool empty = false;
+  for (const Shape& shape : shapes) empty = empty || elements(shape) == 0;
+  if (empty) return entry;
+  std::vector<Shape> image_shapes = shapes;
+  if (program_.domain == Domain::image) {
+    entry->images = shapes[0][0];
+    for (Shape& shape : image_shapes) {
+      if (shape[0] != entry->images)
+        throw abi::Error("onnxprune: inputs of different batch sizes", abi::kInvalidArgument);
+      shape[0] = 1;
+    }
+  }
+  entry->instance = instance_for(image_shapes);
+  return entry;
+}
+
+std::shared_ptr<const Executor::Entry> Executor::entry_for(const std::vector<Shape>& shapes) {
+  std::lock_guard<std::mutex> lock(mutex_);
+  for (size_t i = 0; i < entries_.size(); ++i) {
+    if (entries_[i]->inputs != shapes) continue;
+    if (i > 0) std::rotate(entries_.begin(), entries_.begin() + static_cast<std::ptrdiff_t>(i),
+                           entries_.begin() + static_cast<std::ptrdiff_t>(i) + 1);
+    return entries_[0];
+  }
+  auto entry = make_entry(shapes);
+  if (entries_.size() >= kMaxEntries) entries_.pop_back();
+  entries_.insert(entries_.begin(), entry);
+  return entry;
+}
+
+// The interface does not tell how many threads the session has: run many small tasks that wait for
+// each other for a moment and count the threads that turn up.
+void Executor::find_threads(abi::KernelContext* context) {
+  struct Probe {
+    std::mutex mutex;
+    std::vector<std::thread::id> seen;
+    std::chrono::steady_clock::time_point deadline;
+  } probe;
+  const int limit = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
+  probe.deadline = std::chrono::steady_clock::now() + std::chrono::milliseconds(2);
+  abi::check(abi::fn().KernelContext_ParallelFor(
+      context,
+      [](void* data, size_t) {
+        auto* p = static_cast<Probe*>(data);
+        {
+          std::lock_guard<std::mutex> lock(p->mutex);
+          auto self = std::this_thread::get_id();
+          if (std::find(p->seen.begin(), p->seen.end(), self) == p->seen.end()) p->seen.push_back(self);
+        }
+        while (std::chrono::steady_clock::now() < p->deadline) std::this_thread::yield();
+      },
+      static_cast<size_t>(limit), 0, &probe));
+  std::lock_guard<std::mutex> lock(mutex_);
+  if (threads_ == 0) threads_ = static_cast<int>(std::max<size_t>(1, probe.seen.size()));
+}
+
+void Executor::run(abi::KernelContext* context) {
+  const size_t count = program_.inputs.size();
+  std::vector<Shape> shapes(count);
+  std::vector<const float*> inputs(count);
+  for (size_t i = 0; i < count; ++i) {
+    const abi::Value* value = nullptr;
+    abi::check(abi::fn().KernelContext_GetInput(context, i, &value));
+    if (value == nullptr) throw abi::Error("onnxprune: an input is missing", abi::kInvalidArgument);
+    abi::TensorDesc desc = abi::describe(value);
+    if (desc.type != abi::kFloat) throw abi::Error("onnxprune: an input is not float32", abi::kInvalidArgument);
+    shapes[i] = std::move(desc.dims);
+    inputs[i] = static_cast<const float*>(abi::tensor_data(value));
+  }
+  if (threads_ == 0) find_threads(context);
+  std::shared_ptr<const Entry> entry = entry_for(shapes);
+  std::vector<float*> outputs(program_.outputs.size());
+  for (size_t i = 0; i < outputs.size(); ++i) {
+    abi::Value* value = nullptr;
+    const Shape& shape = entry->outputs[i];
+    abi::check(abi::fn().KernelContext_GetOutput(context, i, shape.data(), shape.size(), &value));
+    outputs[i] = static_cast<float*>(const_cast<void*>(abi::tensor_data(value)));
+  }
+  if (!entry->instance) return;
+
+  const Instance& instance = *entry->instance;
+  std::vector<double> microseconds(options_.profile ? instance.steps().size() : 0, 0.0);
+  auto one = [&](int64_t image, Parallel* parallel, double* times) {
+    std::vector<const float*> in(inputs);
+    std::vector<float*> out(outputs);
+    for (size_t i = 0; i < in.size(); ++i) in[i] += image * (elements(shapes[i]) / entry->images);
+    for (size_t i = 0; i < out.size(); ++i) out[i] += image * (elements(entry->outputs[i]) / entry->images);
+    WorkspaceLease workspace(this, instance.workspace_bytes());
+    instance.run(in.data(), out.data(), workspace.data(), parallel, times);
+  };
+  SessionParallel parallel(context, threads_);
+  SerialParallel serial;
+  if (threads_ > 1 && entry->images >= threads_ && !options_.profile) {
+    // Enough images for everybody: one thread an image, no meeting points inside.
+    parallel.run(static_cast<int>(entry->images), [&](int image) { one(image, &serial, nullptr); });
+  } else {
+    Parallel* inner = threads_ > 1 ? static_cast<Parallel*>(&parallel) : &serial;
+    for (int64_t image = 0; image < entry->images; ++image)
+      one(image, inner, options_.profile ? microseconds.data() : nullptr);
+  }
+  if (options_.profile) record(instance, microseconds);
+}
+
+void Executor::record(const Instance& instance, const std::vector<double>& microseconds) {
+  for (size_t i = 0; i < microseconds.size(); ++i) {
+    StepTime time;
+    time.name = instance.steps()[i].label;
+    time.kernel = instance.steps()[i].kernel;
+    time.group = options_.group;
+    time.calls = 1;
+    time.total_us = microseconds[i];
+    options_.log->add_time(time);
+  }
+}
+
+std::vector<std::pair<std::string, std::string>> Executor::kernels() const {
+  if (!instances_.empty()) return instances_.front().second->kernels();
+  std::vector<std::pair<std::string, std::string>> out;
+  for (const Op& op : program_.ops)
+    for (const std::string& node : op.nodes) out.emplace_back(node, op.weights ? op.weights->name() : "planes");
+  return out;
+}
+
+}  // namespace onnxprune::ep

@@ -1,0 +1,70 @@
+// Runs a program for onnxruntime: picks or builds the instance for the input shapes at hand, keeps
+// workspaces, spreads work over the session's threads.
+#pragma once
+
+#include <memory>
+#include <mutex>
+#include <string>
+#include <vector>
+
+#include "abi/api.h"
+#include "ep/decisions.h"
+#include "ep/instance.h"
+
+namespace onnxprune::ep {
+
+struct ExecutorOptions {
+  kernels::Isa isa = kernels::active_isa();
+  int threads = 0;  // 0 = find out at the first run
+  bool profile = false;
+  bool generate_code = true;
+  int group = 0;
+  std::shared_ptr<SessionLog> log;
+};
+
+class Executor {
+ public:
+  Executor(Program program, ExecutorOptions options);
+  ~Executor();
+
+  // Builds the instance for the shapes known at compile time, if all are known, and then forgets the
+  // canonical weights: the kernels hold their own.
+  void prepare();
+  void run(abi::KernelContext* context);
+  int group() const { return options_.group; }
+  // Name of each node and of what computes it: the kernel, or the storage of its weight as long as no
+  // input shape is known.
+  std::vector<std::pair<std::string, std::string>> kernels() const;
+
+ private:
+  struct Entry {
+    std::vector<Shape> inputs;
+    std::vector<Shape> outputs;
+    int64_t images = 1;  // how often the instance runs
+    std::shared_ptr<const Instance> instance;  // null when there is nothing to compute
+  };
+
+  std::shared_ptr<const Entry> entry_for(const std::vector<Shape>& shapes);
+  std::shared_ptr<const Entry> make_entry(const std::vector<Shape>& shapes);
+  std::shared_ptr<const Instance> instance_for(const std::vector<Shape>& image_shapes);
+  void find_threads(abi::KernelContext* context);
+  void record(const Instance& instance, const std::vector<double>& microseconds);
+
+  Program program_;
+  ExecutorOptions options_;
+  bool fixed_ = false;  // weights are gone: only the prepared shapes can run
+  std::mutex mutex_;
+  int threads_ = 0;       // of the session, 0 = not known yet
+  int plan_threads_ = 1;  // what work is cut for
+  std::vector<std::shared_ptr<const Entry>> entries_;  // most recently used first
+  std::vector<std::pair<std::vector<Shape>, std::shared_ptr<const Instance>>> instances_;
+
+  struct Workspace {
+    void* data = nullptr;
+    size_t bytes = 0;
+  };
+  class WorkspaceLease;
+  std::vector<Workspace> idle_;
+};
+
+}  // namespace onnxprune::ep

@@ -1,0 +1,490 @@
+#include "ep/instance.h"
+
+#include <algorithm>
+#include <chrono>
+#include <cstring>
+#include <stdexcept>
+
+#include "ep/arena.h"
+
+namespace onnxprune::ep {
+
+using kernels::PlaneLayout;
+
+// Turns ops into steps, and forms of values into buffers.
+class InstanceBuilder {
+ public:
+  InstanceBuilder(const Program& program, const std::vector<Shape>& shapes, const InstanceOptions& options,
+                  Instance* instance)
+      : program_(program), options_(options), instance_(instance) {
+    plan_ = plan_layouts(program, infer_shapes(program, shapes));
+  }
+
+  void build() {
+    place_concat_operands();
+    bind_borders();
+    for (int v : program_.inputs) convert_from(v, kDense);
+    for (size_t i = 0; i < program_.ops.size(); ++i) {
+      emit(program_.ops[i], plan_.ops[i]);
+      convert_from(program_.ops[i].out, value(program_.ops[i].out).primary);
+    }
+    for (const auto& copy : output_copies_) emit_copy(copy.first, copy.second);
+    allocate();
+  }
+
+ private:
+  struct Buffer {
+    int64_t floats = 0;
+    int parent = -1;            // buffer it is a part of
+    int64_t parent_offset = 0;
+    bool bound = false;         // lies in an input or output of the run
+    Place place;
+    int first = 1 << 30, last = -1;  // steps that use it
+  };
+  struct Pending {  // a place known only after allocation
+    int buffer;
+    std::shared_ptr<Place> place;
+  };
+
+  static size_t at(int i) { return static_cast<size_t>(i); }
+  ValuePlan& value(int v) { return plan_.values[at(v)]; }
+  const PlaneLayout& layout(int v, Form form) { return value(v).forms.at(form); }
+  int32_t channels(int v) { return static_cast<int32_t>(value(v).view.channels); }
+
+  int buffer_of(int v, Form form) {
+    auto [where, fresh] = buffers_by_form_.emplace(std::make_pair(v, form), static_cast<int>(buffers_.size()));
+    if (fresh) {
+      Buffer buffer;
+      const View& x = value(v).view;
+      buffer.floats = form.dense() ? x.images * x.channels * x.pixels() + 64
+                                   : layout(v, form).buffer_floats(channels(v), static_cast<int32_t>(x.images));
+      buffers_.push_back(buffer);
+    }
+    return where->second;
+  }
+
+  // A handle that will hold the buffer's place once memory is laid out; notes the use by the next step.
+  std::shared_ptr<Place> use(int v, Form form) {
+    int b = buffer_of(v, form);
+    const int step = static_cast<int>(instance_->steps_.size());
+    for (int i = b; i >= 0; i = buffers_[at(i)].parent) {
+      buffers_[at(i)].first = std::min(buffers_[at(i)].first, step);
+      buffers_[at(i)].last = std::max(buffers_[at(i)].last, step);
+    }
+    auto place = std::make_shared<Place>();
+    pending_.push_back({b, place});
+    return place;
+  }
+
+  // Operands of a concatenation are written straight into their slice of the result.
+  void place_concat_operands() {
+    for (size_t i = 0; i < program_.ops.size(); ++i) {
+      const Op& op = program_.ops[i];
+      if (op.kind != OpKind::concat) continue;
+      const Form form = plan_.ops[i].out;
+      const int whole = buffer_of(op.out, form);
+      int64_t channel = 0;
+      for (int v : op.in) {
+        const int part = buffer_of(v, form);
+        Buffer& b = buffers_[at(part)];
+        // An input's dense form is onnxruntime's own buffer; a value can lie in one place only.
+        const bool movable = b.parent < 0 && part != whole && !(form.dense() && is_input(v)) &&
+                             value(v).view.images == 1 && !contains(part, whole);
+        if (movable) {
+          b.parent = whole;
+          b.parent_offset = channel * layout(op.out, form).plane_stride;
+        }
+        channel += channels(v);
+      }
+    }
+  }
+
+  bool contains(int outer, int inner) const {
+    for (int i = inner; i >= 0; i = buffers_[at(i)].parent)
+      if (i == outer) return true;
+    return false;
+  }
+  bool is_input(int v) const {
+    return std::find(program_.inputs.begin(), program_.inputs.end(), v) != program_.inputs.end();
+  }
+  int root(int buffer, int64_t* offset) const {
+    *offset = 0;
+    for (; buffers_[at(buffer)].parent >= 0; buffer = buffers_[at(buffer)].parent)
+      *offset += buffers_[at(buffer)].parent_offset;
+    return buffer;
+  }
+
+  // Inputs and outputs live in onnxruntime's buffers. A dense buffer that already lies elsewhere (in a
+  // concatenation, or in an input) is copied out at the end instead.
+  void bind_borders() {
+    for (size_t k = 0; k < program_.inputs.size(); ++k) {
+      Buffer& b = buffers_[at(buffer_of(program_.inputs[k], kDense))];
+      b.bound = true;
+      b.place = {Place::input, static_cast<int>(k), 0};
+    }
+    for (size_t k = 0; k < program_.outputs.size(); ++k) {
+      const int v = program_.outputs[k];
+      Buffer& b = buffers_[at(buffer_of(v, kDense))];
+      const Place place{Place::output, static_cast<int>(k), 0};
+      if (b.bound || b.parent >= 0) {
+        output_copies_.emplace_back(v, place);
+      } else {
+        b.bound = true;
+        b.place = place;
+      }
+    }
+  }
+
+  template <typename Body>
+  Step& add(const std::string& label, const std::string& kernel, int64_t items, double cycles, Body body) {
+    Step step;
+    step.label = label;
+    step.kernel = kernel;
+    step.items = items;
+    step.cycles = cycles;
+    step.body = std::move(body);
+    instance_->steps_.push_back(std::move(step));
+    return instance_->steps_.back();
+  }
+
+  // Moving data costs about a cycle for every four floats.
+  static double moving(int64_t floats) { return 0.25 * static_cast<double>(floats); }
+
+  void emit_copy(int v, const Place& place) {
+    auto from = use(v, kDense);
+    const View& x = value(v).view;
+    const int64_t floats = x.images * x.channels * x.pixels();
+    add("copy", "copy", 1, moving(floats), [=](const Frame& f, int64_t, int64_t, void*) {
+      std::memcpy(f.at(place), f.at(*from), static_cast<size_t>(floats) * sizeof(float));
+    });
+  }
+
+  // All other forms of `v` from the one that has just been written.
+  void convert_from(int v, Form source) {
+    for (const auto& entry : value(v).forms) {
+      if (entry.first == source) continue;
+      emit_conversion(v, source, entry.first);
+    }
+  }
+
+  void emit_conversion(int v, Form source, Form target) {
+    const View x = value(v).view;
+    const PlaneLayout from = layout(v, source), to = layout(v, target);
+    // The same bytes under two names: nothing to move.
+    if (same_bytes(source, from, target, to) && alias(v, source, target)) return;
+    auto in = use(v, source), out = use(v, target);
+    const int64_t image = x.channels * x.pixels();
+    const double cost = moving(2 * x.images * image);
+    const int64_t images = x.images, channels = x.channels;
+    const bool tokens = program_.domain == Domain::tokens;
+    auto step = [&](const char* kernel, auto one) {
+      Step& s = add("layout", kernel, images * channels, cost, [=](const Frame& f, int64_t first, int64_t last, void*) {
+        // Items run over images x channels; cut the range at image borders.
+        while (first < last) {
+          const int64_t n = first / channels, c0 = first % channels;
+          const int64_t c1 = std::min(channels, c0 + (last - first));
+          one(f.at(*in), f.at(*out), n, static_cast<int32_t>(c0), static_cast<int32_t>(c1));
+          first += c1 - c0;
+        }
+      });
+      if (tokens) s.grain = 16;
+    };
+    if (source.dense() && tokens) {
+      step("import_tokens", [=](const float* a, float* b, int64_t, int32_t c0, int32_t c1) {
+        kernels::import_tokens(a, channels, to, b, c0, c1);
+      });
+    } else if (target.dense() && tokens) {
+      step("export_tokens", [=](const float* a, float* b, int64_t, int32_t c0, int32_t c1) {
+        kernels::export_tokens(from, a, b, channels, c0, c1);
+      });
+    } else if (source.dense()) {
+      const int64_t stride = to.image_floats(static_cast<int32_t>(channels));
+      step("import_nchw", [=](const float* a, float* b, int64_t n, int32_t c0, int32_t c1) {
+        kernels::import_nchw(a + n * image, to, b + n * stride, c0, c1);
+      });
+    } else if (target.dense()) {
+      const int64_t stride = from.image_floats(static_cast<int32_t>(channels));
+      step("export_nchw", [=](const float* a, float* b, int64_t n, int32_t c0, int32_t c1) {
+        kernels::export_nchw(from, a + n * stride, b + n * image, c0, c1);
+      });
+    } else {
+      const int64_t stride = from.image_floats(static_cast<int32_t>(channels));
+      const int64_t target_stride = to.image_floats(static_cast<int32_t>(channels));
+      step("convert_planes", [=](const float* a, float* b, int64_t n, int32_t c0, int32_t c1) {
+        kernels::convert_planes(from, a + n * stride, to, b + n * target_stride, c0, c1);
+      });
+    }
+  }
+
+  bool same_bytes(Form source, const PlaneLayout& from, Form target, const PlaneLayout& to) const {
+    if (program_.domain == Domain::tokens && source.dense() != target.dense()) return false;
+    return from.plain() && to.plain() && from.pitch == to.pitch && from.plane_stride == to.plane_stride &&
+           from.lead == to.lead;
+  }
+
+  // Lets two forms of a value share memory; false when both are already fixed elsewhere.
+  bool alias(int v, Form source, Form target) {
+    const int a = buffer_of(v, source), b = buffer_of(v, target);
+    Buffer &x = buffers_[at(a)], &y = buffers_[at(b)];
+    if (y.parent < 0 && !y.bound && !contains(b, a)) {
+      y.parent = a;
+      y.parent_offset = 0;
+      return true;
+    }
+    if (x.parent < 0 && !x.bound && !contains(a, b)) {
+      x.parent = b;
+      x.parent_offset = 0;
+      return true;
+    }
+    return false;
+  }
+
+  void emit(const Op& op, const OpPlan& o);
+  void emit_conv(const Op& op, const OpPlan& o);
+  void emit_pool(const Op& op, const OpPlan& o);
+  void emit_flatten(const Op& op);
+  void emit_concat(const Op& op, Form form);
+  void emit_pointwise(const Op& op, Form form);
+  void allocate();
+
+  const Program& program_;
+  const InstanceOptions& options_;
+  Instance* instance_;
+  LayoutPlan plan_;
+  std::vector<Buffer> buffers_;
+  std::map<std::pair<int, Form>, int> buffers_by_form_;
+  std::vector<Pending> pending_;
+  std::vector<std::pair<int, Place>> output_copies_;
+};
+
+void InstanceBuilder::emit_conv(const Op& op, const OpPlan& o) {
+  kernels::PlanOptions options;
+  options.isa = options_.isa;
+  options.threads = options_.threads;
+  options.generate_code = options_.generate_code;
+  options.epilogue = op.epilogue;
+  const PlaneLayout &from = layout(op.in[0], o.in), &to = layout(op.out, o.out);
+  kernels::PlanPtr made;
+  kernels::Status status = kernels::make_plan(*op.weights, from, to, options, &made);
+  if (!status.ok())
+    throw std::runtime_error("onnxprune: no kernel for '" + op.label + "': " + std::string(status.message));
+  std::shared_ptr<kernels::Plan> plan(std::move(made));
+  const View& x = value(op.in[0]).view;
+  const int32_t images = static_cast<int32_t>(x.images);
+  const int64_t in_stride = from.image_floats(channels(op.in[0])), out_stride = to.image_floats(channels(op.out));
+  auto in = use(op.in[0], o.in), out = use(op.out, o.out);
+  auto residual = op.residual >= 0 ? use(op.residual, o.out) : nullptr;
+  const kernels::PlanInfo& info = plan->info();
+  Step& step = add(op.label, info.kernel, plan->work_items(images), info.cycles * images,
+                   [=](const Frame& f, int64_t first, int64_t last, void* scratch) {
+                     kernels::RunArgs args;
+                     args.in = f.at(*in);
+                     args.out = f.at(*out);
+                     args.residual = residual ? f.at(*residual) : nullptr;
+                     args.images = images;
+                     args.in_image_stride = in_stride;
+                     args.out_image_stride = out_stride;
+                     plan->run(args, first, last, scratch);
+                   });
+  step.scratch = plan->scratch_bytes();
+  instance_->packed_bytes_ += info.bytes;
+  for (const std::string& node : op.nodes) instance_->kernels_.emplace_back(node, info.kernel);
+  instance_->owned_.push_back(std::move(plan));
+}
+
+void InstanceBuilder::emit_pool(const Op& op, const OpPlan& o) {
+  const PlaneLayout from = layout(op.in[0], o.in), to = layout(op.out, o.out);
+  const View& y = value(op.out).view;
+  auto in = use(op.in[0], o.in), out = use(op.out, o.out);
+  const kernels::ConvGeometry geometry = op.geometry;
+  const bool maximum = op.maximum, include = op.count_include_pad;
+  const double cost = 0.2 * static_cast<double>(y.channels * y.pixels() * geometry.taps());
+  add(op.label, maximum ? "max_pool" : "average_pool", y.channels, cost,
+      [=](const Frame& f, int64_t first, int64_t last, void*) {
+        const int32_t a = static_cast<int32_t>(first), b = static_cast<int32_t>(last);
+        if (maximum) {
+          kernels::max_pool(geometry, from, f.at(*in), to, f.at(*out), a, b);
+        } else {
+          kernels::average_pool(geometry, include, from, f.at(*in), to, f.at(*out), a, b);
+        }
+      });
+}
+
+void InstanceBuilder::emit_flatten(const Op& op) {
+  const int source = buffer_of(op.in[0], kDense), target = buffer_of(op.out, kDense);
+  Buffer& b = buffers_[at(target)];
+  if (b.parent < 0 && !b.bound && !contains(target, source)) {
+    b.parent = source;
+    return;
+  }
+  auto in = use(op.in[0], kDense), out = use(op.out, kDense);
+  const View& x = value(op.in[0]).view;
+  const int64_t floats = x.images * x.channels * x.pixels();
+  add(op.label, "copy", 1, moving(floats), [=](const Frame& f, int64_t, int64_t, void*) {
+    std::memcpy(f.at(*out), f.at(*in), static_cast<size_t>(floats) * sizeof(float));
+  });
+}
+
+void InstanceBuilder::emit_concat(const Op& op, Form form) {
+  const int whole = buffer_of(op.out, form);
+  const PlaneLayout l = layout(op.out, form);
+  int64_t channel = 0;
+  for (int v : op.in) {
+    const int64_t offset = channel * l.plane_stride, floats = channels(v) * l.plane_stride;
+    channel += channels(v);
+    const Buffer& b = buffers_[at(buffer_of(v, form))];
+    if (b.parent == whole && b.parent_offset == offset) continue;
+    auto in = use(v, form), out = use(op.out, form);
+    add(op.label, "copy", 1, moving(2 * floats), [=](const Frame& f, int64_t, int64_t, void*) {
+      std::memcpy(f.at(*out) + offset, f.at(*in), static_cast<size_t>(floats) * sizeof(float));
+    });
+  }
+}
+
+void InstanceBuilder::emit_pointwise(const Op& op, Form form) {
+  const PlaneLayout l = layout(op.out, form);
+  const View& x = value(op.out).view;
+  auto a = use(op.in[0], form), out = use(op.out, form);
+  const int64_t images = x.images, planes = images * x.channels;
+  const double cost = moving(3 * planes * l.plane_stride) * (op.epilogue.activation > kernels::Activation::clip ? 8 : 1);
+  const kernels::Epilogue epilogue = op.epilogue;
+  // Images follow each other plane by plane, so a batch is just more planes. (Batches of more than one
+  // image only occur where constants multiply from the left, whose ops have no per-channel numbers.)
+  if (op.kind == OpKind::binary && !op.gate) {
+    auto b = use(op.in[1], form);
+    const kernels::Binary what = op.binary;
+    add(op.label, "binary_planes", planes, cost, [=](const Frame& f, int64_t first, int64_t last, void*) {
+      kernels::binary_planes(what, l, f.at(*a), f.at(*b), f.at(*out), epilogue, static_cast<int32_t>(first),
+                             static_cast<int32_t>(last));
+    });
+    return;
+  }
+  if (op.gate) {
+    auto gate = use(op.in[1], kDense);
+    add(op.label, "affine_planes", planes, cost, [=](const Frame& f, int64_t first, int64_t last, void*) {
+      kernels::affine_planes(l, f.at(*a), f.at(*gate), nullptr, f.at(*out), epilogue, static_cast<int32_t>(first),
+                             static_cast<int32_t>(last));
+    });
+    return;
+  }
+  // Constants are spread to one per plane, so that the kernel needs no second case.
+  auto spread = [&](const std::vector<float>& values) {
+    std::shared_ptr<std::vector<float>> out_values;
+    if (values.empty()) return out_values;
+    out_values = std::make_shared<std::vector<float>>(static_cast<size_t>(planes));
+    for (int64_t i = 0; i < planes; ++i)
+      (*out_values)[static_cast<size_t>(i)] =
+          values.size() == 1 ? values[0] : values[static_cast<size_t>(i % x.channels)];
+    return out_values;
+  };
+  auto scale = spread(op.scale), shift = spread(op.shift);
+  add(op.label, "affine_planes", planes, cost, [=](const Frame& f, int64_t first, int64_t last, void*) {
+    kernels::affine_planes(l, f.at(*a), scale ? scale->data() : nullptr, shift ? shift->data() : nullptr,
+                           f.at(*out), epilogue, static_cast<int32_t>(first), static_cast<int32_t>(last));
+  });
+}
+
+void InstanceBuilder::emit(const Op& op, const OpPlan& o) {
+  if (op.kind != OpKind::conv)
+    for (const std::string& node : op.nodes) instance_->kernels_.emplace_back(node, "planes");
+  switch (op.kind) {
+    case OpKind::conv:
+      return emit_conv(op, o);
+    case OpKind::pool:
+      return emit_pool(op, o);
+    case OpKind::global_pool: {
+      const PlaneLayout l = layout(op.in[0], kPlain);
+      auto in = use(op.in[0], kPlain), out = use(op.out, kDense);
+      const View& x = value(op.in[0]).view;
+      const bool maximum = op.maximum;
+      add(op.label, maximum ? "global_max_pool" : "global_average_pool", x.channels,
+          moving(x.channels * x.pixels()), [=](const Frame& f, int64_t first, int64_t last, void*) {
+            auto pool = maximum ? kernels::global_max_pool : kernels::global_average_pool;
+            pool(l, f.at(*in), f.at(*out), static_cast<int32_t>(first), static_cast<int32_t>(last));
+          });
+      return;
+    }
+    case OpKind::flatten:
+      return emit_flatten(op);
+    case OpKind::concat:
+      return emit_concat(op, o.out);
+    case OpKind::pointwise:
+    case OpKind::affine:
+    case OpKind::binary:
+      return emit_pointwise(op, o.out);
+  }
+}
+
+void InstanceBuilder::allocate() {
+  // A buffer lives from its first writer to its last reader; parts extend the life of the whole.
+  for (size_t i = 0; i < buffers_.size(); ++i) {
+    for (int p = buffers_[i].parent; p >= 0; p = buffers_[at(p)].parent) {
+      buffers_[at(p)].first = std::min(buffers_[at(p)].first, buffers_[i].first);
+      buffers_[at(p)].last = std::max(buffers_[at(p)].last, buffers_[i].last);
+    }
+  }
+  std::vector<ArenaRequest> requests;
+  std::vector<int> owner;
+  for (size_t i = 0; i < buffers_.size(); ++i) {
+    const Buffer& b = buffers_[i];
+    if (b.parent >= 0 || b.bound || b.last < 0) continue;
+    requests.push_back({b.floats, b.first, b.last});
+    owner.push_back(static_cast<int>(i));
+  }
+  const std::vector<int64_t> offsets = place(requests, &instance_->arena_floats_);
+  for (size_t i = 0; i < owner.size(); ++i) buffers_[at(owner[i])].place = {Place::arena, 0, offsets[i]};
+  for (const Pending& pending : pending_) {
+    int64_t offset = 0;
+    *pending.place = buffers_[at(root(pending.buffer, &offset))].place;
+    pending.place->offset += offset;
+  }
+  size_t scratch = 0;
+  for (const Step& step : instance_->steps_) scratch = std::max(scratch, (step.scratch + 63) / 64 * 64);
+  instance_->threads_ = options_.threads;
+  instance_->scratch_chunk_ = scratch;
+  instance_->scratch_total_ = scratch * at(options_.threads);
+}
+
+Instance::Instance(const Program& program, const std::vector<Shape>& shapes, const InstanceOptions& options) {
+  InstanceBuilder(program, shapes, options, this).build();
+}
+
+double Instance::cycles() const {
+  double total = 0;
+  for (const Step& step : steps_) total += step.cycles;
+  return total;
+}
+
+void Instance::run(const float* const* inputs, float* const* outputs, void* workspace, Parallel* parallel,
+                   double* microseconds) const {
+  // Below this many cycles a hand-over to another thread costs more than it saves.
+  constexpr double kWorthAThread = 20000;
+  Frame frame;
+  frame.inputs = inputs;
+  frame.outputs = outputs;
+  frame.arena = static_cast<float*>(workspace);
+  char* scratch = static_cast<char*>(workspace) + static_cast<size_t>(arena_floats_) * sizeof(float);
+  const int threads = std::min(parallel->threads(), threads_);
+  auto clock = std::chrono::steady_clock::now();
+  for (size_t i = 0; i < steps_.size(); ++i) {
+    const Step& step = steps_[i];
+    const int64_t pieces = (step.items + step.grain - 1) / step.grain;
+    int chunks = static_cast<int>(std::min<int64_t>({threads, pieces, static_cast<int64_t>(step.cycles / kWorthAThread) + 1}));
+    if (chunks <= 1) {
+      step.body(frame, 0, step.items, scratch);
+    } else {
+      parallel->run(chunks, [&](int chunk) {
+        const int64_t first = pieces * chunk / chunks * step.grain;
+        const int64_t last = std::min(step.items, pieces * (chunk + 1) / chunks * step.grain);
+        if (first < last) step.body(frame, first, last, scratch + scratch_chunk_ * static_cast<size_t>(chunk));
+      });
+    }
+    if (microseconds) {
+      auto now = std::chrono::steady_clock::now();
+      microseconds[i] += std::chrono::duration<double, std::micro>(now - clock).count();
+      clock = now;
+    }
+  }
+}
+
+}  // namespace onnxprune::ep

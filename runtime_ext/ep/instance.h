@@ -1,0 +1,92 @@
+// A program made ready for one input shape: kernels planned, memory laid out. Immutable once built,
+// so any number of threads may run it, each with a workspace of its own.
+#pragma once
+
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "ep/layouts.h"
+#include "ep/program.h"
+
+namespace onnxprune::ep {
+
+// Runs body(chunk) for chunk = 0 .. chunks-1, on whatever threads there are.
+class Parallel {
+ public:
+  virtual ~Parallel() = default;
+  virtual int threads() const = 0;
+  virtual void run(int chunks, const std::function<void(int)>& body) = 0;
+};
+
+class SerialParallel final : public Parallel {
+ public:
+  int threads() const override { return 1; }
+  void run(int chunks, const std::function<void(int)>& body) override {
+    for (int i = 0; i < chunks; ++i) body(i);
+  }
+};
+
+// Where a tensor lives during a run: in the workspace, or in one of onnxruntime's own buffers.
+struct Place {
+  enum Kind : uint8_t { arena, input, output } kind = arena;
+  int index = 0;       // of the input or output
+  int64_t offset = 0;  // floats
+};
+
+struct Frame {
+  const float* const* inputs = nullptr;  // one image of each
+  float* const* outputs = nullptr;
+  float* arena = nullptr;
+  float* at(const Place& place) const {
+    if (place.kind == Place::arena) return arena + place.offset;
+    if (place.kind == Place::output) return outputs[place.index] + place.offset;
+    return const_cast<float*>(inputs[place.index]) + place.offset;
+  }
+};
+
+struct Step {
+  std::string label, kernel;
+  int64_t items = 1;      // independent pieces
+  int64_t grain = 1;      // a chunk of pieces is a multiple of this
+  double cycles = 0;      // estimate, decides whether threads pay
+  size_t scratch = 0;     // bytes each chunk needs
+  std::function<void(const Frame&, int64_t first, int64_t last, void* scratch)> body;
+};
+
+struct InstanceOptions {
+  kernels::Isa isa = kernels::active_isa();
+  int threads = 1;
+  bool generate_code = true;
+};
+
+class Instance {
+ public:
+  // `shapes`: inputs of one image (image domain), else whole. Throws when something cannot be planned.
+  Instance(const Program& program, const std::vector<Shape>& shapes, const InstanceOptions& options);
+
+  const std::vector<Step>& steps() const { return steps_; }
+  // Bytes of a workspace for runs with at most `threads` threads.
+  size_t workspace_bytes() const { return static_cast<size_t>(arena_floats_) * sizeof(float) + scratch_total_; }
+  double cycles() const;
+  // Name of the node and of the kernel that computes it.
+  const std::vector<std::pair<std::string, std::string>>& kernels() const { return kernels_; }
+  int64_t packed_bytes() const { return packed_bytes_; }
+
+  // Runs one image. `microseconds`, when not null, gets the time of each step added.
+  void run(const float* const* inputs, float* const* outputs, void* workspace, Parallel* parallel,
+           double* microseconds) const;
+
+ private:
+  friend class InstanceBuilder;
+  std::vector<Step> steps_;
+  std::vector<std::shared_ptr<void>> owned_;  // plans and constants the steps refer to
+  std::vector<std::pair<std::string, std::string>> kernels_;
+  int64_t arena_floats_ = 0;
+  size_t scratch_total_ = 0, scratch_chunk_ = 0;
+  int64_t packed_bytes_ = 0;
+  int threads_ = 1;
+};
+
+}  // namespace onnxprune::ep

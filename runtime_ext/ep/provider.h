@@ -1,0 +1,34 @@
+// One execution provider instance: what onnxruntime creates for each session.
+#pragma once
+
+#include <memory>
+#include <string>
+#include <unordered_map>
+
+#include "abi/api.h"
+#include "ep/cost.h"
+#include "ep/decisions.h"
+#include "ep/graph.h"
+#include "ep/options.h"
+
+namespace onnxprune::ep {
+
+class Provider : public abi::Ep {
+ public:
+  // Throws when an option cannot be met on this machine.
+  explicit Provider(Options options);
+
+ private:
+  void claim(const Graph& graph, abi::GraphSupport* support);
+  void claim_context(const Graph& graph, int node, abi::GraphSupport* support);
+  abi::NodeComputeInfo* compile_one(const abi::Graph* graph, const abi::Node* fused, abi::Node** context_node);
+  abi::Node* make_context_node(const abi::Node* fused, const std::string& bytes) const;
+
+  Options options_;
+  kernels::Isa isa_;
+  CostModel costs_;
+  std::shared_ptr<SessionLog> log_;
+  std::unordered_map<std::string, int> group_of_value_;  // by name of a value a claimed group makes
+};
+
+}  // namespace onnxprune::ep

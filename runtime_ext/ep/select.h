@@ -1,0 +1,32 @@
+// Which units to claim, and in which groups.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "ep/cost.h"
+#include "ep/options.h"
+
+namespace onnxprune::ep {
+
+struct Group {
+  std::vector<int> units;  // in execution order
+  Domain domain = Domain::image;
+  double ours = 0, cpu = 0;  // predicted cycles, borders included in ours
+};
+
+struct Selection {
+  std::vector<Group> groups;
+  std::vector<std::string> reasons;  // by unit: why not claimed; empty when claimed
+};
+
+// Chooses units whose predicted cost, moving values in and out of the planar layout included, is lower
+// than the CPU provider's (a minimum cut decides), and splits them into convex groups. With
+// `options.regions` off every group is one weighted sum and what fuses into it.
+Selection select(const Graph& graph, const Lowering& lowering, const Options& options, const CostModel& costs);
+
+// Values of a group that come from outside, and those that leave it.
+void group_borders(const Graph& graph, const Lowering& lowering, const std::vector<int>& units,
+                   std::vector<int>* inputs, std::vector<int>* outputs);
+
+}  // namespace onnxprune::ep

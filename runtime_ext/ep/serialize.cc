@@ -1,0 +1,260 @@
+#include "ep/serialize.h"
+
+#include <cmath>
+#include <cstring>
+#include <limits>
+#include <stdexcept>
+#include <type_traits>
+
+#include "ep/crc32.h"
+#include "ep/options.h"
+
+namespace onnxprune::ep {
+namespace {
+
+constexpr char kMagic[4] = {'O', 'P', 'C', 'X'};
+constexpr uint32_t kFormat = 1;
+constexpr uint64_t kMostValues = 1u << 20;
+
+[[noreturn]] void damaged(const char* what) {
+  throw std::runtime_error(std::string("onnxprune: the compiled model is damaged (") + what +
+                           "); compile it again from the original model");
+}
+
+class Writer {
+ public:
+  template <typename T>
+  void put(T value) {
+    static_assert(std::is_trivially_copyable_v<T>);
+    bytes_.append(reinterpret_cast<const char*>(&value), sizeof value);
+  }
+  void text(const std::string& s) {
+    put<uint64_t>(s.size());
+    bytes_ += s;
+  }
+  template <typename T>
+  void list(const std::vector<T>& values) {
+    put<uint64_t>(values.size());
+    bytes_.append(reinterpret_cast<const char*>(values.data()), values.size() * sizeof(T));
+  }
+  std::string bytes_;
+};
+
+class Reader {
+ public:
+  Reader(const char* data, size_t size) : at_(data), end_(data + size) {}
+  template <typename T>
+  T get() {
+    T value;
+    std::memcpy(&value, take(sizeof value), sizeof value);
+    return value;
+  }
+  template <typename T>
+  T get_enum(T last) {
+    const uint8_t raw = get<uint8_t>();
+    if (raw > static_cast<uint8_t>(last)) damaged("unknown kind");
+    return static_cast<T>(raw);
+  }
+  std::string text() {
+    const uint64_t size = get<uint64_t>();
+    if (size > left()) damaged("text too long");
+    const char* data = take(size);
+    return {data, static_cast<size_t>(size)};
+  }
+  template <typename T>
+  std::vector<T> list() {
+    const uint64_t count = get<uint64_t>();
+    if (count > left() / sizeof(T)) damaged("list too long");
+    std::vector<T> out(static_cast<size_t>(count));
+    if (count > 0) std::memcpy(out.data(), take(count * sizeof(T)), count * sizeof(T));
+    return out;
+  }
+  const char* take(uint64_t size) {
+    if (size > left()) damaged("cut short");
+    const char* data = at_;
+    at_ += size;
+    return data;
+  }
+  uint64_t left() const { return static_cast<uint64_t>(end_ - at_); }
+
+ private:
+  const char *at_, *end_;
+};
+
+void write_geometry(Writer* w, const kernels::ConvGeometry& g) {
+  for (int32_t v : {g.in_channels, g.out_channels, g.groups, g.kernel_h, g.kernel_w, g.stride_h, g.stride_w,
+                    g.dilation_h, g.dilation_w, g.pad_top, g.pad_left, g.pad_bottom, g.pad_right})
+    w->put(v);
+}
+
+kernels::ConvGeometry read_geometry(Reader* r) {
+  kernels::ConvGeometry g;
+  for (int32_t* v : {&g.in_channels, &g.out_channels, &g.groups, &g.kernel_h, &g.kernel_w, &g.stride_h, &g.stride_w,
+                     &g.dilation_h, &g.dilation_w, &g.pad_top, &g.pad_left, &g.pad_bottom, &g.pad_right})
+    *v = r->get<int32_t>();
+  return g;
+}
+
+void write_op(Writer* w, const Op& op) {
+  w->put(static_cast<uint8_t>(op.kind));
+  w->text(op.label);
+  w->put<uint64_t>(op.nodes.size());
+  for (const std::string& node : op.nodes) w->text(node);
+  w->list(op.in);
+  w->put(op.out);
+  w->put(op.residual);
+  write_geometry(w, op.geometry);
+  w->put(static_cast<uint8_t>(op.maximum));
+  w->put(static_cast<uint8_t>(op.count_include_pad));
+  w->put(static_cast<uint8_t>(op.gate));
+  w->put(static_cast<uint8_t>(op.binary));
+  w->put(static_cast<uint8_t>(op.epilogue.activation));
+  w->put(op.epilogue.alpha);
+  w->put(op.epilogue.beta);
+  w->put(static_cast<uint8_t>(op.epilogue.residual));
+  w->list(op.scale);
+  w->list(op.shift);
+  std::vector<uint8_t> blob;
+  if (op.kind == OpKind::conv) {
+    blob.resize(op.weights->blob_bytes());
+    op.weights->write_blob(blob.data());
+  }
+  w->list(blob);
+}
+
+Op read_op(Reader* r) {
+  Op op;
+  op.kind = r->get_enum(OpKind::flatten);
+  op.label = r->text();
+  const uint64_t nodes = r->get<uint64_t>();
+  if (nodes > kMostValues) damaged("number of nodes");
+  for (uint64_t i = 0; i < nodes; ++i) op.nodes.push_back(r->text());
+  op.in = r->list<int>();
+  op.out = r->get<int>();
+  op.residual = r->get<int>();
+  op.geometry = read_geometry(r);
+  op.maximum = r->get<uint8_t>() != 0;
+  op.count_include_pad = r->get<uint8_t>() != 0;
+  op.gate = r->get<uint8_t>() != 0;
+  op.binary = r->get_enum(kernels::Binary::multiply);
+  op.epilogue.activation = r->get_enum(kernels::Activation::gelu_tanh);
+  op.epilogue.alpha = r->get<float>();
+  op.epilogue.beta = r->get<float>();
+  op.epilogue.residual = r->get_enum(kernels::Residual::after_activation);
+  op.scale = r->list<float>();
+  op.shift = r->list<float>();
+  const std::vector<uint8_t> blob = r->list<uint8_t>();
+  if (op.kind == OpKind::conv) {
+    kernels::WeightsPtr weights;
+    kernels::Status status = kernels::read_blob(blob.data(), blob.size(), &weights);
+    if (!status.ok()) damaged(status.message);
+    op.geometry = weights->geometry();
+    op.weights = std::move(weights);
+  } else if (op.kind == OpKind::pool) {
+    if (!kernels::check_geometry(op.geometry).ok() || op.geometry.groups != op.geometry.in_channels ||
+        op.geometry.out_channels != op.geometry.in_channels)
+      damaged("pooling window");
+  }
+  return op;
+}
+
+size_t operands(const Op& op) {
+  switch (op.kind) {
+    case OpKind::binary:
+      return 2;
+    case OpKind::concat:
+      return op.in.size() < 2 ? 2 : op.in.size();
+    default:
+      return 1;
+  }
+}
+
+// Every value made once and before it is read.
+void check_order(const Program& program) {
+  std::vector<bool> made(static_cast<size_t>(program.value_count), false);
+  auto make = [&](int v) {
+    if (v < 0 || v >= program.value_count || made[static_cast<size_t>(v)]) damaged("value made twice");
+    made[static_cast<size_t>(v)] = true;
+  };
+  auto read = [&](int v) {
+    if (v < 0 || v >= program.value_count || !made[static_cast<size_t>(v)]) damaged("value read before it is made");
+  };
+  for (int v : program.inputs) make(v);
+  for (const Op& op : program.ops) {
+    if (op.in.size() != operands(op)) damaged("number of operands");
+    for (int v : op.in) read(v);
+    const bool residual = op.epilogue.residual != kernels::Residual::none;
+    if (residual != (op.residual >= 0) || (residual && op.kind != OpKind::conv)) damaged("residual");
+    if (residual) read(op.residual);
+    make(op.out);
+  }
+  std::vector<bool> out(static_cast<size_t>(program.value_count), false);
+  for (int v : program.outputs) {
+    read(v);
+    if (out[static_cast<size_t>(v)]) damaged("output twice");
+    out[static_cast<size_t>(v)] = true;
+  }
+}
+
+}  // namespace
+
+std::string save_program(const Program& program, kernels::Isa isa) {
+  Writer w;
+  w.text(kVersion);
+  w.text(kernels::isa_name(isa));
+  w.put(static_cast<uint8_t>(program.domain));
+  w.put(program.value_count);
+  w.list(program.inputs);
+  w.list(program.outputs);
+  w.list(program.output_ranks);
+  w.put<uint64_t>(program.input_shapes.size());
+  for (const Shape& shape : program.input_shapes) w.list(shape);
+  w.put<uint64_t>(program.ops.size());
+  for (const Op& op : program.ops) write_op(&w, op);
+  Writer head;
+  head.bytes_.append(kMagic, sizeof kMagic);
+  head.put(kFormat);
+  head.put(crc32(w.bytes_.data(), w.bytes_.size()));
+  return head.bytes_ + w.bytes_;
+}
+
+Program load_program(const std::string& bytes) {
+  Reader r(bytes.data(), bytes.size());
+  if (bytes.size() < 12 || std::memcmp(r.take(4), kMagic, 4) != 0) damaged("no header");
+  const uint32_t format = r.get<uint32_t>();
+  if (format != kFormat)
+    throw std::runtime_error("onnxprune: the compiled model has format version " + std::to_string(format) +
+                             ", this library reads " + std::to_string(kFormat) + "; compile it again");
+  const uint32_t crc = r.get<uint32_t>();
+  if (crc != crc32(bytes.data() + 12, bytes.size() - 12)) damaged("checksum");
+  const std::string version = r.text();
+  if (version != kVersion)
+    throw std::runtime_error("onnxprune: the model was compiled by version " + version + ", this is " + kVersion +
+                             "; compile it again");
+  const std::string isa_text = r.text();
+  kernels::Isa isa;
+  if (!kernels::isa_from_name(isa_text.c_str(), &isa)) damaged("instruction set");
+  if (!kernels::isa_supported(isa))
+    throw std::runtime_error("onnxprune: the model was compiled for " + isa_text +
+                             ", which this machine does not have; compile it again here");
+  Program program;
+  const uint8_t domain = r.get<uint8_t>();
+  if (domain != 1 && domain != 2 && domain != 4) damaged("domain");
+  program.domain = static_cast<Domain>(domain);
+  program.value_count = r.get<int>();
+  if (program.value_count < 0 || static_cast<uint64_t>(program.value_count) > kMostValues) damaged("number of values");
+  program.inputs = r.list<int>();
+  program.outputs = r.list<int>();
+  program.output_ranks = r.list<int>();
+  const uint64_t shapes = r.get<uint64_t>();
+  if (shapes != program.inputs.size()) damaged("input shapes");
+  for (uint64_t i = 0; i < shapes; ++i) program.input_shapes.push_back(r.list<int64_t>());
+  const uint64_t ops = r.get<uint64_t>();
+  if (ops > kMostValues) damaged("number of operations");
+  for (uint64_t i = 0; i < ops; ++i) program.ops.push_back(read_op(&r));
+  if (r.left() != 0) damaged("bytes after the end");
+  check_order(program);
+  return program;
+}
+
+}  // namespace onnxprune::ep
