@@ -23,6 +23,11 @@ LINTERS := $(VENV)/.linters
 SOURCES := pyproject.toml $(wildcard README.md) tools/install.py $(shell find onnxprune passes runtime_ext \
 	-type f -not -name '*.pyc' -not -path '*/.*')
 
+NATIVE_TESTS = $(BIN)/python tools/native_tests.py --build $(NATIVE_BUILD) --jobs $(JOBS)
+
+# Not after a failed native build: the next make then tries again.
+REMEMBER = test -f $(VENV)/native-build-failed.txt || touch $@
+
 # The tests must see the installed package and no other.
 unexport PYTHONPATH
 export CMAKE_BUILD_PARALLEL_LEVEL = $(JOBS)
@@ -34,11 +39,11 @@ install: $(INSTALLED)
 
 $(INSTALLED): $(SOURCES)
 	@$(PYTHON) tools/install.py $(VENV)
-	@touch $@
+	@$(REMEMBER)
 
 $(LINTERS): $(INSTALLED) pyproject.toml
 	@$(PYTHON) tools/install.py $(VENV) --extras test,lint
-	@touch $@
+	@$(REMEMBER)
 
 demo: $(INSTALLED)
 	@$(BIN)/python tools/demo.py
@@ -46,13 +51,13 @@ demo: $(INSTALLED)
 # The native tests come first so that pytest's closing line is the last one; either failing fails.
 test: $(INSTALLED)
 	@status=0; \
-	$(MAKE) --no-print-directory test-native || status=1; \
+	$(NATIVE_TESTS) || status=1; \
 	$(BIN)/pytest -m "not slow" || status=1; \
 	if test -f $(VENV)/native-build-failed.txt; then cat $(VENV)/native-build-failed.txt; fi; \
 	exit $$status
 
 test-native: $(INSTALLED)
-	@$(BIN)/python tools/native_tests.py --build $(NATIVE_BUILD) --jobs $(JOBS)
+	@$(NATIVE_TESTS)
 
 lint: $(LINTERS)
 	@$(BIN)/python tools/lint.py
@@ -64,5 +69,6 @@ fuzz: $(INSTALLED)
 	@$(BIN)/python tools/fuzz.py --seconds $(FUZZ_SECONDS)
 
 clean:
-	rm -rf build dist $(VENV) .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
+	if test -x $(BIN)/pip; then rm -rf $(VENV); fi
+	rm -rf build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

@@ -43,7 +43,7 @@ def main() -> int:
         *("-S", str(ROOT / "runtime_ext"), "-B", build, "-G", "Ninja"),
         f"-DCMAKE_MAKE_PROGRAM={tool('ninja')}",
         "-DCMAKE_BUILD_TYPE=RelWithDebInfo",
-        "-DONNXPRUNE_TESTS=ON",
+        "-DONNXPRUNE_NATIVE_TESTS=ON",
         f"-DONNXPRUNE_SANITIZE={sanitizers}",
     ]
     steps = [
