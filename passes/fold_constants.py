@@ -25,6 +25,12 @@ from onnxprune.rules.sizes import SizeTracer, reshape_dims
 # Deterministic makers of filler; folding anything else that is float would rename weights.
 FILLERS = ("Expand", "CastLike", "ConstantOfShape", "Tile", "Range", "EyeLike", "Identity", "Cast")
 KEPT = ("Constant", "DequantizeLinear", "QuantizeLinear")
+# What exporters leave on weights that would mix coordinates once some are gone: weight
+# standardisation, weight norm. Element-wise and layout operators on weights stay as they are.
+MIXING = ("BatchNormalization", "InstanceNormalization", "LayerNormalization", "LpNormalization",
+          "ReduceMean", "ReduceL1", "ReduceL2", "ReduceSum", "ReduceSumSquare", "ReduceMax",
+          "Softmax", "MatMul", "Gemm", "Einsum", "MeanVarianceNormalization", "CumSum")
+LAYOUT = ("Reshape", "Transpose", "Identity", "Cast", "Squeeze", "Unsqueeze", "Flatten")
 EXACT = {ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL, ir.DataType.INT8,
          ir.DataType.UINT8, ir.DataType.INT16}
 
@@ -137,17 +143,20 @@ class _Folder:
         return np.array(numbers, value.dtype.numpy()).reshape(entries.shape)
 
     def _evaluate(self, node: ir.Node) -> np.ndarray[Any, Any] | None:
-        if len(node.outputs) != 1 or not node.inputs:
+        if not node.inputs or any(v.uses() or v.is_graph_output() for v in node.outputs[1:]):
             return None
         value = node.outputs[0]
         like = node.op_type == "CastLike"
         inputs = list(node.inputs[:1]) if like else list(node.inputs)
-        arrays = []
-        for operand in inputs:
-            tensor = None if operand is None else self.const(operand)
-            if operand is not None and (tensor is None or tensor.size > self.limit):
-                return None
-            arrays.append(None if tensor is None else np.asarray(tensor.numpy()))
+        if node.op_type in MIXING:
+            return self._mixed_weights(node)
+        tensors = [None if operand is None else self.const(operand) for operand in inputs]
+        if any(o is not None and t is None for o, t in zip(inputs, tensors, strict=True)):
+            return None
+        largest = max((t.size for t in tensors if t is not None), default=0)
+        if largest > self.limit:
+            return None
+        arrays = [None if t is None else np.asarray(t.numpy()) for t in tensors]
         exact = value.dtype in EXACT
         if not exact and (node.op_type not in FILLERS or any(
             a is not None and a.size > 1 and a.dtype.kind == "f" for a in arrays
@@ -155,14 +164,35 @@ class _Folder:
             return None
         if like:
             return None if value.dtype is None else arrays[0].astype(value.dtype.numpy())
-        return self._reference(node, arrays)
+        return self._reference(node, arrays, self.limit)
 
-    def _reference(self, node: ir.Node, arrays: list[Any]) -> np.ndarray[Any, Any] | None:
+    def _mixed_weights(self, node: ir.Node) -> np.ndarray[Any, Any] | None:
+        arrays = [None if v is None else self._value(v) for v in node.inputs]
+        if any(v is not None and a is None for v, a in zip(node.inputs, arrays, strict=True)):
+            return None
+        largest = max((a.size for a in arrays if a is not None), default=0)
+        return self._reference(node, arrays, max(largest, self.limit))
+
+    def _value(self, value: ir.Value) -> np.ndarray[Any, Any] | None:
+        """Return a constant, or a constant that is only laid out anew on its way here."""
+        tensor = self.const(value)
+        if tensor is not None:
+            return np.asarray(tensor.numpy())
+        producer = value.producer()
+        if producer is None or producer.op_type not in LAYOUT or producer.domain not in STANDARD:
+            return None
+        arrays = [None if v is None else self._value(v) for v in producer.inputs]
+        if any(v is not None and a is None for v, a in zip(producer.inputs, arrays, strict=True)):
+            return None
+        return self._reference(producer, arrays, max(a.size for a in arrays if a is not None))
+
+    def _reference(
+        self, node: ir.Node, arrays: list[Any], limit: int
+    ) -> np.ndarray[Any, Any] | None:
         names = ["" if a is None else f"x{i}" for i, a in enumerate(arrays)]
         proto = ir.to_proto(node)
         proto.input[:] = names
-        del proto.output[:]
-        proto.output.append("y")
+        proto.output[:] = ["y", *(f"y{i}" for i in range(1, len(node.outputs)))]
         feeds = {n: a for n, a in zip(names, arrays, strict=True) if n}
         graph = onnx.helper.make_graph(
             [proto], "fold",
@@ -176,7 +206,7 @@ class _Folder:
         except Exception:  # whatever the evaluator does not know simply stays in the graph
             return None
         array = np.asarray(result)
-        return array if array.size <= self.limit else None
+        return array if array.size <= limit else None
 
     def _replace(
         self, value: ir.Value, array: np.ndarray[Any, Any], known: set[ir.Node]

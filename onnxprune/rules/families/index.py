@@ -118,9 +118,10 @@ def slice_(n: NodeView) -> None:
             picks[axis] = np.arange(len(ids))[start:end_:step]
             n.index(ids, out, picks[axis])
     blocks = {axis: n.ids(0, axis) for axis in picks}
+    if spec is None:
+        return
 
     def patch(rw: Rewriter, kept: KeptOf) -> None:
-        assert spec is not None
         bounds = {a: spec[a] for a in axes}
         changed = False
         for axis, pick in picks.items():
