@@ -149,7 +149,8 @@ def round_keep(wanted: float, units: int, align: int = 1, min_keep: int = 1) -> 
     """Return the admissible count nearest to ``wanted``; halfway keeps more."""
     low = lowest_keep(units, align, min_keep)
     step = max(1, align)
-    below = math.floor(wanted / step + 1e-9) * step  # 1e-9: 10 * (1 - 0.7) is not quite 3
+    below = math.floor(wanted / step) * step
     above = min(below + step, units)
+    # 1e-9: 15 * (1 - 0.9) is not quite 1.5 and should still count as halfway.
     nearest = below if wanted - below < above - wanted - 1e-9 else above
     return min(max(nearest, low), units)

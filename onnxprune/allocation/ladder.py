@@ -53,8 +53,6 @@ class Ladder:
         # In the array's own dtype: a float64 threshold would have a float32 array copied.
         with np.errstate(over="ignore"):
             value = self.scores.dtype.type(threshold)
-        if float(value) > threshold:
-            value = np.nextafter(value, self.scores.dtype.type(-np.inf))
         return int(np.searchsorted(self.scores, value, side="right"))
 
 
@@ -91,9 +89,6 @@ def descend(ladders: Sequence[Ladder], budget: float) -> list[int]:
     The lowest-scored steps of all ladders are taken; equal scores are shared in proportion. The
     total is within half a step of ``budget`` where the ladders reach that far.
     """
-    every = [ladder.scores.size for ladder in ladders]
-    if budget >= _removed(ladders, every):
-        return every
     if budget <= 0:
         return [0] * len(ladders)
     below, upto = _bracket(ladders, budget)

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from onnxprune.allocation import ALLOCATIONS, Item, allocate
 from onnxprune.allocation.base import admissible, ascending, lowest_keep, round_keep
 from onnxprune.allocation.erk import erk_densities
+from onnxprune.allocation.ladder import build, descend
 from onnxprune.allocation.lamp import lamp_scores
 from onnxprune.errors import UsageError
 
@@ -135,7 +136,8 @@ def test_scores_that_are_not_finite_leave_last(strategy, bad):
     assert result.sparsity == pytest.approx(0.5, abs=0.05)
     if strategy in BY_SCORE:
         assert allocate(strategy, items, 0.3).keep["layer1"] == 20
-    allocate(strategy, items, 0.95)
+    # Where nothing else is left to go they do go.
+    assert allocate(strategy, items, 0.95).sparsity == pytest.approx(0.95, abs=0.02)
 
 
 def test_equal_scores_are_shared_in_proportion():
@@ -193,6 +195,11 @@ def test_lamp_formula(values, degree):
     assert (np.diff(result) >= 0).all()
 
 
+def test_lamp_of_huge_scores_does_not_overflow():
+    scores = np.array([1e200, 2e200, 3e200])
+    np.testing.assert_allclose(lamp_scores(scores, Item("a", scores)), [1 / 14, 4 / 13, 1])
+
+
 def test_lamp_means_the_same_weights_whatever_the_power_of_the_score():
     items = make_items(5, [40, 50, 60])
     squared = [Item(i.name, i.scores**2, i.weights_per_unit, degree=2.0) for i in items]
@@ -233,6 +240,36 @@ def test_erk_by_hand():
     density = [sparser[f"l{i}"] / sizes[i] for i in range(3)]
     share = [sum(d) / math.prod(d) for d in dims]
     np.testing.assert_allclose(np.divide(density, share), density[1] / share[1], rtol=0.02)
+
+
+# ---- the ladder below global and LAMP
+
+
+def test_one_infinite_unit_does_not_change_its_layers_scale():
+    (plain,) = make_items(9, [200])
+    broken = Item("broken", np.append(plain.scores, np.inf), plain.weights_per_unit)
+    keep = allocate("global", [plain, broken], 0.5).keep
+    assert keep["broken"] == pytest.approx(keep["layer0"] + 1, abs=1)
+
+
+def test_a_chunk_is_judged_by_its_mean_not_its_size():
+    # Aligned to 8, "a" can only fall by 2 units and then by 8, "b" by 8: the cheap pair goes last.
+    items = [Item("a", np.full(10, 1.5)), Item("b", np.ones(16))]
+    ladders = [build(item, 8, 1, lambda scores, _: scores) for item in items]
+    assert [ladder.scores.tolist() for ladder in ladders] == [[1.5], [1.0]]
+    assert [
+        ladder.kept(steps) for ladder, steps in zip(ladders, descend(ladders, 8), strict=True)
+    ] == [10, 8]
+
+
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_scores_may_be_negative(dtype):
+    values = np.random.default_rng(0).standard_normal(300).astype(dtype)
+    items = [Item("a", values[:100]), Item("b", values[100:])]
+    ladders = [build(item, 1, 0, lambda scores, _: scores) for item in items]
+    for count in (0, 1, 40, 150, 299, 300):
+        gone = np.argsort(values)[:count]
+        assert descend(ladders, count) == [(gone < 100).sum(), (gone >= 100).sum()]
 
 
 # ---- overrides and fixed items
@@ -310,6 +347,7 @@ def test_round_keep_is_the_nearest_admissible_count(wanted, units, align, min_ke
 
 def test_round_keep_at_the_corners():
     assert [round_keep(w, 10) for w in (0, 0.4, 2.5, 10 * (1 - 0.7), 10)] == [1, 1, 3, 3, 10]
+    assert round_keep(15 * (1 - 0.9), 15) == 2  # a hair below 1.5
     assert round_keep(3, 5, align=8) == 5
     assert [round_keep(w, 20, align=8) for w in (1, 12, 17, 18, 20)] == [8, 16, 16, 20, 20]
 

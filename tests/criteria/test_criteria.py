@@ -196,6 +196,13 @@ def test_unit_is_the_weighted_mean_of_relative_norms(text, p):
     np.testing.assert_allclose(parse_criterion(text).unit(group), total / votes, rtol=1e-9)
 
 
+def test_what_the_consumers_do_with_a_unit_decides():
+    filters = Member("out", "w", np.array([[3.0], [2.0], [1.0]]))
+    consumer = Member("in", "v", np.array([[1.0], [2.0], [3.0]]))
+    scores = parse_criterion("l1").unit([filters, consumer])
+    np.testing.assert_allclose(scores, [0.7, 1.0, 1.3])
+
+
 def test_bias_and_bookkeeping_do_not_vote():
     group = members(7)
     voters = [m for m in group if m.role in ("out", "in", "bn_scale")]
@@ -237,6 +244,21 @@ def test_gm_sums_distances_to_the_other_filters(seed, units, width):
     scores = parse_criterion("gm").unit(group)
     np.testing.assert_allclose(scores, expected / expected.mean(), rtol=1e-6)
     assert parse_criterion("gm").caveat(group) is None
+
+
+def test_gm_sees_small_differences_of_large_filters():
+    filters = np.random.default_rng(0).standard_normal((8, 5)) + 1e8
+    expected = cdist(filters, filters).sum(1)
+    scores = parse_criterion("gm").unit([Member("out", "w", filters)])
+    np.testing.assert_allclose(scores, expected / expected.mean(), rtol=1e-6)
+
+
+def test_gm_scores_equal_filters_equal_in_large_layers():
+    filters = np.random.default_rng(0).standard_normal((150, 301))
+    filters = np.concatenate((filters, filters[::-1], filters))
+    scores = parse_criterion("gm").unit([Member("out", "w", filters)])
+    np.testing.assert_array_equal(scores[:150], scores[299:149:-1])
+    np.testing.assert_array_equal(scores[:150], scores[300:])
 
 
 def test_gm_without_a_producer_falls_back_and_says_so():
