@@ -99,11 +99,7 @@ def _step(
         if kind == "Add" and other is not None and other.dtype.kind in "iu":
             added += max(0, int(other.max(initial=0)))
         yield from ((output, added) for output in node.outputs)
-    elif (
-        (kind in _SIZED and index > 0)
-        or kind in ("Range", "ConstantOfShape")
-        or (kind == "Loop" and index == 0)
-    ):
+    elif _takes_size(kind, index):
         use.size = True
     elif (kind in _RELAYS and index == 0) or kind in _VARIADIC or (kind == "Where" and index > 0):
         yield from ((output, shift) for output in node.outputs)
@@ -113,6 +109,13 @@ def _step(
         use.data = True
     for inner in _inside(model, node, index):
         yield inner, shift
+
+
+def _takes_size(kind: str, index: int) -> bool:
+    """Whether input ``index`` of an operator is a shape, a count or a place."""
+    if kind in ("Range", "ConstantOfShape"):
+        return True
+    return index > 0 if kind in _SIZED else (kind, index) == ("Loop", 0)
 
 
 def _table_size(node: ir.Node, index: int) -> int | None:
@@ -152,7 +155,7 @@ def _inside(model: ir.Model, node: ir.Node, index: int) -> Iterator[ir.Value]:
             yield body.inputs[index]
 
 
-def _constant(value: ir.Value | None) -> np.ndarray | None:  # type: ignore[type-arg]
+def _constant(value: ir.Value | None) -> np.ndarray | None:
     """Return the array a value always holds, or None."""
     if value is None:
         return None

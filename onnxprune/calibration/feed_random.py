@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -196,11 +196,7 @@ class _Trial:
         found = dict(first)
         for role in sorted(set(self.roles.values())):
             keys = [k for k, r in self.roles.items() if r == role]
-            held = first[keys[0]]
-            # The next larger first: it costs little more and is as likely to work.
-            for size in sorted(
-                set(LADDERS[role]) - {held}, key=lambda s: (s < held, abs(s - held))
-            ):
+            for size in _nearest(LADDERS[role], first[keys[0]]):
                 changed = found | dict.fromkeys(keys, size)
                 if self._run(changed):
                     found = changed
@@ -216,6 +212,11 @@ class _Trial:
             self.told = self.told or _short(error)
             return None
         return all(_useful(o) for o in outputs)
+
+
+def _nearest(ladder: Iterable[int], size: int) -> list[int]:
+    """Return the other sizes, the next larger first: it costs little more and is as likely."""
+    return sorted(set(ladder) - {size}, key=lambda s: (s < size, abs(s - size)))
 
 
 def _useful(output: Any) -> bool:

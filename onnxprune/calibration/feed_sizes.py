@@ -14,7 +14,7 @@ LADDERS: Mapping[str, tuple[int, ...]] = {
     SPATIAL: (64, 224, 32, 128, 96, 256, 320, 512, 640, 16, 8, 1),
     SEQUENCE: (8, 16, 32, 64, 128, 256, 512, 576, 640, 1024, 4096, 16000, 4, 2, 1),
 }
-"""Sizes to try for each sort of dimension, in this order: cheap ones that most models take first."""
+"""Sizes to try for each sort of dimension, in this order: the cheap and likely ones first."""
 
 _BATCH_NAME = re.compile(r"batch|^(n|b|bs)$", re.IGNORECASE)
 _SPATIAL_NAME = re.compile(r"height|width|^(h|w|d|ih|iw)$", re.IGNORECASE)
