@@ -90,9 +90,14 @@ class Allocation:
 
 
 class Strategy(ABC):
-    """A way to divide the sparsity of a whole model over its items."""
+    """A way to divide the sparsity of a whole model over its items.
+
+    Class attributes: ``summary``, one line for the listings; ``needs_scores``, False where the
+    values of the scores do not matter (a caller may then pass zeros and spare itself the scoring).
+    """
 
     summary: ClassVar[str]
+    needs_scores: ClassVar[bool] = True
 
     @abstractmethod
     def keep(

@@ -25,6 +25,7 @@ class Erk(Strategy):
     """
 
     summary: ClassVar[str] = "density of a layer ~ sum(dims) / prod(dims): large layers sparser"
+    needs_scores: ClassVar[bool] = False
 
     def keep(
         self, items: Sequence[Item], budget: float, align: int, min_keep: int

@@ -15,6 +15,7 @@ class Uniform(Strategy):
     """
 
     summary: ClassVar[str] = "the same sparsity for every layer or group"
+    needs_scores: ClassVar[bool] = False
 
     def keep(
         self, items: Sequence[Item], budget: float, align: int, min_keep: int

@@ -113,6 +113,18 @@ def test_the_same_request_has_the_same_answer(strategy, items, sparsity):
     assert allocate(strategy, items, sparsity).keep == allocate(strategy, copies, sparsity).keep
 
 
+@pytest.mark.parametrize("strategy", [s for s in STRATEGIES if s not in BY_SCORE])
+@given(items=item_lists, sparsity=st.floats(0, 1))
+@settings(max_examples=20, deadline=None)
+def test_strategies_without_need_of_scores_ignore_them(strategy, items, sparsity):
+    assert not ALLOCATIONS.get(strategy).needs_scores
+    blank = [
+        Item(i.name, np.broadcast_to(np.float32(0), i.scores.shape), i.weights_per_unit, i.dims)
+        for i in items
+    ]
+    assert allocate(strategy, items, sparsity).keep == allocate(strategy, blank, sparsity).keep
+
+
 @pytest.mark.parametrize("strategy", STRATEGIES)
 def test_the_ends_and_nothing_at_all(strategy):
     items = make_items(0, [7, 30])
