@@ -97,7 +97,7 @@ Status pack_block_csr(const ConvGeometry& geometry, std::int32_t block_rows,
 // last column carries the value 0.
 Status pack_nm(const ConvGeometry& geometry, std::int32_t n, std::int32_t m, const float* values,
                const std::uint8_t* positions, std::size_t position_bytes, int position_bits,
-               const PackOptions& options, WeightsPtr* weights);
+               int row_align, const PackOptions& options, WeightsPtr* weights);
 
 // Any other format, decoded row by row by the caller: rows 0 .. out_channels-1 in order.
 class WeightsBuilder {

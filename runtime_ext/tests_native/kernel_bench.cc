@@ -1,1 +1,178 @@
-int main() {}
+// Per-layer speed of the kernels on the layers of ResNet-50: GFLOP/s of the non-zero weights and share
+// of the multiply-add peak of this core, measured in the same process. Batch 1, one thread, hot.
+//
+//   kernel_bench [--kernel NAME] [--isa ISA] [--pattern u80|u90|u95|b80|b90|nm24|dense ...] [--quick]
+//                [--layer TEXT] [--budget BYTES] [--vectors N] [--no-code]
+#include <algorithm>
+#include <chrono>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <string>
+#include <vector>
+
+#include "harness.h"
+#include "kernels.h"
+#include "peak.h"
+#include "plan_impl.h"
+
+using namespace onnxprune::kernels;
+
+namespace {
+
+double now() {
+  return std::chrono::duration<double>(std::chrono::steady_clock::now().time_since_epoch()).count();
+}
+
+struct Layer {
+  int in, out, kernel, size, count;
+};
+// light ResNet-50 (stride in the 1x1 of each stage's first block taken as already split).
+const Layer kLayers[] = {
+    {64, 256, 1, 56, 4},   {64, 64, 1, 56, 1},    {64, 64, 3, 56, 3},   {256, 64, 1, 56, 2},  {256, 512, 1, 28, 1},
+    {256, 128, 1, 28, 1},  {128, 128, 3, 28, 4},  {128, 512, 1, 28, 4}, {512, 128, 1, 28, 3}, {512, 1024, 1, 14, 1},
+    {512, 256, 1, 14, 1},  {256, 256, 3, 14, 6},  {256, 1024, 1, 14, 6}, {1024, 256, 1, 14, 5}, {1024, 2048, 1, 7, 1},
+    {1024, 512, 1, 7, 1},  {512, 512, 3, 7, 3},   {512, 2048, 1, 7, 3}, {2048, 512, 1, 7, 2}};
+
+struct Options {
+  const char* kernel = nullptr;
+  const char* layer = nullptr;
+  Isa isa = active_isa();
+  std::vector<std::string> patterns;
+  Tuning tuning;
+  double seconds = 0.05;
+  bool generate = true;
+};
+
+// Random weights of a pattern: uNN unstructured, bNN in 4x1 blocks, cNN in 8x1 blocks (NN % zeros),
+// nmNM n of every m, dense.
+std::vector<float> make_weights(const Layer& layer, const std::string& pattern) {
+  const int rows = layer.out, columns = layer.in * layer.kernel * layer.kernel;
+  testing::Random random(static_cast<std::uint64_t>(rows) * 7919 + columns);
+  std::vector<float> w(static_cast<std::size_t>(rows) * columns, 0.0f);
+  const int height = pattern[0] == 'b' ? 4 : pattern[0] == 'c' ? 8 : 1;
+  const bool nm = pattern.rfind("nm", 0) == 0, dense = pattern == "dense";
+  const double density = nm || dense ? 1.0 : 1.0 - std::atoi(pattern.c_str() + 1) / 100.0;
+  const int n = nm ? pattern[2] - '0' : 0, m = nm ? pattern[3] - '0' : 1;
+  for (int r = 0; r < rows; r += height) {
+    for (int c = 0; c < columns; ++c) {
+      const bool keep = nm ? (c % m + r) % m < n : random.uniform() < density;
+      for (int i = 0; i < height; ++i) {
+        w[static_cast<std::size_t>(r + i) * columns + c] = keep ? 0.1f * random.symmetric() + 0.001f : 0.0f;
+      }
+    }
+  }
+  return w;
+}
+
+struct Prepared {
+  PlanPtr plan;
+  std::vector<float> in, out;
+  RunArgs args;
+  std::vector<float> scratch;
+};
+
+bool prepare(const Layer& layer, const std::string& pattern, const Options& o, Prepared* p) {
+  ConvGeometry g;
+  g.in_channels = layer.in;
+  g.out_channels = layer.out;
+  g.kernel_h = g.kernel_w = layer.kernel;
+  g.pad_top = g.pad_left = g.pad_bottom = g.pad_right = layer.kernel / 2;
+  const std::vector<float> w = make_weights(layer, pattern);
+  WeightsPtr weights;
+  PackOptions pack;
+  const std::vector<float> bias(static_cast<std::size_t>(layer.out), 0.01f);
+  pack.bias = bias.data();
+  Status status = pack_dense(g, DenseView{w.data(), g.columns(), 1}, pack, &weights);
+  const PlaneLayout layout = make_layout(layer.size, layer.size, conv_need(g, layer.size, layer.size));
+  PlanOptions options;
+  options.isa = o.isa;
+  options.kernel = o.kernel;
+  options.generate_code = o.generate;
+  options.epilogue.activation = Activation::relu;
+  if (status.ok()) status = make_tuned_plan(*weights, layout, layout, options, o.tuning, &p->plan);
+  if (!status.ok()) {
+    std::printf("%s\n", status.message);
+    return false;
+  }
+  p->in.resize(static_cast<std::size_t>(layout.buffer_floats(layer.in)) + 16);
+  p->out.resize(static_cast<std::size_t>(layout.buffer_floats(layer.out)) + 16);
+  p->scratch.resize(p->plan->scratch_bytes() / 4 + 16);
+  auto align = [](std::vector<float>& v) {
+    return reinterpret_cast<float*>((reinterpret_cast<std::uintptr_t>(v.data()) + 63) & ~std::uintptr_t{63});
+  };
+  p->args.in = align(p->in);
+  p->args.out = align(p->out);
+  testing::Random random(3);
+  std::vector<float> image(static_cast<std::size_t>(layer.in) * layer.size * layer.size);
+  for (float& v : image) v = random.symmetric();
+  import_nchw(image.data(), layout, align(p->in), 0, layer.in);
+  return true;
+}
+
+double best_time(const Prepared& p, double seconds) {
+  const std::int64_t items = p.plan->work_items(1);
+  double best = 1e30;
+  const double start = now();
+  int runs = 0;
+  do {
+    const double t = now();
+    p.plan->run(p.args, 0, items, const_cast<float*>(p.scratch.data()));
+    best = std::min(best, now() - t);
+  } while (++runs < 5 || now() - start < seconds);
+  return best;
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+  Options o;
+  for (int i = 1; i < argc; ++i) {
+    const std::string a = argv[i];
+    const char* next = i + 1 < argc ? argv[i + 1] : "";
+    if (a == "--kernel") o.kernel = next, ++i;
+    else if (a == "--layer") o.layer = next, ++i;
+    else if (a == "--isa") isa_from_name(next, &o.isa), ++i;
+    else if (a == "--pattern") o.patterns.push_back(next), ++i;
+    else if (a == "--budget") o.tuning.input_budget = std::atoll(next), ++i;
+    else if (a == "--vectors") o.tuning.max_vectors = std::atoi(next), ++i;
+    else if (a == "--quick") o.seconds = 0.01;
+    else if (a == "--no-code") o.generate = false;
+    else return std::fprintf(stderr, "unknown option %s\n", argv[i]), 2;
+  }
+  if (o.patterns.empty()) o.patterns = {"u80", "u90", "u95", "b80", "b90", "nm24", "dense"};
+  const double peak = peak_gflops(o.isa);
+  std::printf("%s, peak %.1f GFLOP/s (one core, measured)\n", isa_name(o.isa), peak);
+  std::printf("%-22s", "layer");
+  for (const std::string& pattern : o.patterns) std::printf(" | %-15s", pattern.c_str());
+  std::printf("\n");
+  std::vector<double> total(o.patterns.size(), 0.0), flops(o.patterns.size(), 0.0), built(o.patterns.size(), 0.0);
+  std::vector<std::string> names(o.patterns.size());
+  double dense_flops = 0.0;
+  for (const Layer& layer : kLayers) {
+    char name[64];
+    std::snprintf(name, sizeof name, "%dx%d %4d-%4d@%2d x%d", layer.kernel, layer.kernel, layer.in, layer.out, layer.size, layer.count);
+    if (o.layer != nullptr && std::strstr(name, o.layer) == nullptr) continue;
+    dense_flops += 2.0 * layer.in * layer.out * layer.kernel * layer.kernel * layer.size * layer.size * layer.count;
+    std::printf("%-22s", name);
+    for (std::size_t i = 0; i < o.patterns.size(); ++i) {
+      Prepared p;
+      if (!prepare(layer, o.patterns[i], o, &p)) return 1;
+      const double t = best_time(p, o.seconds);
+      const double work = 2.0 * static_cast<double>(p.plan->info().nnz) * layer.size * layer.size;
+      std::printf(" | %6.1f GF %4.1f%% ", work / t / 1e9, 100.0 * work / t / 1e9 / peak);
+      std::fflush(stdout);
+      total[i] += t * layer.count;
+      flops[i] += work * layer.count;
+      built[i] += p.plan->info().build_seconds * layer.count;
+      names[i] = p.plan->info().kernel;
+    }
+    std::printf("\n");
+  }
+  for (std::size_t i = 0; i < o.patterns.size(); ++i) {
+    std::printf("%-6s sum %7.3f ms  %6.1f GF/s (%4.1f%% of peak), dense-equivalent %7.1f GF/s, planned in %.0f ms  %s\n",
+                o.patterns[i].c_str(), total[i] * 1e3, flops[i] / total[i] / 1e9, 100.0 * flops[i] / total[i] / 1e9 / peak,
+                dense_flops / total[i] / 1e9, built[i] * 1e3, names[i].c_str());
+  }
+  return 0;
+}

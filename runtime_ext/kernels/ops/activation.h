@@ -33,8 +33,11 @@ inline Reg exponential(Reg x) {
   return Simd::mul(Simd::add(p, splat(1.0f)), Simd::exp2_int(n));
 }
 
+// Zero below -87.3, where the clamped exponential would leave a small number that a large x (in SiLU)
+// could blow up.
 inline Reg logistic(Reg x) {
-  return Simd::div(splat(1.0f), Simd::add(splat(1.0f), exponential(Simd::sub(Simd::zero(), x))));
+  const Reg y = Simd::div(splat(1.0f), Simd::add(splat(1.0f), exponential(Simd::sub(Simd::zero(), x))));
+  return Simd::where_less(x, splat(-87.3f), Simd::zero(), y);
 }
 
 // x + x^3 P(x^2) below 0.6 (fit error 3e-9), 1 - 2 / (e^2|x| + 1) above.
@@ -63,11 +66,13 @@ inline Reg gelu_exact(Reg x) {
   const Reg t = Simd::div(splat(1.0f), Simd::fma(size, splat(0.21213203435596426f), splat(1.0f)));
   const Reg scaled = Simd::mul(t, polynomial(Simd::fma(t, splat(2.0f), splat(-1.0f)), kP));
   const Reg square = Simd::mul(x, x);
-  const Reg rest = Simd::fma(x, x, Simd::sub(Simd::zero(), square));
+  const Reg rest = Simd::square_error(x, square);
   Reg decay = exponential(Simd::mul(square, splat(-0.5f)));
   decay = Simd::fma(decay, Simd::mul(rest, splat(-0.5f)), decay);
   const Reg tail = Simd::mul(splat(0.5f), Simd::mul(scaled, decay));
-  return Simd::mul(x, Simd::where_less(x, Simd::zero(), tail, Simd::sub(splat(1.0f), tail)));
+  const Reg right = Simd::where_less(splat(13.0f), x, splat(1.0f), Simd::sub(splat(1.0f), tail));
+  const Reg left = Simd::where_less(x, splat(-13.3f), Simd::zero(), tail);
+  return Simd::mul(x, Simd::where_less(x, Simd::zero(), left, right));
 }
 
 // (1 + tanh u) / 2 is the logistic function of 2u.

@@ -27,6 +27,7 @@ struct Simd {
     _mm256_maskstore_ps(p, lanes((1u << count) - 1u), v);
   }
   static inline Reg fma(Reg a, Reg b, Reg c) { return _mm256_fmadd_ps(a, b, c); }
+  static inline Reg square_error(Reg a, Reg square) { return _mm256_fmsub_ps(a, a, square); }  // a * a - square, exactly
   static inline Reg add(Reg a, Reg b) { return _mm256_add_ps(a, b); }
   static inline Reg sub(Reg a, Reg b) { return _mm256_sub_ps(a, b); }
   static inline Reg mul(Reg a, Reg b) { return _mm256_mul_ps(a, b); }

@@ -31,6 +31,17 @@ struct Simd {
     std::memcpy(p, &v, static_cast<std::size_t>(count) * sizeof(float));
   }
   static inline Reg fma(Reg a, Reg b, Reg c) { return a * b + c; }
+  // a * a - square, exactly: without a fused multiply-add by splitting a into halves of 12 bits
+  // (Dekker 1971).
+  static inline Reg square_error(Reg a, Reg square) {
+    Int bits;
+    std::memcpy(&bits, &a, sizeof bits);
+    bits &= static_cast<std::int32_t>(0xfffff000u);
+    Reg high;
+    std::memcpy(&high, &bits, sizeof high);
+    const Reg low = a - high;
+    return ((high * high - square) + 2.0f * (high * low)) + low * low;
+  }
   static inline Reg add(Reg a, Reg b) { return a + b; }
   static inline Reg sub(Reg a, Reg b) { return a - b; }
   static inline Reg mul(Reg a, Reg b) { return a * b; }

@@ -1,0 +1,249 @@
+// The operators of ops.h on top of the vector primitives.
+#include <algorithm>
+#include <initializer_list>
+#include <cmath>
+#include <limits>
+
+#include "../phases.h"
+#include "../weights_impl.h"
+#include "table.h"
+
+namespace onnxprune::kernels {
+namespace {
+
+const OpsTable& active() { return ops_table(active_isa()); }
+
+// Calls body(offset of the flat vector in the plane, floats (whole vectors), mask or null) for every
+// stored phase; zeroes what lies outside the flat vectors.
+struct FlatPiece {
+  std::int64_t begin = 0, count = 0;
+  std::vector<std::uint16_t> mask;
+};
+std::vector<FlatPiece> flat_pieces(const PlaneLayout& l, int width) {
+  std::vector<FlatPiece> pieces;
+  for_each_phase(l, [&](const Phase& phase) {
+    FlatPiece piece;
+    piece.begin = phase.base;
+    const std::int64_t pixels = flat_pixels(phase.rows, phase.cols, l.pitch);
+    piece.mask = pixel_mask(phase.rows, phase.cols, l.pitch, width);
+    piece.count = piece.mask.empty() ? pixels : (pixels + width - 1) / width * width;
+    pieces.push_back(std::move(piece));
+  });
+  return pieces;
+}
+
+template <class Body>
+void on_planes(const PlaneLayout& l, float* out, std::int32_t first, std::int32_t last, Body&& body) {
+  if (l.plane_stride == 1) {  // a contiguous vector: channels are the elements
+    for (std::int32_t c = first; c < last; ++c) body(c, std::int64_t{c}, std::int64_t{1}, static_cast<const std::uint16_t*>(nullptr));
+    return;
+  }
+  const std::vector<FlatPiece> pieces = flat_pieces(l, active().width);
+  for (std::int32_t c = first; c < last; ++c) {
+    const std::int64_t plane = c * l.plane_stride;
+    std::int64_t written = 0;
+    for (const FlatPiece& piece : pieces) {
+      std::fill(out + plane + written, out + plane + piece.begin, 0.0f);
+      if (piece.count > 0) {
+        body(c, plane + piece.begin, piece.count, piece.mask.empty() ? nullptr : piece.mask.data());
+      }
+      written = piece.begin + piece.count;
+    }
+    std::fill(out + plane + written, out + plane + l.plane_stride, 0.0f);
+  }
+}
+
+// ---- pooling ------------------------------------------------------------------------------------
+
+// For each output position along one axis: does its window reach into the padding?
+struct Border {
+  std::int32_t begin = 0, end = 0;  // outputs [begin, end) see no padding
+};
+Border interior(std::int32_t in, std::int32_t out, std::int32_t kernel, std::int32_t dilation, std::int32_t stride,
+                std::int32_t pad) {
+  Border b;
+  b.begin = std::min(out, (pad + stride - 1) / stride);
+  const std::int32_t room = in - 1 - dilation * (kernel - 1) + pad;
+  b.end = room < 0 ? b.begin : std::max(b.begin, std::min(out, room / stride + 1));
+  return b;
+}
+
+class Pool {
+ public:
+  Pool(const ConvGeometry& g, bool is_max, bool include_pad, const PlaneLayout& in, const PlaneLayout& out)
+      : g_(g), max_(is_max), include_pad_(include_pad), in_(in), out_(out), taps_(tap_offsets(g, in)),
+        y_(interior(in.height, out.height, g.kernel_h, g.dilation_h, g.stride_h, g.pad_top)),
+        x_(interior(in.width, out.width, g.kernel_w, g.dilation_w, g.stride_w, g.pad_left)),
+        row_(static_cast<std::size_t>(out.width)) {}
+
+  void plane(const float* source, float* target) {
+    zero_around(out_, target);
+    const OpsTable& ops = active();
+    const auto taps = static_cast<std::int64_t>(taps_.size());
+    for (std::int32_t y = 0; y < out_.height; ++y) {
+      float* row = out_.plain() ? target + out_.lead + static_cast<std::int64_t>(y) * out_.pitch : row_.data();
+      const float* from = source + static_cast<std::int64_t>(y) * in_.pitch;
+      if (max_) {
+        ops.window_max(from, taps_.data(), taps, row, out_.width);
+      } else {
+        ops.window_sum(from, taps_.data(), taps, 1.0f / static_cast<float>(taps), row, out_.width);
+      }
+      if (max_ || !include_pad_) mend_row(source, y, row);
+      if (!out_.plain()) spread(y, row, target);
+    }
+  }
+
+ private:
+  // Windows that reach into the padding, again and exactly.
+  void mend_row(const float* source, std::int32_t y, float* row) const {
+    const bool whole_row = y < y_.begin || y >= y_.end;
+    for (std::int32_t x = 0; x < out_.width; ++x) {
+      if (!whole_row && x >= x_.begin && x < x_.end) {
+        x = x_.end - 1;
+        continue;
+      }
+      row[x] = window(source, y, x);
+    }
+  }
+
+  float window(const float* source, std::int32_t y, std::int32_t x) const {
+    float best = -std::numeric_limits<float>::infinity(), total = 0.0f;
+    std::int32_t count = 0, t = 0;
+    for (std::int32_t ky = 0; ky < g_.kernel_h; ++ky) {
+      for (std::int32_t kx = 0; kx < g_.kernel_w; ++kx, ++t) {
+        const std::int32_t iy = y * g_.stride_h + ky * g_.dilation_h - g_.pad_top;
+        const std::int32_t ix = x * g_.stride_w + kx * g_.dilation_w - g_.pad_left;
+        if (iy < 0 || ix < 0 || iy >= in_.height || ix >= in_.width) continue;
+        const float v = source[taps_[static_cast<std::size_t>(t)] + static_cast<std::int64_t>(y) * in_.pitch + x];
+        best = v > best || std::isnan(v) ? v : best;
+        total += v;
+        ++count;
+      }
+    }
+    return max_ ? best : total / static_cast<float>(std::max(count, 1));
+  }
+
+  void spread(std::int32_t y, const float* row, float* target) const {
+    for (std::int32_t x = 0; x < out_.width; ++x) {
+      const std::int32_t slot = out_.phase_slot(y % out_.stride_h * out_.stride_w + x % out_.stride_w);
+      if (slot < 0) continue;
+      target[slot * out_.phase_stride + out_.lead + static_cast<std::int64_t>(y / out_.stride_h) * out_.pitch + x / out_.stride_w] = row[x];
+    }
+  }
+
+  const ConvGeometry& g_;
+  bool max_, include_pad_;
+  const PlaneLayout& in_;
+  const PlaneLayout& out_;
+  std::vector<std::int64_t> taps_;
+  Border y_, x_;
+  std::vector<float> row_;
+};
+
+Status pool(const ConvGeometry& g, bool is_max, bool include_pad, const PlaneLayout& in, const float* source,
+            const PlaneLayout& out, float* planes, std::int32_t first, std::int32_t last) {
+  return guarded([&]() -> Status {
+    if (out.height != g.out_height(in.height) || out.width != g.out_width(in.width)) {
+      return failure(Code::invalid_argument, "pooling: the output layout is %d x %d, the window yields %d x %d", out.height,
+                     out.width, g.out_height(in.height), g.out_width(in.width));
+    }
+    if (!reads_within(g, in)) return failure(Code::unsupported, "pooling: the input layout lacks padding or phases");
+    Pool one(g, is_max, include_pad, in, out);
+    for (std::int32_t c = first; c < last; ++c) one.plane(source + c * in.plane_stride, planes + c * out.plane_stride);
+    return {};
+  });
+}
+
+}  // namespace
+
+Status max_pool(const ConvGeometry& geometry, const PlaneLayout& in, const float* source, const PlaneLayout& out,
+                float* planes, std::int32_t first, std::int32_t last) {
+  return pool(geometry, true, false, in, source, out, planes, first, last);
+}
+
+Status average_pool(const ConvGeometry& geometry, bool count_include_pad, const PlaneLayout& in, const float* source,
+                    const PlaneLayout& out, float* planes, std::int32_t first, std::int32_t last) {
+  return pool(geometry, false, count_include_pad, in, source, out, planes, first, last);
+}
+
+void global_average_pool(const PlaneLayout& in, const float* source, float* result, std::int32_t first, std::int32_t last) {
+  const OpsTable& ops = active();
+  for (std::int32_t c = first; c < last; ++c) {
+    float total = 0.0f;
+    for_each_phase(in, [&](const Phase& phase) {
+      const float* base = source + c * in.plane_stride + phase.base;
+      // Padding inside the flat vector is zero, so it does not disturb the sum.
+      total += ops.sum(base, flat_pixels(phase.rows, phase.cols, in.pitch));
+    });
+    result[c] = total / (static_cast<float>(in.height) * static_cast<float>(in.width));
+  }
+}
+
+void global_max_pool(const PlaneLayout& in, const float* source, float* result, std::int32_t first, std::int32_t last) {
+  const OpsTable& ops = active();
+  for (std::int32_t c = first; c < last; ++c) {
+    float best = -std::numeric_limits<float>::infinity();
+    for_each_phase(in, [&](const Phase& phase) {
+      for (std::int32_t y = 0; y < phase.rows && phase.cols > 0; ++y) {
+        const float* row = source + c * in.plane_stride + phase.base + static_cast<std::int64_t>(y) * in.pitch;
+        best = std::max(best, ops.largest(row, phase.cols));
+      }
+    });
+    result[c] = best;
+  }
+}
+
+// ---- pointwise ----------------------------------------------------------------------------------
+
+void binary_planes(Binary op, const PlaneLayout& layout, const float* a, const float* b, float* out,
+                   const Epilogue& epilogue, std::int32_t first, std::int32_t last) {
+  on_planes(layout, out, first, last, [&](std::int32_t, std::int64_t at, std::int64_t count, const std::uint16_t* mask) {
+    active().binary(op, epilogue, a + at, b + at, out + at, mask, count);
+  });
+}
+
+void affine_planes(const PlaneLayout& layout, const float* a, const float* scale, const float* shift, float* out,
+                   const Epilogue& epilogue, std::int32_t first, std::int32_t last) {
+  on_planes(layout, out, first, last, [&](std::int32_t c, std::int64_t at, std::int64_t count, const std::uint16_t* mask) {
+    active().affine(epilogue, a + at, scale == nullptr ? 1.0f : scale[c], shift == nullptr ? 0.0f : shift[c], out + at, mask, count);
+  });
+}
+
+void activate(const Epilogue& epilogue, const float* a, float* out, std::int64_t count) {
+  active().affine(epilogue, a, 1.0f, 0.0f, out, nullptr, count);
+}
+
+// ---- transformers -------------------------------------------------------------------------------
+
+void layer_norm(const PlaneLayout& layout, std::int32_t features, const float* a, const float* b, const float* bias,
+                const float* scale, const float* shift, float epsilon, float* out, float* sum_out,
+                std::int32_t first_token, std::int32_t last_token) {
+  const std::int64_t lead = layout.lead, stride = layout.plane_stride;
+  // Whoever takes the first and the last token also writes the zeros before and behind them.
+  for (float* target : {out, sum_out}) {
+    if (target == nullptr) continue;
+    for (std::int64_t f = 0; f < features; ++f) {
+      float* plane = target + f * stride;
+      if (first_token == 0) std::fill(plane, plane + lead, 0.0f);
+      if (last_token == layout.width) std::fill(plane + lead + layout.width, plane + stride, 0.0f);
+    }
+  }
+  active().layer_norm(stride, features, a + lead, b == nullptr ? nullptr : b + lead, bias, scale, shift, epsilon, out + lead,
+                      sum_out == nullptr ? nullptr : sum_out + lead, first_token, last_token);
+}
+
+void softmax_rows(const float* in, float* out, std::int64_t row_stride, std::int32_t columns, float scale,
+                  const float* mask, std::int64_t mask_stride, std::int64_t first_row, std::int64_t last_row) {
+  for (std::int64_t r = first_row; r < last_row; ++r) {
+    active().softmax_row(in + r * row_stride, out + r * row_stride, columns, scale,
+                         mask == nullptr ? nullptr : mask + r * mask_stride);
+  }
+}
+
+void matmul_dense(std::int32_t m, std::int32_t n, std::int32_t k, float alpha, const float* a, std::int64_t a_row,
+                  std::int64_t a_col, const float* b, std::int64_t b_row, float* c, std::int64_t c_row, std::int32_t first,
+                  std::int32_t last) {
+  active().matmul(n, k, alpha, a, a_row, a_col, b, b_row, c, c_row, first, std::min(last, m));
+}
+
+}  // namespace onnxprune::kernels
