@@ -122,7 +122,8 @@ class _Binding:
             for axis, names in enumerate(operand.expand(n.rank(i), both, f"i{i}")):
                 self.axes.append((True, i, axis, names))
         for i, operand in enumerate(outputs):
-            if i >= n.n_outputs:
+            unused = i > 0 and i < n.n_outputs and not n.node.outputs[i].uses()
+            if i >= n.n_outputs or (unused and n.out_dims(i) is None):
                 continue
             for axis, names in enumerate(operand.expand(n.out_rank(i), both, f"o{i}")):
                 self.axes.append((False, i, axis, names))
