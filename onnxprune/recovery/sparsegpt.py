@@ -91,7 +91,7 @@ def _inverse_factor(gram: Float, columns: Ints) -> Float:
     """Upper U with ``U^T U = H^-1`` for the reordered H."""
     backward = columns[::-1]
     (trtri,) = scipy.linalg.get_lapack_funcs(("trtri",), (gram,))
-    # Fortran order lets LAPACK factorise and invert in place.
+    # In Fortran order (which this indexing already yields) LAPACK works in place.
     flipped = np.asfortranarray(gram[backward][:, backward])
     try:
         lower = scipy.linalg.cholesky(flipped, lower=True, overwrite_a=True, check_finite=False)
