@@ -1,0 +1,337 @@
+"""Full-size networks with random weights, and ways to prune them, for timing and for runtime tests.
+
+ResNet-50, MobileNetV2 and a BERT encoder are written down here; the nine classification graphs
+that ship with the ``onnx`` package (``light``) get their weights materialised. Weights are He-random
+(He et al., 2015), so activations keep their scale through the network. Everything is seeded: the
+same call gives the same bytes.
+
+    python benchmarks/networks.py resnet50 out.onnx --prune u90
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import onnx
+from numpy.typing import NDArray
+from onnx import TensorProto, helper, numpy_helper
+
+Array = NDArray[np.float32]
+
+LIGHT_NAMES = (
+    "bvlc_alexnet",
+    "densenet121",
+    "inception_v1",
+    "inception_v2",
+    "resnet50",
+    "shufflenet",
+    "squeezenet",
+    "vgg19",
+    "zfnet512",
+)
+
+
+class Builder:
+    """Collects nodes and initializers; every method returns the name of the value it made."""
+
+    def __init__(self, seed: int = 0) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.nodes: list[onnx.NodeProto] = []
+        self.initializers: list[onnx.TensorProto] = []
+
+    def constant(self, value: NDArray[np.generic] | float) -> str:
+        """Add an initializer; python floats become float32 scalars."""
+        array = np.asarray(value, np.float32) if isinstance(value, float) else np.asarray(value)
+        name = f"w{len(self.initializers)}"
+        self.initializers.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
+        return name
+
+    def he(self, shape: tuple[int, ...], fan_in: float) -> str:
+        """Add a He-random weight: normal with variance 2 / fan_in."""
+        values = self.rng.standard_normal(shape) * np.sqrt(2.0 / fan_in)
+        return self.constant(values.astype(np.float32))
+
+    def small(self, size: int) -> str:
+        """Add a bias vector of small random numbers."""
+        return self.constant((self.rng.standard_normal(size) * 0.05).astype(np.float32))
+
+    def node(self, op: str, *inputs: str, **attributes: object) -> str:
+        """Add a node with one output."""
+        out = f"{op}_{len(self.nodes)}"
+        self.nodes.append(helper.make_node(op, list(inputs), [out], name=out, **attributes))
+        return out
+
+    def conv(
+        self, x: str, channels: tuple[int, int], kernel: int, stride: int = 1, groups: int = 1
+    ) -> str:
+        """Add a convolution with "same" padding and a bias; ``channels`` is (in, out)."""
+        inputs, outputs = channels
+        shape = (outputs, inputs // groups, kernel, kernel)
+        weight = self.he(shape, inputs // groups * kernel * kernel)
+        return self.node(
+            "Conv",
+            x,
+            weight,
+            self.small(outputs),
+            kernel_shape=[kernel, kernel],
+            strides=[stride, stride],
+            pads=[kernel // 2] * 4,
+            group=groups,
+        )
+
+    def classifier(self, x: str, features: int, classes: int = 1000) -> str:
+        """Add global pooling and a fully connected layer."""
+        pooled = self.node("GlobalAveragePool", x)
+        flat = self.node("Flatten", pooled, axis=1)
+        weight = self.he((classes, features), features / 2)
+        return self.node("Gemm", flat, weight, self.small(classes), transB=1)
+
+    def model(
+        self, name: str, shape: list[int | str], output: str, out_shape: list[int | str]
+    ) -> onnx.ModelProto:
+        """Finish: one input called ``input``, one output."""
+        graph = helper.make_graph(
+            self.nodes,
+            name,
+            [helper.make_tensor_value_info("input", TensorProto.FLOAT, shape)],
+            [helper.make_tensor_value_info(output, TensorProto.FLOAT, out_shape)],
+            self.initializers,
+        )
+        model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 13)])
+        model.ir_version = 8
+        return model
+
+
+def resnet50(width: float = 1.0, size: int | str = 224, batch: int | str = 1) -> onnx.ModelProto:
+    """ResNet-50 v1.5 (stride in the 3x3), normalisation folded (He et al., 2016)."""
+    b = Builder()
+
+    def channels(n: int) -> int:
+        return int(n * width)
+
+    x = b.node("Relu", b.conv("input", (3, channels(64)), 7, 2))
+    x = b.node("MaxPool", x, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
+    inputs = channels(64)
+    for base, blocks, first_stride in [(64, 3, 1), (128, 4, 2), (256, 6, 2), (512, 3, 2)]:
+        inner, outer = channels(base), 4 * channels(base)
+        for block in range(blocks):
+            stride = first_stride if block == 0 else 1
+            y = b.node("Relu", b.conv(x, (inputs, inner), 1))
+            y = b.node("Relu", b.conv(y, (inner, inner), 3, stride))
+            y = b.conv(y, (inner, outer), 1)
+            shortcut = b.conv(x, (inputs, outer), 1, stride) if block == 0 else x
+            x = b.node("Relu", b.node("Add", y, shortcut))
+            inputs = outer
+    return b.model("resnet50", [batch, 3, size, size], b.classifier(x, inputs), [batch, 1000])
+
+
+def mobilenet_v2(size: int | str = 224, batch: int | str = 1) -> onnx.ModelProto:
+    """MobileNetV2 1.0, normalisation folded (Sandler et al., 2018)."""
+    b = Builder()
+    low, high = b.constant(0.0), b.constant(6.0)
+
+    def relu6(x: str) -> str:
+        return b.node("Clip", x, low, high)
+
+    x = relu6(b.conv("input", (3, 32), 3, 2))
+    inputs = 32
+    table = [(1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2)]
+    for expand, outputs, repeats, first in [*table, (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1)]:
+        for i in range(repeats):
+            stride, hidden, y = (first if i == 0 else 1), inputs * expand, x
+            if expand != 1:
+                y = relu6(b.conv(y, (inputs, hidden), 1))
+            y = relu6(b.conv(y, (hidden, hidden), 3, stride, groups=hidden))
+            y = b.conv(y, (hidden, outputs), 1)
+            x = b.node("Add", x, y) if stride == 1 and inputs == outputs else y
+            inputs = outputs
+    x = relu6(b.conv(x, (inputs, 1280), 1))
+    return b.model("mobilenet_v2", [batch, 3, size, size], b.classifier(x, 1280), [batch, 1000])
+
+
+def bert(
+    layers: int = 4, hidden: int = 768, inner: int = 3072, tokens: int = 128, heads: int = 12
+) -> onnx.ModelProto:
+    """BERT encoder layers as exporters spell them: decomposed LayerNorm and GELU (Devlin, 2019)."""
+    b = Builder()
+    two, eps, half, one = b.constant(2.0), b.constant(1e-5), b.constant(0.5), b.constant(1.0)
+    root2, scale = b.constant(float(np.sqrt(2))), b.constant(float(np.sqrt(hidden / heads)))
+    split = b.constant(np.array([1, tokens, heads, hidden // heads], np.int64))
+    merge = b.constant(np.array([1, tokens, hidden], np.int64))
+
+    def linear(x: str, inputs: int, outputs: int) -> str:
+        product = b.node("MatMul", x, b.he((inputs, outputs), 2 * inputs))
+        return b.node("Add", product, b.small(outputs))
+
+    def norm(x: str) -> str:
+        centred = b.node("Sub", x, b.node("ReduceMean", x, axes=[-1], keepdims=1))
+        variance = b.node("ReduceMean", b.node("Pow", centred, two), axes=[-1], keepdims=1)
+        unit = b.node("Div", centred, b.node("Sqrt", b.node("Add", variance, eps)))
+        gain = b.constant(np.ones(hidden, np.float32))
+        return b.node("Add", b.node("Mul", unit, gain), b.small(hidden))
+
+    def gelu(x: str) -> str:
+        erf = b.node("Erf", b.node("Div", x, root2))
+        return b.node("Mul", b.node("Mul", x, b.node("Add", erf, one)), half)
+
+    def heads_of(x: str, perm: list[int]) -> str:
+        return b.node("Transpose", b.node("Reshape", linear(x, hidden, hidden), split), perm=perm)
+
+    x = "input"
+    for _ in range(layers):
+        query, key = heads_of(x, [0, 2, 1, 3]), heads_of(x, [0, 2, 3, 1])
+        value = heads_of(x, [0, 2, 1, 3])
+        scores = b.node("Div", b.node("MatMul", query, key), scale)
+        mixed = b.node("MatMul", b.node("Softmax", scores, axis=-1), value)
+        joined = b.node("Reshape", b.node("Transpose", mixed, perm=[0, 2, 1, 3]), merge)
+        x = norm(b.node("Add", linear(joined, hidden, hidden), x))
+        x = norm(b.node("Add", linear(gelu(linear(x, hidden, inner)), inner, hidden), x))
+    return b.model("bert", [1, tokens, hidden], x, [1, tokens, hidden])
+
+
+def light(name: str) -> onnx.ModelProto:
+    """One of the graphs of the onnx package, with random weights instead of ConstantOfShape."""
+    folder = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
+    model = onnx.load(folder / f"light_{name}.onnx")
+    graph = model.graph
+    rng = np.random.default_rng(0)
+    values = {t.name: numpy_helper.to_array(t) for t in graph.initializer}
+    shapes = {
+        n.output[0]: tuple(int(d) for d in values[n.input[0]])
+        for n in graph.node
+        if n.op_type == "ConstantOfShape"
+    }
+    role: dict[str, tuple[str, int]] = {}
+    for node in graph.node:
+        for i, x in enumerate(node.input):
+            role.setdefault(x, (node.op_type, i))
+    made: list[onnx.TensorProto] = []
+    for key, shape in shapes.items():
+        op, slot = role.get(key, ("", 0))
+        if op in ("Conv", "Gemm") and slot == 1:
+            fan = float(np.prod(shape[1:]))
+            data = rng.standard_normal(shape) * np.sqrt(2.0 / fan)
+        elif op == "BatchNormalization" and slot in (1, 4):
+            data = rng.uniform(0.5, 1.5, shape)
+        else:
+            data = rng.standard_normal(shape) * 0.05
+        made.append(numpy_helper.from_array(data.astype(np.float32), key))
+    # The graphs list weights as inputs too; as inputs they would not be constant.
+    kept = [i for i in graph.input if i.name not in values]
+    nodes = [n for n in graph.node if n.op_type != "ConstantOfShape"]
+    used = {x for n in nodes for x in n.input}
+    rest = [t for t in graph.initializer if t.name in used]
+    del graph.node[:], graph.input[:], graph.initializer[:]
+    graph.node.extend(nodes)
+    graph.input.extend(kept)
+    graph.initializer.extend([*rest, *(t for t in made if t.name in used)])
+    model.ir_version = max(model.ir_version, 4)
+    return model
+
+
+def largest(score: Array, sparsity: float) -> NDArray[np.bool_]:
+    """Keep-mask without the ``sparsity`` share of smallest scores; ties go by position."""
+    keep = np.ones(score.size, np.bool_)
+    keep[np.argsort(score.ravel(), kind="stable")[: round(sparsity * score.size)]] = False
+    return keep.reshape(score.shape)
+
+
+def prune_matrix(weight: Array, kind: str) -> Array:
+    """Zero the smallest entries of ``weight`` [outputs, inputs, ...] and rescale to keep its norm.
+
+    ``kind``: ``u90`` (90 % of single weights), ``2:4`` / ``1:4`` (of every four consecutive
+    inputs), ``b4x1_90`` (90 % of groups of four consecutive outputs). A pattern that does not fit
+    the shape leaves the weight as it is.
+    """
+    flat = weight.reshape(weight.shape[0], -1)
+    size = np.abs(flat)
+    keep: NDArray[np.bool_]
+    if kind.startswith("u"):
+        keep = largest(size, int(kind[1:]) / 100)
+    elif ":" in kind:
+        n, m = (int(v) for v in kind.split(":"))
+        if weight.ndim < 2 or weight.shape[1] % m:
+            return weight
+        groups = np.abs(weight).reshape(weight.shape[0], weight.shape[1] // m, m, -1)
+        rank = np.argsort(np.argsort(-groups, axis=2, kind="stable"), axis=2, kind="stable")
+        keep = (rank < n).reshape(flat.shape)
+    else:
+        rows, share = int(kind[1 : kind.index("x")]), int(kind.split("_")[1]) / 100
+        if flat.shape[0] % rows:
+            return weight
+        score = (flat.reshape(flat.shape[0] // rows, rows, -1) ** 2).sum(1)
+        keep = np.repeat(largest(score, share), rows, axis=0)
+    out = flat * keep
+    norm = float(np.linalg.norm(out))
+    if norm > 0:
+        out *= float(np.linalg.norm(flat)) / norm
+    result: Array = out.reshape(weight.shape).astype(np.float32)
+    return result
+
+
+def prune(
+    model: onnx.ModelProto, kind: str, skip_first: bool = True, skip_depthwise: bool = True
+) -> onnx.ModelProto:
+    """Prune all constant Conv, Gemm and MatMul weights; ``dense`` returns a copy.
+
+    The first convolution and depth-wise ones stay dense unless asked otherwise, as in practice.
+    """
+    out = onnx.ModelProto()
+    out.CopyFrom(model)
+    if kind == "dense":
+        return out
+    tensors = {t.name: t for t in out.graph.initializer}
+    done: set[str] = set()
+    first = skip_first
+    for node in out.graph.node:
+        attributes = {a.name: a for a in node.attribute}
+        if node.op_type == "Conv":
+            if first:
+                first = False
+                continue
+            group = attributes["group"].i if "group" in attributes else 1
+            if group > 1 and skip_depthwise:
+                continue
+        elif node.op_type not in ("Gemm", "MatMul"):
+            continue
+        name = node.input[1]
+        if name not in tensors or name in done:
+            continue
+        done.add(name)
+        weight = numpy_helper.to_array(tensors[name])
+        if weight.ndim < 2 or weight.dtype != np.float32:
+            continue
+        by_columns = node.op_type == "MatMul" or (
+            node.op_type == "Gemm" and not ("transB" in attributes and attributes["transB"].i)
+        )
+        if by_columns and weight.ndim == 2:
+            pruned = np.ascontiguousarray(prune_matrix(np.ascontiguousarray(weight.T), kind).T)
+        else:
+            pruned = prune_matrix(weight, kind)
+        tensors[name].CopyFrom(numpy_helper.from_array(pruned, name))
+    return out
+
+
+NETWORKS: dict[str, Callable[[], onnx.ModelProto]] = {
+    "resnet50": resnet50,
+    "mobilenet_v2": mobilenet_v2,
+    "bert": bert,
+    **{f"light_{n}": (lambda n=n: light(n)) for n in LIGHT_NAMES},  # type: ignore[misc]
+}
+
+
+def main() -> None:
+    """Write one network to a file."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
+    parser.add_argument("network", choices=sorted(NETWORKS))
+    parser.add_argument("output")
+    parser.add_argument("--prune", default="dense", help="dense, u90, 2:4, b4x1_90 ...")
+    arguments = parser.parse_args()
+    onnx.save(prune(NETWORKS[arguments.network](), arguments.prune), arguments.output)
+
+
+if __name__ == "__main__":
+    main()
