@@ -175,7 +175,7 @@ class _Rows:
             told = ", ".join(f"{name!r}: {n}" for name, n in counts.items())
             raise DataError(f"{where}: the inputs have different numbers of samples ({told})")
         self.whole, self.constant = frozenset(whole), frozenset(constant)
-        self.size = self._group_size()
+        self.size = self._group_size(held)
         taken = max(counts.values(), default=1)
         if 0 <= limit < taken:
             taken = limit
@@ -184,15 +184,15 @@ class _Rows:
         self.count += taken
         return taken
 
-    def _group_size(self) -> int:
+    def _group_size(self, held: Record) -> int:
         """Return how many samples make a feed."""
-        if self.whole:
-            return 1
-        specs = [s for s in self.feeds.specs if s.dims and s.name not in self.constant]
+        rows = held.keys() - self.whole - self.constant
+        specs = [s for s in self.feeds.specs if s.dims and s.name in rows]
         sizes = {s.dims[0] for s in specs if s.dims and isinstance(s.dims[0], int)}
         if not sizes:
-            return self.feeds.batch
-        if len(sizes) > 1 or (sizes != {1} and _fixed_batch(specs) is None):
+            return 1 if self.whole else self.feeds.batch
+        open_too = _fixed_batch(specs) is None
+        if len(sizes) > 1 or (sizes != {1} and (open_too or self.whole)):
             told = ", ".join(f"{s.name!r} {s}" for s in specs)
             raise DataError(
                 f"{self.feeds.source.where}: the first axis of the inputs ({told}) is not one "
