@@ -1,13 +1,12 @@
-"""Carry around onnx-ir what it would drop or refuse.
+"""Carry around onnx-ir what it would drop or refuse: the way in.
 
 ``strip`` runs on the protobuf before ``ir.from_proto``: it takes out what the IR cannot express
-and returns it; ``attach`` hangs it on the IR objects; ``put_back`` runs on the protobuf that
-``ir.to_proto`` made. What can neither be expressed nor carried is an UnsupportedError.
+and returns it; ``attach`` hangs it on the IR objects. ``put_back``, in the module of that name, is
+the way out. What can neither be expressed nor carried is an UnsupportedError.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -68,6 +67,7 @@ def strip(model: onnx.ModelProto, base_dir: str) -> Carried:
         UnsupportedError: something that cannot be carried either; the message names it.
         LoadError: a sparse tensor or an attribute list that is broken.
     """
+    _check_functions(model)
     functions = {(f.domain, f.name) for f in model.functions}
     carried: Carried = {}
     for place, graph in walk.proto_graphs(model):
@@ -80,14 +80,33 @@ def strip(model: onnx.ModelProto, base_dir: str) -> Carried:
             _strip_passed(carry, graph)
         is_main = place == ("graph",) and model.ir_version < _FUNCTION_VALUE_INFO_SINCE
         _strip_names(carry, graph, functions if is_main else set())
-        for info in _infos(graph):
+        for info in infos(graph):
             _strip_info(carry, info)
         if carry.extras or carry.values or carry.nodes:
             carried[place] = carry
     return carried
 
 
-def _infos(graph: walk.GraphLike) -> list[onnx.ValueInfoProto]:
+def _check_functions(model: onnx.ModelProto) -> None:
+    names = [(f.domain, f.name, f.overload) for f in model.functions]
+    for i, (function, name) in enumerate(zip(model.functions, names, strict=True)):
+        label = f"{function.domain}::{function.name}"
+        if name in names[:i]:
+            raise LoadError(f"function {label!r} is defined twice: not valid ONNX")
+        for attribute in function.attribute_proto:
+            plain = attribute.type not in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS)
+            tensors = walk.attribute_proto_tensors(onnx.NodeProto(), attribute)
+            outside = any(t.data_location == onnx.TensorProto.EXTERNAL for _, t in tensors)
+            if not (plain and _expressible_attribute(attribute)) or outside:
+                raise UnsupportedError(
+                    f"the default of attribute {attribute.name!r} of function {label!r} is a "
+                    "graph, a sparse or external tensor, or of a type that cannot be carried; "
+                    "inline the function first"
+                )
+
+
+def infos(graph: walk.GraphLike) -> list[onnx.ValueInfoProto]:
+    """Return every description of a value that a graph or function holds."""
     if isinstance(graph, onnx.GraphProto):
         return [*graph.input, *graph.output, *graph.value_info]
     return list(graph.value_info)
@@ -298,113 +317,8 @@ def attach(model: ir.Model, carried: Carried) -> None:
 
 
 def _attach_values(graph: ir.Graph, values: dict[str, dict[str, Any]]) -> None:
-    for value in graph_values(graph):
+    for value in walk.graph_values(graph):
         if value.name in values:
             value.meta.update(values[value.name])
             if form := value.meta.get(origin.SPARSE):
                 value.const_value = form.dense
-
-
-def graph_values(graph: ir.Graph) -> list[ir.Value]:
-    """Return every value a graph defines: inputs, initializers, node outputs; each once."""
-    found = {id(v): v for v in [*graph.inputs, *graph.initializers.values()]}
-    found.update((id(o), o) for node in graph for o in node.outputs)
-    return list(found.values())
-
-
-def put_back(model: ir.Model, proto: onnx.ModelProto) -> None:
-    """Give ``proto``, just made of ``model``, all that was carried around onnx-ir but sparsity."""
-    shapes = _type_finder(model)
-    for graph, target in walk.pairs(model, proto):
-        extras = graph.meta.get(origin.GRAPH)
-        for node, node_proto in zip(graph, target.node, strict=True):
-            if not node.meta:
-                continue
-            for held in node.meta.get(origin.ATTRIBUTES, ()):
-                node_proto.attribute.add().ParseFromString(held)
-            node_proto.MergeFromString(node.meta.get(origin.UNKNOWN, b""))
-        _put_back_infos(graph, target)
-        if extras is not None:
-            _put_back_extras(graph, target, extras, shapes)
-
-
-def _put_back_infos(graph: ir.Graph, target: walk.GraphLike) -> None:
-    held = {
-        value.name: value.meta[origin.TYPE]
-        for value in graph_values(graph)
-        if origin.TYPE in value.meta and value.type is None and value.name
-    }
-    is_graph = isinstance(target, onnx.GraphProto)
-    if is_graph:
-        _drop_redundant(graph, target)
-        _drop_doubled(target)
-    if not held:
-        return
-    described = {info.name for info in _infos(target)}
-    for name in held:
-        if name not in described:
-            target.value_info.add().name = name
-    for info in _infos(target):
-        if info.name in held:
-            info.type.ParseFromString(held[info.name])
-
-
-def _drop_redundant(graph: ir.Graph, target: onnx.GraphProto) -> None:
-    """Remove value_info that onnx-ir adds for each initializer and that the file did not have."""
-    redundant = {
-        name
-        for name, value in graph.initializers.items()
-        if not (value.meta.get(origin.VALUE_INFO) or value.metadata_props or value.doc_string)
-    }
-    kept = [info for info in target.value_info if info.name not in redundant]
-    if len(kept) < len(target.value_info):
-        copies = [onnx.ValueInfoProto.FromString(info.SerializeToString()) for info in kept]
-        del target.value_info[:]
-        target.value_info.extend(copies)
-
-
-def _drop_doubled(target: onnx.GraphProto) -> None:
-    # onnx-ir annotates a value that is both input and output of a graph twice.
-    names = [a.tensor_name for a in target.quantization_annotation]
-    for i in reversed(range(len(names))):
-        if names[i] in names[:i]:
-            del target.quantization_annotation[i]
-
-
-TypeFinder = Callable[[str], "ir.Value | None"]
-
-
-def _type_finder(model: ir.Model) -> TypeFinder:
-    cache: dict[str, ir.Value] = {}
-
-    def find(name: str) -> ir.Value | None:
-        if not cache:
-            for _, graph in walk.ir_graphs(model):
-                cache.update((v.name, v) for v in graph_values(graph) if v.name)
-        return cache.get(name)
-
-    return find
-
-
-def _put_back_extras(
-    graph: ir.Graph, target: walk.GraphLike, extras: origin.GraphExtras, find: TypeFinder
-) -> None:
-    target.MergeFromString(extras.unknown)
-    names = {value.name for value in graph_values(graph)}
-    for name, held in extras.value_info.items():
-        if name in names:
-            continue
-        info = target.value_info.add()
-        info.ParseFromString(held)
-        outer = find(name)
-        if outer is not None and outer.type is not None:
-            # It describes a value of an enclosing graph, whose shape may have changed since.
-            info.type.CopyFrom(ir.serde.serialize_value(outer).type)
-    for held in extras.annotations:
-        target.quantization_annotation.add().ParseFromString(held)
-    infos = {info.name: info for info in target.input} if extras.passed else {}
-    for output in target.output if extras.passed else ():
-        given, held, merged = extras.passed.get(output.name, (b"", b"", b""))
-        if given and output.type == onnx.TypeProto.FromString(merged):
-            infos[output.name].ParseFromString(given)
-            output.ParseFromString(held)

@@ -17,6 +17,7 @@ import onnx_ir as ir
 from onnxprune.errors import OnnxPruneError, SaveError, UnsupportedError
 from onnxprune.io import carry, origin, sparse, walk, wire
 from onnxprune.io.payload import Slot, copy_data
+from onnxprune.io.put_back import put_back
 
 _GRAPH = onnx.ModelProto.DESCRIPTOR.fields_by_name["graph"].number
 _INITIALIZER = onnx.GraphProto.DESCRIPTOR.fields_by_name["initializer"].number
@@ -122,7 +123,7 @@ def encode(model: ir.Model) -> Parts:
     _check_training(facts, held)
     with _stand_ins(held):
         proto = ir.to_proto(model)
-    carry.put_back(model, proto)
+    put_back(model, proto)
     for message in facts.training:
         proto.training_info.add().ParseFromString(message)
     if facts.opset_alias:

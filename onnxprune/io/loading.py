@@ -187,7 +187,7 @@ def _rename_opset(model: ir.Model) -> None:
 
 def _check_names(model: ir.Model, label: str) -> None:
     """Raise LoadError if a node reads, or a graph returns, a value that nothing produces."""
-    defined = {id(v) for _, g in walk.ir_graphs(model) for v in carry.graph_values(g)}
+    defined = {id(v) for _, g in walk.ir_graphs(model) for v in walk.graph_values(g)}
     for _, graph in walk.ir_graphs(model):
         for node in graph:
             for value in node.inputs:
@@ -217,7 +217,7 @@ def _private(model: ir.Model, facts: origin.Origin) -> ir.Model:
             "call model.graph.sort() first"
         ) from error
     for _, graph in walk.ir_graphs(clone):
-        for value in carry.graph_values(graph):
+        for value in walk.graph_values(graph):
             if value.const_value is not None:
                 form = value.meta.get(origin.SPARSE)
                 if form is None or form.dense is not value.const_value:

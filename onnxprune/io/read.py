@@ -11,6 +11,9 @@ from google.protobuf.message import DecodeError
 
 from onnxprune.errors import LoadError
 
+LIMIT = 2**31 - 1
+"""Bytes a protobuf message may have at most."""
+
 _OPSET_SINCE = 3  # IR version from which opset_import is required
 _SIGNATURES = (
     (0, b"version https://git-lfs", "a Git LFS pointer; run `git lfs pull` to get the real file"),
@@ -38,6 +41,11 @@ def read_file(path: Path) -> bytes:
             raise LoadError(f"{path} is a folder; give the .onnx file inside it")
         if not stat.S_ISREG(status.st_mode):
             raise LoadError(f"{path} is not a regular file; give the path of an .onnx file")
+        if status.st_size > LIMIT:
+            raise LoadError(
+                f"{path} has {status.st_size} bytes; an ONNX file may have {LIMIT}, larger weights "
+                "belong in external data; save the model with external data"
+            )
         data = path.read_bytes()
     except FileNotFoundError:
         raise LoadError(f"{path} does not exist; check the path") from None

@@ -15,12 +15,10 @@ from onnxprune.errors import SaveError, UnsupportedError
 from onnxprune.io import atomic, encode, walk
 from onnxprune.io.loading import Loaded
 from onnxprune.io.origin import origin_of
+from onnxprune.io.read import LIMIT
 
 EXTERNAL_THRESHOLD = 1024
 """Bytes below which a tensor stays inside the model even when there is a sidecar."""
-
-LIMIT = 2**31 - 1
-"""Bytes a protobuf message may have at most."""
 
 
 def save(
@@ -39,8 +37,8 @@ def save(
         model: what :func:`onnxprune.io.load` returned, or a model derived from that, or any
             other ``onnx_ir.Model``.
         path: the file to write; an existing one is replaced once the new one is complete.
-        external_data: True: weights go to the sidecar; False: all inside; "auto": as in the
-            file the model came from, and to a sidecar whenever it would exceed 2 GB.
+        external_data: True: weights go to the sidecar; False: all inside; "auto": to the sidecar
+            if any weight lay or lies in external data, and whenever it would exceed 2 GB.
         external_threshold: bytes from which a tensor goes to the sidecar.
 
     Raises:
@@ -48,17 +46,18 @@ def save(
             model being read or its data, or the model exceeds 2 GB without external data.
             Nothing is left behind then, and an older file at ``path`` is untouched.
     """
-    held = model.model if isinstance(model, Loaded) else model
+    held = model.with_model(model.model).model if isinstance(model, Loaded) else model
     target = Path(path).absolute()
     sidecar = target.with_name(target.name + ".data")
     origin = origin_of(held)
-    protected = [*origin.files, *_external_files(held)]
+    external_files = _external_files(held)
+    protected = [*origin.files, *external_files]
     atomic.check_target(target, protected)
     with encode.guarded(f"cannot write {target}"):
         parts = encode.encode(held)
-        outside = external_data is True or (external_data == "auto" and origin.had_external)
-        if external_data == "auto" and parts.size > LIMIT:
-            outside = True
+        outside = external_data is True
+        if external_data == "auto":
+            outside = origin.had_external or bool(external_files) or parts.size > LIMIT
         if outside:
             atomic.check_target(sidecar, protected)
             outside = parts.move_out(sidecar.name, external_threshold)

@@ -73,6 +73,13 @@ def pairs(model: ir.Model, proto: onnx.ModelProto) -> Iterator[tuple[ir.Graph, G
         yield graph, inside[place]
 
 
+def graph_values(graph: ir.Graph) -> list[ir.Value]:
+    """Return every value a graph defines: inputs, initializers, node outputs; each once."""
+    found = {id(v): v for v in [*graph.inputs, *graph.initializers.values()]}
+    found.update((id(o), o) for node in graph for o in node.outputs)
+    return list(found.values())
+
+
 def attribute_tensors(attribute: ir.Attr) -> tuple[ir.TensorProtocol, ...]:
     """Return the tensors an attribute holds; empty for references and other types."""
     if attribute.is_ref():

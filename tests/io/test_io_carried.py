@@ -327,3 +327,15 @@ def test_attribute_given_twice_is_an_error() -> None:
     model.graph.node[0].attribute.extend([h.make_attribute("a", 1), h.make_attribute("a", 2)])
     with pytest.raises(LoadError, match=r"'mm'.*'a'"):
         io.load(model)
+
+
+def test_functions_that_cannot_be_carried() -> None:
+    model = with_function()
+    model.functions.append(model.functions[0])
+    with pytest.raises(LoadError, match=r"'org\.example::Twice' is defined twice"):
+        io.load(model)
+    model = with_function()
+    held = model.functions[0].attribute_proto.add(name="default")
+    held.type = onnx.AttributeProto.SPARSE_TENSOR
+    with pytest.raises(UnsupportedError, match="'default' of function"):
+        io.load(model)

@@ -277,3 +277,11 @@ def test_damaged_anywhere(changes: list[tuple[int, int]]) -> None:
     else:
         again = io.to_bytes(loaded.model)
         assert io.to_bytes(io.load(again).model) == again
+
+
+def test_file_over_two_gigabytes(tmp_path: Path) -> None:
+    path = tmp_path / "big.onnx"
+    with path.open("wb") as file:
+        file.truncate(2**31)
+    with pytest.raises(LoadError, match="larger weights belong in external data"):
+        io.load(path)

@@ -442,3 +442,11 @@ print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before)
     assert done.returncode == 0, done.stderr
     assert int(done.stdout) < 32 * 1024  # KiB; the data are 192 MiB
     assert (tmp_path / "out.onnx.data").read_bytes()[-4:] == b"end!"
+
+
+def test_model_read_by_onnx_ir_keeps_its_sidecar(external: Path, tmp_path: Path) -> None:
+    io.save(ir.load(external), tmp_path / "out.onnx")
+    assert (tmp_path / "out.onnx.data").exists()
+    assert_identical(run(str(external), FEEDS), run(str(tmp_path / "out.onnx"), FEEDS))
+    io.save(io.load(ir.load(external)), tmp_path / "again.onnx")
+    assert (tmp_path / "again.onnx.data").read_bytes() == (tmp_path / "out.onnx.data").read_bytes()
