@@ -7,11 +7,14 @@ from os import PathLike
 from typing import Any
 
 from onnxprune import io
+from onnxprune.errors import UsageError
 from onnxprune.io import Source, load, save
 from onnxprune.planning import PrunePlan, SelectOptions
 from onnxprune.pruning import Progress, Result, run_prune, silent
+from onnxprune.recipe import Recipe
+from onnxprune.report.inspection import inspect_model
 
-__all__ = ["PrunePlan", "Result", "load", "prune", "save"]
+__all__ = ["PrunePlan", "Recipe", "Result", "inspect", "load", "prune", "save"]
 
 
 def prune(
@@ -34,6 +37,7 @@ def prune(
     proof: bool = True,
     data: Any = None,
     samples: int | None = None,
+    recipe: Recipe | str | PathLike[str] | None = None,
     progress: Progress = silent,
 ) -> Result:
     """Prune a model and prove the result; nothing is written.
@@ -59,6 +63,8 @@ def prune(
         data: inputs for the proof: ``.npz``, folder, ``file.py:function``, dict or iterable of
             feeds; random inputs when None.
         samples: how many samples of ``data`` to use.
+        recipe: takes the place of all options above but ``plan``, ``data`` and ``samples``, which
+            win over what it says; a :class:`Recipe` or the path of one.
         progress: called with (stage, fraction done).
 
     Returns:
@@ -75,16 +81,42 @@ def prune(
         pattern=pattern, sparsity=sparsity, target=dict(target or {}), criterion=criterion,
         allocation=allocation, align=align, only=only, keep=keep, layers=dict(layers or {}),
         first_layer=first_layer, last_layer=last_layer, seed=seed,
-    )
+    )  # fmt: skip
+    if recipe is None:
+        recipe = Recipe(options).with_mask_only(mask_only)
+    elif options != SelectOptions() or mask_only or not proof:
+        raise UsageError("give either a recipe or options; to vary a recipe, change the Recipe")
+    elif not isinstance(recipe, Recipe):
+        recipe = Recipe.load(recipe)
     loaded = load(model)
+    plan = plan if plan is not None else recipe.plan
     if plan is not None and not isinstance(plan, PrunePlan):
         plan = PrunePlan.load(plan)
     feeds = None
+    data = data if data is not None else recipe.data.path
     if data is not None:
         from onnxprune.calibration.feeds import open_feeds
 
+        samples = samples if samples is not None else recipe.data.samples
         feeds = list(open_feeds(data, loaded.model.graph.inputs, samples))
     return run_prune(
-        loaded, options, plan=plan, mask_only=mask_only, prove=proof, feeds=feeds,
+        loaded, recipe.select, plan=plan, mask_only=recipe.mask_only,
+        prove=proof and recipe.proof.run, feeds=feeds, before=recipe.before, after=recipe.after,
         progress=progress,
-    )
+    )  # fmt: skip
+
+
+def inspect(model: Source | io.Loaded) -> dict[str, Any]:
+    """Return what a model consists of and what of it can be pruned, as plain data.
+
+    Args:
+        model: as for :func:`prune`. Never changed.
+
+    Returns:
+        Interface, layers, groups of coupled units, what is frozen and why, totals; every key is
+        described in ``docs/report.md``.
+
+    Raises:
+        LoadError, UnsupportedError: the model cannot be read or carried.
+    """
+    return inspect_model(load(model))

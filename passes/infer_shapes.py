@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from dataclasses import dataclass
 from typing import ClassVar
 
 import onnx_ir as ir
-from onnx_ir.passes.common import ShapeInferencePass
 
 from onnxprune.passes.base import PASSES, Context, Pass, PassResult
+from onnxprune.rules.shapes import infer_shapes
 
 
 @PASSES.member("infer-shapes")
@@ -24,11 +23,4 @@ class InferShapes(Pass):
 
     def run(self, model: ir.Model, context: Context) -> PassResult:
         """Merge inferred shapes into ``model``; what cannot be inferred stays unknown."""
-        logger = logging.getLogger("onnx_ir.passes.common.shape_inference")
-        level = logger.level
-        logger.setLevel(logging.CRITICAL)  # a failure leaves shapes unknown, which rules report
-        try:
-            result = ShapeInferencePass(check_type=False, strict_mode=False)(model)
-        finally:
-            logger.setLevel(level)
-        return PassResult(model, bool(result.modified))
+        return PassResult(model, infer_shapes(model))

@@ -160,8 +160,9 @@ class Surgery:
             node.replace_input_with(index, old)
             maker = value.producer()
             if maker is not None:
+                added = maker.inputs[1:]
                 self.analyzer.graph.remove(maker, safe=True)
-                for used in maker.inputs[1:]:
+                for used in added:
                     if used is not None:
                         self.analyzer.graph.initializers.pop(used.name)
             elif value.name in self.analyzer.graph.initializers:

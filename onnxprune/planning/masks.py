@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -79,7 +80,9 @@ def _items(
         fixed = None
         if layer.name in overrides:
             fixed = round_keep((1 - overrides[layer.name]) * n, n, 1, 0)
-        weights = pattern.unit_sizes(shape).astype(np.float64)
+        weights: np.ndarray[Any, Any] | float = pattern.unit_sizes(shape)
+        if weights.strides == (0,):  # all alike: one number instead of one a unit
+            weights = float(weights[0]) if n else 1.0
         if by_macs:
             weights = weights * (layer.macs / max(layer.size, 1))
         dims = (shape[0] * shape[1], shape[2], *shape[3:])

@@ -21,6 +21,7 @@ from onnxprune.rules.base import (
     Rewriter,
     Site,
 )
+from onnxprune.rules.shapes import infer_shapes
 from onnxprune.rules.sizes import SizeTracer
 
 Use = tuple[ir.Node, int]
@@ -56,6 +57,7 @@ class Analyzer:
         self.producers: dict[tuple[ir.Value, Use | None, int], None] = {}
         self.parameters: dict[tuple[ir.Value, Use | None], list[Ids | None]] = {}
         self.unsupported: dict[str, int] = {}
+        self.learned = 0
         self._overridable = overridable(model)
         self._tensors: dict[ir.Value, ir.TensorProtocol | None] = {}
         self._labels: dict[ir.Node, str] = {}
@@ -240,7 +242,11 @@ def analyze(model: ir.Model, *, freeze_interface: bool = True) -> Analyzer:
     """Run the rules over ``model`` (shapes already inferred) and return what they found."""
     import onnxprune.rules.families  # noqa: F401  (registers every rule)
 
-    return Analyzer(model, freeze_interface=freeze_interface)
+    found = Analyzer(model, freeze_interface=freeze_interface)
+    while found.learned:  # a rule knew a shape; what follows it may be inferable now
+        infer_shapes(model)
+        found = Analyzer(model, freeze_interface=freeze_interface)
+    return found
 
 
 def overridable(model: ir.Model) -> set[ir.Value]:

@@ -264,6 +264,14 @@ class NodeView:
         assert value is not None
         self._analyzer.produces(value, axis, (self.node, index))
 
+    def learn(self, index: int, dims: Sequence[Dim]) -> None:
+        """Record the shape of an output that inference could not find."""
+        value = self.node.outputs[index]
+        value.shape = ir.Shape(list(dims))
+        if value.type is None and self.node.inputs and self.node.inputs[0] is not None:
+            value.type = self.node.inputs[0].type
+        self._analyzer.learned += 1
+
     def on_rewrite(self, patch: Callable[[Rewriter, KeptOf], None]) -> None:
         """Register what else must change in this node when coordinates go."""
         self._analyzer.patches.append((self.node, patch))

@@ -14,6 +14,7 @@ row-major. ``1`` is an axis of size one, a trailing ``?`` marks an optional oper
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -73,6 +74,8 @@ class TextRule:
             operator has none.
         macs_over_input: the cost is per input position (transposed convolution), not per output.
         group_attr: (attribute, factor): the attribute holds the factor's size.
+        keep: factors that are not ours to prune (directions of a recurrent layer).
+        mixed: factors inside which the operator mixes: frozen.
         heads: the starred batch factor is the natural carrier when no operand is constant.
     """
 
@@ -82,6 +85,8 @@ class TextRule:
     macs_over_input: bool = False
     group_attr: tuple[str, str] | None = None
     heads: bool = False
+    mixed: tuple[str, ...] = ()
+    keep: tuple[str, ...] = ()
 
     def parsed(self) -> tuple[list[Operand], list[Operand]]:
         """Return (inputs, outputs)."""
@@ -96,6 +101,11 @@ class TextRule:
         state = _Binding(self, n)
         state.link_axes()
         state.contract()
+        for name, ids in state.factors.items():
+            if name in self.mixed or name.split(".")[0] in self.mixed:
+                n.freeze(ids, f"{n.op} mixes this axis")
+        for name in self.keep:
+            n.freeze(state.factors.get(name), f"{n.op} has a fixed number of these")
         if self.group_attr:
             state.patch_group(*self.group_attr)
         if self.weight:
@@ -122,6 +132,8 @@ class _Binding:
             for axis, names in enumerate(operand.expand(n.rank(i), both, f"i{i}")):
                 self.axes.append((True, i, axis, names))
         for i, operand in enumerate(outputs):
+            if 0 <= i < n.n_outputs and n.out_dims(i) is None:
+                self._learn(i, operand, both)
             unused = i > 0 and i < n.n_outputs and not n.node.outputs[i].uses()
             if i >= n.n_outputs or (unused and n.out_dims(i) is None):
                 continue
@@ -133,10 +145,41 @@ class _Binding:
         }
         self.outputs_have = {x for is_in, _, _, names in self.axes if not is_in for x in names}
 
+    def _learn(self, i: int, operand: Operand, both: frozenset[str]) -> None:
+        """Tell the shape of an output that inference does not know, from those of the inputs."""
+        sizes = self._solve(dict(self.rule.bind(self.n)) if self.rule.bind else {})
+        stars = {names[0] for _, _, _, names in self.axes if names[0].startswith("*")}
+        extra = sum(names[0].startswith("*") and j == 0 for _, j, _, names in self.axes)
+        shared = {name.split(".")[0] for name in stars if "@" not in name}
+        rank = 0
+        for axis in operand.axes:
+            if axis[0] in shared:
+                rank += sum(name.split(".")[0] == axis[0] for name in stars)
+            else:
+                rank += extra if axis[0].startswith("*") else 1
+        dims: list[Dim] = []
+        for names in operand.expand(rank, both, f"o{i}"):
+            known = [1 if x == "1" else sizes.get(x) for x in names]
+            dims.append(None if None in known else math.prod(k for k in known if k is not None))
+        for k, names in enumerate(operand.expand(rank, both, f"o{i}")):
+            if dims[k] is None and len(names) == 1:
+                dims[k] = self.symbols.get(names[0])
+        self.n.learn(i, dims)
+
     def _dim(self, is_in: bool, i: int, axis: int) -> Dim:
         dims = self.n.dims(i) if is_in else self.n.out_dims(i)
         assert dims is not None
         return dims[axis]
+
+    @property
+    def symbols(self) -> dict[str, str]:
+        """Symbolic sizes of factors that are an axis of their own."""
+        out = {}
+        for is_in, i, axis, names in self.axes:
+            dim = self._dim(is_in, i, axis)
+            if len(names) == 1 and isinstance(dim, str):
+                out[names[0]] = dim
+        return out
 
     def _solve(self, bound: dict[str, int]) -> dict[str, int | None]:
         sizes: dict[str, int | None] = dict(bound)

@@ -97,10 +97,34 @@ def reshape_axes(n: NodeView) -> None:
     segments, rest = match_reshape([before[i] for i in a], [after[i] for i in b])
     for left, right in segments:
         _tie_segment(n, [a[i] for i in left], [b[j] for j in right])
-    for i in rest[0]:
-        n.freeze(n.ids(0, a[i]), "is reshaped together with an axis of unknown size")
-    for j in rest[1]:
-        n.freeze(n.out_ids(b[j]), "is reshaped together with an axis of unknown size")
+    left, right = [a[i] for i in rest[0]], [b[j] for j in rest[1]]
+    _tie_borders(n, before, after, left, right)
+    for axis in left:
+        n.freeze(n.ids(0, axis), "is reshaped together with an axis of unknown size")
+    for axis in right:
+        n.freeze(n.out_ids(axis), "is reshaped together with an axis of unknown size")
+
+
+def _tie_borders(
+    n: NodeView, before: Sequence[Dim], after: Sequence[Dim], left: list[int], right: list[int]
+) -> None:
+    """Tie the outer sizes of a stretch whose inner sizes are unknown.
+
+    [C, H, W] to [G, L] with H and W unknown still says that C is (G c): the outermost index of the
+    coarser side is the outermost part of the finer one's. (GroupNorm written as InstanceNorm.)
+    """
+    while left and right:
+        a, b = before[left[0]], after[right[0]]
+        if not isinstance(a, int) or not isinstance(b, int) or (a % b and b % a):
+            return
+        outer = n.space.new(min(a, b))
+        for size, ids in ((a, n.ids(0, left[0])), (b, n.out_ids(right[0]))):
+            inner = n.space.new(size // len(outer))
+            n.freeze(inner if len(inner) > 1 else None, "is merged with an axis of unknown size")
+            n.product(ids, [outer, inner])
+        del left[0], right[0]
+        if a != b:
+            return
 
 
 def _tie_segment(n: NodeView, left: list[int], right: list[int]) -> None:

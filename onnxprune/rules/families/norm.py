@@ -6,7 +6,7 @@ from onnxprune.rules.base import GiveUp, NodeView, Sample, register
 from onnxprune.rules.text import TextRule
 
 _BATCH = "n c *s, c, c, c, c -> n c *s"
-_INSTANCE = "n c *s, c, c -> n c *t"
+_INSTANCE = "n c *s, c, c -> n c *s"
 
 
 def batch(n: NodeView) -> None:
@@ -27,7 +27,7 @@ register(
 )
 register(
     "InstanceNormalization",
-    TextRule(_INSTANCE),
+    TextRule(_INSTANCE, mixed=("*s",)),
     _INSTANCE,
     [Sample(((2, 3, 4, 5), (3,), (3,))), Sample(((2, 3, 9), (3,), (3,)))],
 )
@@ -112,5 +112,59 @@ register(
     _cumsum,
     "*d, axis -> *d, mixing `axis`",
     [Sample(((2, 3, 4), ()), consts={1: 1}, dtypes={1: "int64"})],
+    exact="mixed axis frozen",
+)
+
+
+_GROUP = "n (g c) *s, (g c), (g c) -> n (g c) *s"
+_GROUP_OLD = "n (g c) *s, g, g -> n (g c) *s"
+
+
+def group(n: NodeView) -> None:
+    """State what GroupNormalization does: whole groups pass, what is inside a group mixes."""
+    groups = int(n.attr("num_groups", 1))
+    text = _GROUP if n.opset >= 21 else _GROUP_OLD
+    rule = TextRule(text, lambda _: {"g": groups}, group_attr=("num_groups", "g"), mixed=("c", "*s"))
+    rule(n)
+
+
+def layer(n: NodeView) -> None:
+    """State what LayerNormalization and its kin do: the normalised axes mix."""
+    rank = n.rank(0)
+    first = n.axis(int(n.attr("axis", -1)), rank)
+    mix(n, range(first, rank), f"{n.op} mixes this axis")
+    for out in range(1, n.n_outputs):
+        for axis in range(first):
+            if n.out_dims(out) is not None:
+                n.passes(axis, axis, out=out)
+
+
+_LAYER = "*d, scale, bias? -> *d, mixing the axes from `axis` on"
+register(
+    "GroupNormalization",
+    group,
+    _GROUP,
+    [
+        Sample(((2, 6, 4, 5), (6,), (6,)), {"num_groups": 3}, opset=21),
+        Sample(((2, 6, 4, 5), (3,), (3,)), {"num_groups": 3}, opset=18),
+    ],
+    exact="whole groups",
+)
+register(
+    "LayerNormalization",
+    layer,
+    _LAYER,
+    [
+        Sample(((2, 3, 4), (4,), (4,))),
+        Sample(((2, 3, 4, 5), (4, 5)), {"axis": 2}),
+        Sample(((2, 3, 4), (4,)), outputs=3),
+    ],
+    exact="mixed axis frozen",
+)
+register(
+    "RMSNormalization",
+    layer,
+    _LAYER,
+    [Sample(((2, 3, 4), (4,)), opset=23)],
     exact="mixed axis frozen",
 )
