@@ -176,7 +176,9 @@ PlaneLayout make_layout(std::int32_t height, std::int32_t width, const PadNeed& 
   }
   l.lead = round_up(static_cast<std::int64_t>(l.top) * l.pitch + l.left, kLane);
   const std::int64_t last = static_cast<std::int64_t>(l.rows - 1 + l.bottom) * l.pitch + l.cols + l.right;
-  l.phase_stride = round_up(l.lead + last, kLane);
+  // Room for whole pairs of vectors over the pixels: some kernels write (zeros) two at a time.
+  const std::int64_t written = round_up(static_cast<std::int64_t>(l.rows - 1) * l.pitch + l.cols, 2 * kLane);
+  l.phase_stride = round_up(l.lead + std::max(last, written), kLane);
   if (l.phase_stride / kLane % 2 == 0) l.phase_stride += kLane;
   l.plane_stride = l.phase_stride * l.phases();
   if (l.plane_stride / kLane % 2 == 0) l.plane_stride += kLane;

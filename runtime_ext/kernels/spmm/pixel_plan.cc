@@ -1,0 +1,169 @@
+#include "pixel_plan.h"
+
+#include <algorithm>
+#include <cstring>
+#include <limits>
+
+#include "../phases.h"
+
+namespace onnxprune::kernels {
+namespace {
+
+// Rows whose tiles wait in scratch at once when the output cannot be stored in place.
+constexpr std::int32_t kScratchRows = 64;
+
+}  // namespace
+
+std::vector<Tile> cut_pixels(std::int64_t pixels, int width, int most, int unit) {
+  const std::int64_t units = (pixels + static_cast<std::int64_t>(width) * unit - 1) / (static_cast<std::int64_t>(width) * unit);
+  const std::int64_t count = (units * unit + most - 1) / most;
+  std::vector<Tile> tiles;
+  for (std::int64_t i = 0; i < count; ++i) {
+    const std::int64_t begin = units * i / count * unit, end = units * (i + 1) / count * unit;
+    if (end > begin) tiles.push_back({begin * width, static_cast<int>(end - begin)});
+  }
+  return tiles;
+}
+
+PixelPlan::PixelPlan(const PlanRequest& request) : PlanBase(request), scatter_(request.out, request.in.pitch) {
+  rows_ = request.weights.shape.out_channels;
+  direct_ = flat_compatible(request.weights.shape, in_, out_);
+  clamp_ = clamp_of(epilogue_);
+  bias_ = padded_bias(request.weights);
+  info_.flat = direct_;
+}
+
+void PixelPlan::cut(int width, int most_vectors, int unit) {
+  width_ = width;
+  tiles_ = cut_pixels(flat_pixels(out_.height, out_.width, in_.pitch), width, most_vectors, unit);
+  if (direct_) mask_ = pixel_mask(out_.height, out_.width, in_.pitch, width);
+  const Tile& last = tiles_.back();
+  const auto vectors = static_cast<std::size_t>(last.q / width + last.vectors);
+  if (direct_ && (!mask_.empty() || static_cast<std::int64_t>(vectors) * width > flat_pixels(out_.height, out_.width, in_.pitch))) {
+    if (mask_.empty()) mask_.assign(static_cast<std::size_t>(flat_pixels(out_.height, out_.width, in_.pitch) / width), static_cast<std::uint16_t>((1u << width) - 1u));
+    mask_.resize(vectors, 0);
+  }
+  for (const Tile& tile : tiles_) longest_ = std::max(longest_, tile.vectors);
+}
+
+std::int32_t PixelPlan::wanted_parts(std::int32_t threads, std::int32_t block_rows) const {
+  const auto tiles = static_cast<std::int32_t>(std::min<std::size_t>(tiles_.size(), 1 << 20));
+  std::int32_t parts = 1;
+  if (threads > 1 && tiles < 4 * threads) parts = (4 * threads + tiles - 1) / std::max(tiles, 1);
+  if (!direct_) parts = std::max(parts, (rows_ + kScratchRows - 1) / kScratchRows);
+  return std::max(1, std::min(parts, (rows_ + block_rows - 1) / block_rows));
+}
+
+std::int64_t PixelPlan::bytes_per_channel(const ConvGeometry& g, int vectors) const {
+  // Each distinct (phase, row) it reads, or the whole plane when that is less.
+  std::vector<std::int64_t> rows;
+  for (const std::int64_t offset : tap_offsets(g, in_)) rows.push_back(offset / std::max(in_.pitch, 1));
+  std::sort(rows.begin(), rows.end());
+  const std::int64_t distinct = std::unique(rows.begin(), rows.end()) - rows.begin();
+  const std::int64_t run = static_cast<std::int64_t>(vectors) * width_ * 4 + (g.taps() > 1 ? 64 : 0);
+  return std::max<std::int64_t>(1, std::min(distinct * run, in_.plane_stride * 4));
+}
+
+std::int32_t PixelPlan::channels_for(const ConvGeometry& g, std::int64_t bytes_per_channel, std::int64_t budget) const {
+  const std::int64_t fit = std::max<std::int64_t>(budget / bytes_per_channel, 8);
+  if (g.groups > 1 || fit >= g.in_channels) return 0;
+  const std::int64_t blocks = (g.in_channels + fit - 1) / fit;
+  return static_cast<std::int32_t>((g.in_channels + blocks - 1) / blocks);
+}
+
+std::int64_t PixelPlan::shared_bytes() const {
+  return static_cast<std::int64_t>(bias_.capacity() * 4 + mask_.capacity() * 2 + tiles_.capacity() * sizeof(Tile) +
+                                   part_rows_.capacity() * 4);
+}
+
+std::int64_t PixelPlan::work_items(std::int32_t images) const {
+  return static_cast<std::int64_t>(images) * parts() * static_cast<std::int64_t>(tiles_.size());
+}
+
+std::size_t PixelPlan::scratch_bytes() const {
+  if (direct_) return 0;
+  std::int32_t most = 0;
+  for (std::int32_t p = 0; p < parts(); ++p) most = std::max(most, part_rows_[p + 1] - part_rows_[p]);
+  return static_cast<std::size_t>(most + 1) * tile_floats() * sizeof(float);  // one more for a residual
+}
+
+void PixelPlan::run(const RunArgs& args, std::int64_t first, std::int64_t last, void* scratch) const {
+  const auto tiles = static_cast<std::int64_t>(tiles_.size());
+  for (std::int64_t item = first; item < last; ++item) {
+    const auto tile = static_cast<std::size_t>(item % tiles);
+    const auto part = static_cast<std::int32_t>(item / tiles % parts());
+    const std::int64_t image = item / tiles / parts();
+    RunArgs one = args;
+    one.in += image * args.in_image_stride;
+    one.out += image * args.out_image_stride;
+    one.residual = args.residual == nullptr || epilogue_.residual == Residual::none
+                       ? nullptr
+                       : args.residual + image * args.out_image_stride;
+    if (direct_) {
+      run_direct(one, part, tile);
+    } else {
+      run_scattered(one, part, tile, static_cast<float*>(scratch));
+    }
+  }
+}
+
+void PixelPlan::run_direct(const RunArgs& args, std::int32_t part, std::size_t index) const {
+  const Tile& tile = tiles_[index];
+  TileJob job;
+  job.in = args.in + tile.q;
+  job.out = args.out + out_.lead + tile.q;
+  job.out_stride = out_.plane_stride;
+  job.mask = mask_.empty() ? nullptr : mask_.data() + tile.q / width_;
+  const float* residual = args.residual == nullptr ? nullptr : args.residual + out_.lead + tile.q;
+  if (clamp_.enough) {
+    job.residual = residual;
+    job.residual_after = epilogue_.residual == Residual::after_activation;
+    job.low = clamp_.low;
+    job.high = clamp_.high;
+  } else {
+    job.low = -std::numeric_limits<float>::infinity();
+    job.high = std::numeric_limits<float>::infinity();
+  }
+  multiply(&job, part, tile);
+  const std::int32_t first = part_rows_[part], last = part_rows_[part + 1];
+  const std::int64_t count = static_cast<std::int64_t>(tile.vectors) * width_;
+  if (!clamp_.enough) {
+    for (std::int64_t r = first; r < last; ++r) {
+      const float* add = residual == nullptr ? nullptr : residual + r * out_.plane_stride;
+      ops_.finish(epilogue_, job.out + r * out_.plane_stride, add, job.mask, count);
+    }
+  }
+  if (index == 0) zero_rows(args.out, first, last, 0, out_.lead);
+  if (index + 1 == tiles_.size()) zero_rows(args.out, first, last, out_.lead + tile.q + count, out_.plane_stride);
+}
+
+void PixelPlan::zero_rows(float* out, std::int64_t first, std::int64_t last, std::int64_t begin, std::int64_t end) const {
+  if (begin >= end) return;
+  for (std::int64_t r = first; r < last; ++r) {
+    std::memset(out + r * out_.plane_stride + begin, 0, static_cast<std::size_t>(end - begin) * sizeof(float));
+  }
+}
+
+void PixelPlan::run_scattered(const RunArgs& args, std::int32_t part, std::size_t index, float* scratch) const {
+  const Tile& tile = tiles_[index];
+  const std::int64_t stride = tile_floats(), count = static_cast<std::int64_t>(tile.vectors) * width_;
+  const std::int32_t first = part_rows_[part], last = part_rows_[part + 1];
+  float* const added = scratch + (last - first) * stride;
+  TileJob job;
+  job.in = args.in + tile.q;
+  job.out = scratch - first * stride;  // row `first` lies at the start of the scratch
+  job.out_stride = stride;
+  job.low = -std::numeric_limits<float>::infinity();
+  job.high = std::numeric_limits<float>::infinity();
+  multiply(&job, part, tile);
+  for (std::int64_t r = first; r < last; ++r) {
+    float* row = scratch + (r - first) * stride;
+    float* plane = args.out + r * out_.plane_stride;
+    if (args.residual != nullptr) scatter_.load(tile.q, count, args.residual + r * out_.plane_stride, added);
+    ops_.finish(epilogue_, row, args.residual == nullptr ? nullptr : added, nullptr, count);
+    scatter_.store(tile.q, count, row, plane);
+    if (index == 0) zero_around(out_, plane);
+  }
+}
+
+}  // namespace onnxprune::kernels

@@ -1,0 +1,62 @@
+// What all plans over flat pixel vectors share: tiles of pixels, parts of rows, in-place or scattered
+// output, masks, borders, and activations that the kernels cannot fuse.
+#pragma once
+
+#include <vector>
+
+#include "../plan_impl.h"
+#include "scatter.h"
+#include "tile.h"
+
+namespace onnxprune::kernels {
+
+struct Tile {
+  std::int64_t q = 0;  // first pixel
+  int vectors = 0;
+};
+
+// Equal tiles of at most `most` vectors; all but the last are multiples of `unit`.
+std::vector<Tile> cut_pixels(std::int64_t pixels, int width, int most, int unit);
+
+class PixelPlan : public PlanBase {
+ public:
+  std::int64_t work_items(std::int32_t images) const override;
+  std::size_t scratch_bytes() const override;
+  void run(const RunArgs& args, std::int64_t first, std::int64_t last, void* scratch) const override;
+
+ protected:
+  explicit PixelPlan(const PlanRequest& request);
+  // Cuts the pixels into tiles. Called first by a derived `build`.
+  void cut(int width, int most_vectors, int unit);
+  std::int32_t parts() const { return static_cast<std::int32_t>(part_rows_.size()) - 1; }
+  // How many parts of rows are worth having, at heights of `block_rows`.
+  std::int32_t wanted_parts(std::int32_t threads, std::int32_t block_rows) const;
+  std::int64_t tile_floats() const { return static_cast<std::int64_t>(longest_) * width_; }
+  // Floats from row to row of what `multiply` writes.
+  std::int64_t out_stride() const { return direct_ ? out_.plane_stride : tile_floats(); }
+  // Bytes of input that a tile of `vectors` touches in one channel.
+  std::int64_t bytes_per_channel(const ConvGeometry& geometry, int vectors) const;
+  // Channels per column block so that a tile's input fits the budget; 0 = all in one.
+  std::int32_t channels_for(const ConvGeometry& geometry, std::int64_t bytes_per_channel, std::int64_t budget) const;
+  std::int64_t shared_bytes() const;
+
+  // The whole sum of the part's rows over one tile, with the clamp and residual of the job.
+  virtual void multiply(TileJob* job, std::int32_t part, const Tile& tile) const = 0;
+
+  std::vector<Tile> tiles_;
+  std::vector<std::uint16_t> mask_;       // empty: all pixels of all tiles are real
+  std::vector<std::int32_t> part_rows_;   // parts + 1 boundaries, set by the derived `build`
+  std::vector<float> bias_;
+  Clamp clamp_;
+  std::int32_t rows_ = 0;
+  int width_ = 1, longest_ = 1;
+  bool direct_ = true;
+
+ private:
+  void run_direct(const RunArgs& args, std::int32_t part, std::size_t index) const;
+  void run_scattered(const RunArgs& args, std::int32_t part, std::size_t index, float* scratch) const;
+  void zero_rows(float* out, std::int64_t first, std::int64_t last, std::int64_t begin, std::int64_t end) const;
+  Scatter scatter_;
+};
+
+}  // namespace onnxprune::kernels
