@@ -18,10 +18,8 @@ def link_tree(folder: Path) -> Path:
     shutil.rmtree(folder, ignore_errors=True)
     package = folder / "onnxprune"
     package.mkdir(parents=True)
-    sources = [path for path in sorted((ROOT / "onnxprune").iterdir()) if path.name[0] not in "._"]
-    sources += [ROOT / "onnxprune" / "__init__.py"]
-    for source in [*sources, ROOT / "passes"]:
-        if source.is_dir() and not any(source.rglob("*.py")):
+    for source in [*sorted((ROOT / "onnxprune").iterdir()), ROOT / "passes"]:
+        if source.name.startswith(".") or (source.is_dir() and not any(source.rglob("*.py"))):
             continue
         target = package / source.name
         target.symlink_to(os.path.relpath(source, package), target_is_directory=source.is_dir())
