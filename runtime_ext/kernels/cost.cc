@@ -34,9 +34,4 @@ double estimate_dense_cycles(const ConvGeometry& g, std::int64_t pixels, Isa isa
   return static_cast<double>(g.columns()) * g.out_channels * static_cast<double>(pixels) / (peak(isa) * 0.85);
 }
 
-bool code_generation_available(const char** reason) {
-  if (reason != nullptr) *reason = "not compiled in";
-  return false;
-}
-
 }  // namespace onnxprune::kernels

@@ -7,8 +7,10 @@
 namespace onnxprune::kernels {
 
 #define TILE(family, isa) TileSet tiles_##family##_##isa();
+#define CODE(family, isa)
 #include "kernels.inc"
 #undef TILE
+#undef CODE
 
 namespace {
 
@@ -18,8 +20,10 @@ constexpr Family family_of(const char* name) {
 
 const KernelRecord kRecords[] = {
 #define TILE(family, isa) {{"spmm_" #family "_f32_" #isa, Isa::isa, false}, family_of(#family), tiles_##family##_##isa},
+#define CODE(family, isa) {{"spmm_" #family "_f32_" #isa, Isa::isa, true}, Family::csr, nullptr},
 #include "kernels.inc"
 #undef TILE
+#undef CODE
 };
 constexpr std::size_t kCount = sizeof kRecords / sizeof kRecords[0];
 

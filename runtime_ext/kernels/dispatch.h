@@ -11,7 +11,7 @@ namespace onnxprune::kernels {
 struct KernelRecord {
   KernelEntry entry;
   Family family;
-  TileSet (*tiles)();
+  TileSet (*tiles)();  // null for generated kernels
 };
 
 std::size_t kernel_count();

@@ -115,7 +115,12 @@ Status make_tuned_plan(const Weights& weights, const PlaneLayout& in, const Plan
         return failure(Code::unsupported, "plan: no kernel '%s' for %s", options.kernel == nullptr ? "" : options.kernel,
                        isa_name(options.isa));
       }
-      status = make_tile_plan(request, kernel, plan);
+      const bool generated = kernel_record(kernel).entry.generated;
+      const char* reason = "";
+      if (generated && !(options.generate_code && code_generation_available(&reason))) {
+        return failure(Code::unsupported, "plan: no generated code (%s)", reason);
+      }
+      status = generated ? make_column_plan(request, kernel, plan) : make_tile_plan(request, kernel, plan);
     }
     if (status.ok()) {
       const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;

@@ -14,6 +14,10 @@ namespace onnxprune::kernels {
 struct Tuning {
   std::int64_t input_budget = 0;   // bytes of input a column block may touch per tile; 0 = default
   std::int32_t max_vectors = 0;    // tile length; 0 = the kernel's
+  // Generated kernels:
+  std::int32_t pixels = 0, rows = 0;  // registers: vectors of pixels, rows of a group; 0 = default
+  bool embedded = true;            // weights as memory operands
+  std::int32_t prefetch = 0;       // code prefetch distance
 };
 
 struct PlanRequest {
@@ -58,6 +62,7 @@ class PlanBase : public Plan {
 
 // `kernel` is an index into the kernel list.
 Status make_tile_plan(const PlanRequest& request, std::size_t kernel, PlanPtr* plan);
+Status make_column_plan(const PlanRequest& request, std::size_t kernel, PlanPtr* plan);
 Status make_vector_plan(const PlanRequest& request, PlanPtr* plan);
 
 // make_plan with tuning.

@@ -3,6 +3,7 @@
 //
 //   kernel_bench [--kernel NAME] [--isa ISA] [--pattern u80|u90|u95|b80|b90|nm24|dense ...] [--quick]
 //                [--layer TEXT] [--budget BYTES] [--vectors N] [--no-code]
+//                [--pixels N] [--rows N] [--registers] [--prefetch BYTES]     (generated kernels)
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -136,6 +137,10 @@ int main(int argc, char** argv) {
     else if (a == "--pattern") o.patterns.push_back(next), ++i;
     else if (a == "--budget") o.tuning.input_budget = std::atoll(next), ++i;
     else if (a == "--vectors") o.tuning.max_vectors = std::atoi(next), ++i;
+    else if (a == "--pixels") o.tuning.pixels = std::atoi(next), ++i;
+    else if (a == "--rows") o.tuning.rows = std::atoi(next), ++i;
+    else if (a == "--prefetch") o.tuning.prefetch = std::atoi(next), ++i;
+    else if (a == "--registers") o.tuning.embedded = false;
     else if (a == "--quick") o.seconds = 0.01;
     else if (a == "--no-code") o.generate = false;
     else return std::fprintf(stderr, "unknown option %s\n", argv[i]), 2;

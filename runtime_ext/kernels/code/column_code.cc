@@ -1,0 +1,262 @@
+#include "column_code.h"
+
+#include <algorithm>
+
+#include "encoder.h"
+
+namespace onnxprune::kernels {
+namespace {
+
+// Register roles of a generated function.
+constexpr Gp kIn = Gp::rdi, kWeights = Gp::rsi, kOut = Gp::rdx, kCount = Gp::rcx, kMask = Gp::r8, kBias = Gp::r9,
+             kResidual = Gp::r10, kStream = Gp::r11, kLimits = Gp::rax;
+
+constexpr std::int32_t place(std::size_t offset) { return static_cast<std::int32_t>(offset); }
+
+// The kept weights of a group of rows, sorted by column.
+struct Entry {
+  std::uint32_t column;
+  std::uint32_t row;  // within the group
+  float value;
+};
+
+class ColumnSort {
+ public:
+  explicit ColumnSort(std::size_t columns) : begin_(columns + 1) {}
+
+  const std::vector<Entry>& sort(const WeightsImpl& w, std::int32_t first, std::int32_t last) {
+    found_.clear();
+    std::fill(begin_.begin(), begin_.end(), 0u);
+    const std::int32_t per_group = w.shape.out_channels / w.shape.groups;
+    for (std::int32_t row = first; row < last; ++row) {
+      const auto base = static_cast<std::uint32_t>(row / per_group * w.columns());
+      w.for_each_in_row(row, [&](std::uint32_t column, float value) {
+        found_.push_back({base + column, static_cast<std::uint32_t>(row - first), value});
+        ++begin_[base + column + 1];
+      });
+    }
+    for (std::size_t c = 1; c < begin_.size(); ++c) begin_[c] += begin_[c - 1];
+    sorted_.resize(found_.size());
+    for (const Entry& entry : found_) sorted_[begin_[entry.column]++] = entry;
+    return sorted_;
+  }
+
+ private:
+  std::vector<std::uint32_t> begin_;
+  std::vector<Entry> found_, sorted_;
+};
+
+class Generator {
+ public:
+  Generator(const ColumnShape& shape, const ColumnEpilogue& epilogue, std::int64_t out_stride, Encoder* encoder,
+            std::vector<float>* weights)
+      : s_(shape), e_(epilogue), stride_(out_stride * 4), x_(*encoder), weights_(*weights),
+        vector_bytes_(shape.wide ? 64 : 32), window_(shape.wide ? 512 : 128) {}
+
+  // One function: entries [begin, end) of a group of `rows` rows.
+  void function(const Entry* begin, const Entry* end, int rows, bool first, bool last, const std::int32_t* offset) {
+    rows_ = rows;
+    prologue(first, last);
+    const std::size_t loop = x_.size();
+    x_.address(kWeights, {kStream, window_});
+    passed_ = -window_;
+    start(first);
+    while (begin != end) begin = column(begin, end, offset);
+    if (last) finish();
+    store();
+    advance(last);
+    x_.decrement(kCount);
+    x_.jump_back_if_not_zero(loop);
+    x_.zero_upper();
+    x_.ret();
+  }
+
+ private:
+  int sum(int row, int pixel) const { return row * s_.pixels + pixel; }
+  int input(int pixel) const { return rows_ * s_.pixels + pixel; }
+  int weight() const { return rows_ * s_.pixels + s_.pixels; }
+  Mem out(int row, int pixel) const { return {kOut, place(row * stride_ + pixel * vector_bytes_)}; }
+
+  void prologue(bool first, bool last) {
+    x_.load(kStream, {kIn, offsetof(ColumnArgs, weights)});
+    x_.load(kOut, {kIn, offsetof(ColumnArgs, out)});
+    x_.load(kCount, {kIn, offsetof(ColumnArgs, count)});
+    if (first) x_.load(kBias, {kIn, offsetof(ColumnArgs, bias)});
+    if (last && e_.masked) x_.load(kMask, {kIn, offsetof(ColumnArgs, mask)});
+    if (last && e_.residual) x_.load(kResidual, {kIn, offsetof(ColumnArgs, residual)});
+    if (last) x_.load(kLimits, {kIn, offsetof(ColumnArgs, limits)});
+    x_.load(kIn, {kIn, offsetof(ColumnArgs, in)});  // last: it overwrites the argument
+  }
+
+  void start(bool first) {
+    for (int r = 0; r < rows_; ++r) {
+      for (int p = 0; p < s_.pixels; ++p) {
+        if (!first) {
+          x_.load(s_.wide, sum(r, p), out(r, p));
+        } else if (p == 0) {
+          x_.broadcast(s_.wide, sum(r, 0), {kBias, r * 4});
+        } else {
+          x_.move(s_.wide, sum(r, p), sum(r, 0));
+        }
+      }
+    }
+  }
+
+  const Entry* column(const Entry* at, const Entry* end, const std::int32_t* offset) {
+    const std::uint32_t here = at->column;
+    const std::int32_t from = offset[here] * 4;
+    for (int p = 0; p < s_.pixels; ++p) x_.load(s_.wide, input(p), {kIn, from + p * vector_bytes_});
+    for (; at != end && at->column == here; ++at) {
+      const Mem w = next_weight(at->value);
+      if (s_.embedded) {
+        for (int p = 0; p < s_.pixels; ++p) x_.fma_broadcast(sum(static_cast<int>(at->row), p), input(p), w);
+      } else {
+        x_.broadcast(s_.wide, weight(), w);
+        for (int p = 0; p < s_.pixels; ++p) x_.fma(s_.wide, sum(static_cast<int>(at->row), p), input(p), weight());
+      }
+    }
+    prefetch();
+    return at;
+  }
+
+  // The stream pointer moves so that every weight is within reach of a one-byte displacement.
+  Mem next_weight(float value) {
+    weights_.push_back(value);
+    if (passed_ >= window_) {
+      x_.add(kWeights, 2 * window_);
+      passed_ = -window_;
+    }
+    const Mem m{kWeights, passed_};
+    passed_ += 4;
+    return m;
+  }
+
+  // Code runs through once per call, faster than hardware prefetches it from beyond the second level.
+  void prefetch() {
+    if (s_.prefetch == 0) return;
+    while (x_.size() - prefetched_ >= 64) {
+      prefetched_ = prefetched_ == 0 ? x_.size() : prefetched_ + 64;
+      x_.prefetch_l2_ahead(s_.prefetch);
+    }
+  }
+
+  void finish() {
+    const bool wide = s_.wide;
+    const int low = input(0), high = input(0) + 1;  // no input is needed any more
+    if (e_.low) x_.broadcast(wide, low, {kLimits, 0});
+    if (e_.high) x_.broadcast(wide, high, {kLimits, 4});
+    if (e_.masked && wide) {
+      for (int p = 0; p < s_.pixels; ++p) x_.load_mask(1 + p, {kMask, p * 2});
+    }
+    for (int r = 0; r < rows_; ++r) {
+      for (int p = 0; p < s_.pixels; ++p) {
+        const int v = sum(r, p);
+        const Mem add{kResidual, place(r * stride_ + p * vector_bytes_)};
+        const bool after = e_.residual && e_.residual_after;
+        const int k = e_.masked && wide && !after ? 1 + p : 0;  // the mask rides on the last operation
+        if (e_.residual && !e_.residual_after) x_.add(wide, v, v, add);
+        if (e_.low) x_.max(wide, v, low, v, e_.high ? 0 : k);
+        if (e_.high) x_.min(wide, v, high, v, k);
+        if (after) x_.add(wide, v, v, add);
+        if (e_.masked && wide && (after || (!e_.low && !e_.high))) x_.move(wide, v, v, 1 + p);
+        if (e_.masked && !wide) x_.bit_and(v, v, {kMask, p * 32});
+      }
+    }
+  }
+
+  void store() {
+    for (int r = 0; r < rows_; ++r) {
+      for (int p = 0; p < s_.pixels; ++p) x_.store(s_.wide, out(r, p), sum(r, p));
+    }
+  }
+
+  void advance(bool last) {
+    const std::int32_t step = s_.pixels * vector_bytes_;
+    x_.add(kIn, step);
+    x_.add(kOut, step);
+    if (last && e_.residual) x_.add(kResidual, step);
+    if (last && e_.masked) x_.add(kMask, s_.wide ? 2 * s_.pixels : step);
+  }
+
+  const ColumnShape& s_;
+  const ColumnEpilogue& e_;
+  std::int64_t stride_;
+  Encoder& x_;
+  std::vector<float>& weights_;
+  std::int32_t vector_bytes_, window_;
+  std::int32_t passed_ = 0;
+  std::size_t prefetched_ = 0;
+  int rows_ = 0;
+};
+
+// More than any function can need: an instruction is at most 12 bytes.
+std::size_t code_bound(const WeightsImpl& w, const ColumnShape& s, std::size_t groups, std::size_t blocks) {
+  const auto nnz = static_cast<std::size_t>(w.nnz());
+  const std::size_t pixels = static_cast<std::size_t>(s.pixels), rows = static_cast<std::size_t>(w.rows());
+  const std::size_t per_weight = s.embedded ? 8 * pixels : 8 + 6 * pixels;
+  std::size_t bytes = nnz * (per_weight + 10 * pixels) + nnz / 16 * 8;  // every weight its own column
+  bytes += blocks * (rows * pixels * 60 + groups * (200 + 12 * pixels));
+  return (s.prefetch != 0 ? bytes / 8 * 9 : bytes) + 4096;
+}
+
+}  // namespace
+
+int column_rows_limit(bool wide, int pixels, bool embedded) {
+  const int registers = wide ? 32 : 16;
+  // Inputs, one weight unless it is embedded; the epilogue needs two for the limits.
+  const int other = std::max(2, pixels + (embedded ? 0 : 1));
+  return (registers - other) / pixels;
+}
+
+Status generate_columns(const WeightsImpl& w, const std::vector<std::int32_t>& column_offset, const ColumnShape& s,
+                        const ColumnEpilogue& epilogue, std::int64_t out_stride, ColumnCode* code) {
+  const auto rows = static_cast<std::int32_t>(w.rows());
+  const std::int32_t limit = std::min(s.rows, column_rows_limit(s.wide, s.pixels, s.embedded));
+  const std::int32_t groups = (rows + limit - 1) / limit;
+  for (std::int32_t g = 0; g <= groups; ++g) {
+    code->group_rows.push_back(static_cast<std::int32_t>(static_cast<std::int64_t>(rows) * g / groups));
+  }
+  const std::int32_t channels = s.channels > 0 ? std::min(s.channels, w.shape.in_channels) : w.shape.in_channels;
+  const auto block_columns = static_cast<std::uint32_t>(channels * w.shape.taps());
+  code->blocks = static_cast<std::int32_t>((column_offset.size() + block_columns - 1) / block_columns);
+  const std::size_t bound = code_bound(w, s, static_cast<std::size_t>(groups), static_cast<std::size_t>(code->blocks));
+  const std::int64_t reach = std::max<std::int64_t>(out_stride * 4 * (limit + 1), 64);
+  if (bound >= kNoCode / 2 || reach > INT32_MAX ||
+      (!column_offset.empty() && *std::max_element(column_offset.begin(), column_offset.end()) > INT32_MAX / 4 - 64)) {
+    return failure(Code::unsupported, "generated code: displacements of more than 31 bits");
+  }
+  if (!code->memory.allocate(bound)) return failure(Code::unsupported, "generated code: no memory for %zu bytes", bound);
+  code->weights.reserve(static_cast<std::size_t>(w.nnz()));
+  code->pieces.resize(static_cast<std::size_t>(groups) * code->blocks, {kNoCode, 0});
+  Encoder encoder(code->memory.data(), code->memory.size());
+  Generator generator(s, epilogue, out_stride, &encoder, &code->weights);
+  ColumnSort sorter(column_offset.size());
+  // Walking order is block by block; sorting is needed once per group and block only.
+  std::vector<std::vector<Entry>> all(code->blocks > 1 ? static_cast<std::size_t>(groups) : 0);
+  for (std::size_t g = 0; g < all.size(); ++g) all[g] = sorter.sort(w, code->group_rows[g], code->group_rows[g + 1]);
+  std::vector<std::size_t> next(static_cast<std::size_t>(groups), 0);
+  for (std::int32_t b = 0; b < code->blocks; ++b) {
+    const auto limit_column = static_cast<std::uint64_t>(b + 1) * block_columns;
+    for (std::int32_t g = 0; g < groups; ++g) {
+      const auto at = static_cast<std::size_t>(g);
+      const std::vector<Entry>& entries = all.empty() ? sorter.sort(w, code->group_rows[g], code->group_rows[g + 1]) : all[at];
+      const std::size_t begin = next[at];
+      while (next[at] < entries.size() && entries[next[at]].column < limit_column) ++next[at];
+      const bool first = b == 0, last = b + 1 == code->blocks;
+      if (begin == next[at] && !first && !last) continue;
+      encoder.align(32);
+      ColumnPiece& piece = code->pieces[static_cast<std::size_t>(b) * groups + at];
+      piece.code = static_cast<std::uint32_t>(encoder.size());
+      piece.weights = static_cast<std::uint32_t>(code->weights.size());
+      generator.function(entries.data() + begin, entries.data() + next[at], code->group_rows[g + 1] - code->group_rows[g],
+                         first, last, column_offset.data());
+    }
+  }
+  code->weights.shrink_to_fit();
+  code->code_bytes = encoder.size();
+  if (encoder.overflowed()) return failure(Code::unsupported, "generated code: more than the %zu bytes foreseen", bound);
+  if (!code->memory.seal(encoder.size())) return failure(Code::unsupported, "generated code: executable memory is refused");
+  return {};
+}
+
+}  // namespace onnxprune::kernels

@@ -1,0 +1,124 @@
+// Plans made of generated column kernels.
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+
+#include "../dispatch.h"
+#include "../spmm/pixel_plan.h"
+#include "column_code.h"
+
+namespace onnxprune::kernels {
+namespace {
+
+class ColumnPlan final : public PixelPlan {
+ public:
+  explicit ColumnPlan(const PlanRequest& request) : PixelPlan(request) {}
+
+  Status build(const PlanRequest& request, const KernelRecord& kernel) {
+    const ConvGeometry& g = request.weights.shape;
+    ColumnShape shape = choose_shape(request);
+    const int width = shape.wide ? 16 : 8;
+    vectors_ = tile_vectors(request, shape);
+    cut(width, vectors_, shape.pixels);
+    shape.channels = channels_per_block(request);
+    ColumnEpilogue epilogue;
+    if (direct_) {
+      epilogue.masked = !mask_.empty();
+      epilogue.low = clamp_.enough && std::isfinite(clamp_.low);
+      epilogue.high = clamp_.enough && std::isfinite(clamp_.high);
+      epilogue.residual = clamp_.enough && epilogue_.residual != Residual::none;
+      epilogue.residual_after = epilogue_.residual == Residual::after_activation;
+    }
+    std::vector<std::int32_t> offsets;
+    if (!column_offsets(g, in_, &offsets)) return failure(Code::unsupported, "plan: more than 2^31 floats in one image");
+    const Status status = generate_columns(request.weights, offsets, shape, epilogue, out_stride(), &code_);
+    if (!status.ok()) return status;
+    pixels_ = shape.pixels;
+    if (epilogue.masked && !shape.wide) expand_mask();
+    const std::int32_t parts = std::min(wanted_parts(request.options.threads, code_.group_rows[1]), code_.groups());
+    for (std::int32_t p = 0; p <= parts; ++p) {
+      part_groups_.push_back(static_cast<std::int32_t>(static_cast<std::int64_t>(code_.groups()) * p / parts));
+      part_rows_.push_back(code_.group_rows[static_cast<std::size_t>(part_groups_.back())]);
+    }
+    info_.kernel = kernel.entry.name;
+    info_.code_bytes = static_cast<std::int64_t>(code_.code_bytes);
+    info_.bytes = static_cast<std::int64_t>(sizeof *this + code_.memory.size() + code_.weights.capacity() * 4 +
+                                            code_.pieces.capacity() * sizeof(ColumnPiece) + wide_mask_.capacity() * 4) +
+                  shared_bytes();
+    return {};
+  }
+
+ protected:
+  void multiply(TileJob* job, std::int32_t part, const Tile& tile) const override {
+    const float limits[2] = {job->low, job->high};
+    ColumnArgs args;
+    args.in = job->in;
+    args.count = tile.vectors / pixels_;
+    args.mask = wide_mask_.empty() ? static_cast<const void*>(job->mask) : wide_mask_.data() + tile.q;
+    args.limits = limits;
+    const std::int32_t groups = code_.groups();
+    for (std::int32_t b = 0; b < code_.blocks; ++b) {
+      for (std::int32_t g = part_groups_[part]; g < part_groups_[part + 1]; ++g) {
+        const ColumnPiece& piece = code_.pieces[static_cast<std::size_t>(b) * groups + g];
+        if (piece.code == kNoCode) continue;
+        const std::int64_t row = code_.group_rows[static_cast<std::size_t>(g)];
+        args.weights = code_.weights.data() + piece.weights;
+        args.out = job->out + row * job->out_stride;
+        args.residual = job->residual == nullptr ? nullptr : job->residual + row * job->out_stride;
+        args.bias = bias_.data() + row;
+        code_.function(piece.code)(&args);
+      }
+    }
+  }
+
+ private:
+  static ColumnShape choose_shape(const PlanRequest& request) {
+    ColumnShape shape;
+    shape.wide = request.options.isa == Isa::avx512;
+    shape.pixels = request.tuning.pixels > 0 ? request.tuning.pixels : 1;
+    shape.embedded = shape.wide && request.tuning.embedded;
+    shape.rows = request.tuning.rows > 0 ? request.tuning.rows : 64;
+    shape.prefetch = request.tuning.prefetch;
+    return shape;
+  }
+
+  int tile_vectors(const PlanRequest& request, const ColumnShape& shape) {
+    const int width = shape.wide ? 16 : 8;
+    const std::int64_t pixels = (request.out.height - 1) * static_cast<std::int64_t>(in_.pitch) + request.out.width;
+    const std::int64_t all = (pixels + width - 1) / width;
+    const std::int64_t wanted = request.tuning.max_vectors > 0 ? request.tuning.max_vectors : 16;
+    const std::int64_t tile = std::min(wanted, all);
+    return static_cast<int>((tile + shape.pixels - 1) / shape.pixels * shape.pixels);
+  }
+
+  std::int32_t channels_per_block(const PlanRequest& request) const {
+    std::int64_t budget = request.tuning.input_budget;
+    if (budget == 0) budget = cache_sizes().l1_data * 3 / 4;
+    return channels_for(request.weights.shape, bytes_per_channel(request.weights.shape, longest_), budget);
+  }
+
+  // AVX2 has no lane masks: eight floats of all ones or zeros a vector.
+  void expand_mask() {
+    wide_mask_.resize(mask_.size() * 8);
+    for (std::size_t i = 0; i < wide_mask_.size(); ++i) {
+      const std::uint32_t bits = mask_[i / 8] >> (i % 8) & 1 ? 0xffffffffu : 0u;
+      std::memcpy(&wide_mask_[i], &bits, sizeof bits);
+    }
+  }
+
+  ColumnCode code_;
+  std::vector<std::int32_t> part_groups_;
+  std::vector<float> wide_mask_;
+  int pixels_ = 1, vectors_ = 1;
+};
+
+}  // namespace
+
+Status make_column_plan(const PlanRequest& request, std::size_t kernel, PlanPtr* plan) {
+  auto made = std::make_unique<ColumnPlan>(request);
+  const Status status = made->build(request, kernel_record(kernel));
+  if (status.ok()) *plan = std::move(made);
+  return status;
+}
+
+}  // namespace onnxprune::kernels
