@@ -7,11 +7,21 @@ from typing import TYPE_CHECKING, Any
 from onnxprune.errors import OnnxPruneError
 
 if TYPE_CHECKING:
-    from onnxprune.api import PrunePlan, Result, load, prune, save
+    from onnxprune.api import PrunePlan, Recipe, Result, inspect, load, prune, save
 
 __version__ = "0.1.0"
 
-__all__ = ["OnnxPruneError", "PrunePlan", "Result", "__version__", "load", "prune", "save"]
+__all__ = [
+    "OnnxPruneError",
+    "PrunePlan",
+    "Recipe",
+    "Result",
+    "__version__",
+    "inspect",
+    "load",
+    "prune",
+    "save",
+]
 
 
 def __getattr__(name: str) -> Any:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from typing import Any
 
 import numpy as np
@@ -24,7 +24,7 @@ def interface(model: ir.Model) -> list[tuple[str, str, str, tuple[str, ...]]]:
     return out
 
 
-def _made_labels(analyzer: Analyzer) -> dict[str, np.ndarray[Any, Any]]:
+def unit_labels(analyzer: Analyzer) -> dict[str, np.ndarray[Any, Any]]:
     """Return, by layer name, the components its weight makes."""
     labels = analyzer.partition.labels
     made: dict[str, np.ndarray[Any, Any]] = {}
@@ -43,7 +43,7 @@ def frozen_units(analyzer: Analyzer) -> tuple[dict[str, Any], list[dict[str, Any
     Returns:
         {"total", "frozen", "labels"} and a list of {"where": layer, "why", "units"}.
     """
-    made = _made_labels(analyzer)
+    made = unit_labels(analyzer)
     every = np.unique(np.concatenate(list(made.values()) or [np.empty(0, np.int64)]))
     held = analyzer.partition.frozen
     rows = []
@@ -70,3 +70,15 @@ def weight_sparsity(analyzer: Analyzer) -> float:
         zeros += array.size - int(np.count_nonzero(array))
         total += array.size
     return zeros / total if total else 0.0
+
+
+def by_reason(frozen: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Gather what is frozen by its reason, the one that freezes most first."""
+    gathered: dict[str, list[dict[str, Any]]] = defaultdict(list)
+    for row in frozen:
+        gathered[row["why"]].append(row)
+    rows = [
+        {"why": why, "units": sum(r["units"] for r in held), "layers": [r["where"] for r in held]}
+        for why, held in gathered.items()
+    ]
+    return sorted(rows, key=lambda r: (-r["units"], r["why"]))

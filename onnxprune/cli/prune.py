@@ -1,0 +1,191 @@
+"""``onnxprune prune``: remove weights or channels, prove the result, write it."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from onnxprune.cli._console import note, progress_bar, show
+from onnxprune.errors import UsageError
+
+if TYPE_CHECKING:
+    from onnxprune.io import Loaded
+    from onnxprune.recipe import Recipe
+
+POLICY = click.Choice(["prune", "keep"])
+SELECT = ("pattern", "sparsity", "target", "criterion", "allocation", "align", "only", "keep",
+          "layers", "first_layer", "last_layer", "seed")  # fmt: skip
+
+
+def _level(text: str, option: str, example: str) -> tuple[str, float]:
+    """Read ``NAME=NUMBER``; the name may hold ``=`` itself."""
+    name, equals, number = text.rpartition("=")
+    try:
+        if not (equals and name):
+            raise ValueError
+        return name, float(number)
+    except ValueError:
+        raise click.BadParameter(f"{text!r}: write it like {example}", param_hint=option) from None
+
+
+def _target(context: click.Context, parameter: click.Parameter, text: str | None) -> Any:
+    return None if text is None else dict([_level(text, "--target", "params=0.5 or macs=0.5")])
+
+
+def _layers(context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]) -> Any:
+    return dict(_level(t, "--layer", "'conv1=0.7' or '^layer3=0.7'") for t in texts)
+
+
+@click.command("prune")
+@click.argument("model", type=click.Path(path_type=Path))
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="File to write.")
+@click.option("--pattern", metavar="PATTERN", help="What goes together: element, 2:4, N:M, "
+              "block:RxC, vector, kernel, channel ('list patterns').  "
+              "[default: channel]")  # fmt: skip
+@click.option("--sparsity", type=float, help="Fraction to remove, of the weights or channels.")
+@click.option("--target", callback=_target, metavar="params=F|macs=F",
+              help="Instead of a sparsity: fraction of the model to keep.")  # fmt: skip
+@click.option("--criterion", metavar="NAME", help="Score ('list criteria').  [default: l1]")
+@click.option("--allocation", metavar="NAME", help="How the sparsity is divided over layers "
+              "('list allocations').  [default: uniform]")  # fmt: skip
+@click.option("--align", type=int, metavar="N", help="Kept channel counts are multiples of N.")
+@click.option("--only", metavar="RE", help="Prune only layers whose names match.")
+@click.option("--keep", metavar="RE", help="Leave layers whose names match as they are.")
+@click.option("--layer", "layers", callback=_layers, multiple=True, metavar="RE=S",
+              help="Another sparsity for these layers; may be given several times.")  # fmt: skip
+@click.option("--first-layer", type=POLICY, help="What happens to it.  [default: prune]")
+@click.option("--last-layer", type=POLICY, help="What happens to it.  [default: prune]")
+@click.option("--seed", type=int, help="For random scores.  [default: 0]")
+@click.option("--mask-only", is_flag=True, help="Write the dense model with zeros instead of a "
+              "smaller one.")  # fmt: skip
+@click.option("--plan", type=click.Path(path_type=Path), help="Write what was kept, as JSON.")
+@click.option("--from-plan", type=click.Path(), help="Replay such a file instead of selecting.")
+@click.option("--recipe", "recipe_file", type=click.Path(), help="YAML with all of this; options "
+              "given here win over it.")  # fmt: skip
+@click.option("--dump-recipe", is_flag=True, help="Print the full recipe; without -o nothing else "
+              "is done.")  # fmt: skip
+@click.option("--data", metavar="PATH", help="Samples for the proof: .npz, a folder of them, or "
+              "file.py:function.  [default: random]")  # fmt: skip
+@click.option("--samples", type=click.IntRange(min=1), metavar="N", help="Use at most N of them.")
+@click.option("--report", type=click.Path(path_type=Path), metavar="FILE.json|.html",
+              help="Write a report.")  # fmt: skip
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
+@click.option("--no-proof", is_flag=True, help="Do not compare with the dense model.")
+@click.option("--dry-run", is_flag=True, help="Do everything but write.")
+@click.pass_context
+def command(context: click.Context, **options: Any) -> None:
+    """Prune MODEL and write the result, once it is proved to compute what it should.
+
+    \b
+    onnxprune prune net.onnx -o small.onnx --sparsity 0.5
+    onnxprune prune net.onnx -o sparse.onnx --pattern 2:4
+    onnxprune prune net.onnx -o small.onnx --target macs=0.5 --allocation global --align 8
+    """
+    from onnxprune import io
+
+    report_file = options["report"]
+    if report_file is not None and report_file.suffix.lower() not in (".json", ".html"):
+        raise UsageError(f"--report {report_file}: the name must end in .json or .html")
+    recipe = build_recipe(options)
+    if options["dump_recipe"]:
+        if options["output"] is None:
+            click.echo(_recipe_text(recipe, options), nl=options["as_json"])
+            return
+        if not options["as_json"]:
+            click.echo(_recipe_text(recipe, options), nl=False)
+    if options["output"] is None and not options["dry_run"]:
+        raise click.MissingParameter(ctx=context, param_type="option", param_hint="'-o'")
+    _run(io.load(_early(options)), recipe, options)
+
+
+def _early(options: dict[str, Any]) -> Path:
+    """Return the model's path, after what can be checked without reading it."""
+    _outputs(options, ()).check()
+    model: Path = options["model"]
+    return model
+
+
+def _outputs(options: dict[str, Any], inputs: tuple[Path, ...]) -> Any:
+    from onnxprune.cli._outputs import Outputs
+
+    texts = {options[k]: str for k in ("plan", "report") if options[k] is not None}
+    if len(texts) < sum(options[k] is not None for k in ("plan", "report")):
+        raise UsageError(f"{options['plan']} is asked for as two different outputs; give two names")
+    return Outputs(options["output"], texts, (options["model"].absolute(), *inputs))
+
+
+def build_recipe(options: dict[str, Any]) -> Recipe:
+    """Return the recipe that the options mean: those of ``--recipe``, with the flags on top.
+
+    Raises:
+        UsageError: they cannot be meant.
+    """
+    from onnxprune.recipe import Recipe, override
+
+    base = options["recipe_file"]
+    recipe = Recipe() if base is None else Recipe.load(base)
+    given = {k: options[k] for k in SELECT if options[k] not in (None, {})}
+    recipe = dataclasses.replace(
+        recipe,
+        select=override(recipe.select, given),
+        plan=options["from_plan"] or recipe.plan,
+        data=dataclasses.replace(
+            recipe.data,
+            **{k: v for k, v in (("path", options["data"]), ("samples", options["samples"])) if v},
+        ),
+        proof=dataclasses.replace(recipe.proof, run=recipe.proof.run and not options["no_proof"]),
+    )
+    if options["from_plan"] and (given.keys() - {"seed"}):
+        names = ", ".join(sorted(given))
+        raise UsageError(f"--from-plan replays a plan and selects nothing; leave out: {names}")
+    return recipe.with_mask_only(True) if options["mask_only"] else recipe
+
+
+def _recipe_text(recipe: Recipe, options: dict[str, Any]) -> str:
+    return json.dumps(recipe.as_dict()) if options["as_json"] else recipe.dumps()
+
+
+def _run(loaded: Loaded, recipe: Recipe, options: dict[str, Any]) -> None:
+    from onnxprune import api
+    from onnxprune.report.jsonable import dumps
+    from onnxprune.report.prune_html import page
+    from onnxprune.report.prune_text import tables
+
+    outputs = _outputs(options, loaded.origin.files)
+    outputs.check()
+    with progress_bar() as progress:
+        result = api.prune(loaded, recipe=recipe, progress=progress)
+    del loaded
+    report = {
+        "model": str(options["model"]),
+        "output": str(options["output"]) if options["output"] else None,
+        **result.report,
+        "recipe": recipe.as_dict(),
+    }
+
+    def note_size(size: int) -> None:
+        report["bytes"]["after"] = size
+
+    def full() -> str:
+        return dumps({**report, "plan": result.plan.as_dict()})
+
+    if options["plan"] is not None:
+        outputs.texts[options["plan"]] = result.plan.dumps
+    if options["report"] is not None:
+        html = options["report"].suffix.lower() == ".html"
+        outputs.texts[options["report"]] = (
+            (lambda: page(report, result.plan, recipe.dumps())) if html else (lambda: full() + "\n")
+        )
+    if options["dry_run"]:
+        told = ", ".join(map(str, outputs.paths))
+        note("dry run, nothing is written" + (f"; otherwise: {told}" if told else ""))
+    else:
+        outputs.write(result.loaded, note_size)
+    if options["as_json"]:
+        click.echo(full())
+    else:
+        show(tables(report), err=options["dump_recipe"])
