@@ -30,7 +30,10 @@ KEPT = ("Constant", "DequantizeLinear", "QuantizeLinear")
 MIXING = ("BatchNormalization", "InstanceNormalization", "LayerNormalization", "LpNormalization",
           "ReduceMean", "ReduceL1", "ReduceL2", "ReduceSum", "ReduceSumSquare", "ReduceMax",
           "Softmax", "MatMul", "Gemm", "Einsum", "MeanVarianceNormalization", "CumSum")
-LAYOUT = ("Reshape", "Transpose", "Identity", "Cast", "Squeeze", "Unsqueeze", "Flatten")
+# What may lie between weights and an operator that mixes them.
+BETWEEN = (*MIXING, "Reshape", "Transpose", "Identity", "Cast", "Squeeze", "Unsqueeze", "Flatten",
+           "Add", "Sub", "Mul", "Div", "Pow", "Sqrt", "Abs", "Neg", "Exp", "Log", "Reciprocal",
+           "Max", "Min", "Clip", "Concat", "Slice", "Expand")
 EXACT = {ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL, ir.DataType.INT8,
          ir.DataType.UINT8, ir.DataType.INT16}
 
@@ -174,17 +177,18 @@ class _Folder:
         return self._reference(node, arrays, max(largest, self.limit))
 
     def _value(self, value: ir.Value) -> np.ndarray[Any, Any] | None:
-        """Return a constant, or a constant that is only laid out anew on its way here."""
+        """Return what constants alone make of ``value``, or None."""
         tensor = self.const(value)
         if tensor is not None:
             return np.asarray(tensor.numpy())
         producer = value.producer()
-        if producer is None or producer.op_type not in LAYOUT or producer.domain not in STANDARD:
+        if producer is None or producer.op_type not in BETWEEN or producer.domain not in STANDARD:
             return None
         arrays = [None if v is None else self._value(v) for v in producer.inputs]
         if any(v is not None and a is None for v, a in zip(producer.inputs, arrays, strict=True)):
             return None
-        return self._reference(producer, arrays, max(a.size for a in arrays if a is not None))
+        largest = max((a.size for a in arrays if a is not None), default=0)
+        return self._reference(producer, arrays, max(largest, self.limit))
 
     def _reference(
         self, node: ir.Node, arrays: list[Any], limit: int

@@ -140,6 +140,11 @@ class _Binding:
             for axis, names in enumerate(operand.expand(n.out_rank(i), both, f"o{i}")):
                 self.axes.append((False, i, axis, names))
         self.sizes = self._solve(dict(rule.bind(n)) if rule.bind else {})
+        # A factor of size one says nothing: (g i) with one group is just i.
+        self.axes = [
+            (is_in, i, axis, tuple(x for x in names if self.sizes.get(x) != 1) or names[-1:])
+            for is_in, i, axis, names in self.axes
+        ]
         self.factors: dict[str, Ids] = {
             name: n.space.new(size) for name, size in self.sizes.items() if size is not None
         }
@@ -245,15 +250,15 @@ class _Binding:
             factor = self.factors.get(name)
             if factor is None:
                 continue
-            operands = tuple(
-                (i, axis, factor)
-                for is_in, i, axis, names in self.axes
-                if is_in and names == (name,) and self._dim(True, i, axis) == len(factor)
-            )
+            operands = []
+            for is_in, i, axis, names in sorted(self.axes, key=lambda a: len(a[3])):
+                ids = self.n.ids(i, axis) if is_in and name in names else None
+                if ids is not None and (len(names) > 1 or len(ids) == len(factor)):
+                    operands.append((i, axis, ids))
             if operands:
                 self.n.contract(*operands)
             else:
-                self.n.freeze(factor, "is contracted inside a compound axis")
+                self.n.freeze(factor, "is contracted over an axis of unknown size")
 
     def patch_group(self, attr: str, factor: str) -> None:
         """Keep an attribute equal to the number of kept coordinates of a factor."""
