@@ -118,7 +118,7 @@ def _strip_node(
     label = node.name or next((o for o in node.output if o), node.op_type)
     if unknown := wire.unknown_fields(node):
         carry.node(index, origin.UNKNOWN, unknown)
-    if ir_version < _DEVICES_SINCE and len(node.device_configurations):
+    if ir_version < _DEVICES_SINCE and len(getattr(node, "device_configurations", ())):
         raise UnsupportedError(
             f"node {label!r} has device configurations, which IR version {ir_version} lacks; "
             f"set the model's ir_version to {_DEVICES_SINCE}"

@@ -107,7 +107,7 @@ def check_text(message: Any, label: str) -> None:
     The protobuf runtime does not check this for ONNX; it hands out bytes where text was meant.
     """
     for field, value in message.ListFields():
-        values = value if field.is_repeated else (value,)
+        values = value if hasattr(value, "extend") else (value,)  # repeated or not
         if field.type == field.TYPE_STRING:
             for text in values:
                 if not isinstance(text, str):

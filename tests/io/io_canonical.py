@@ -25,11 +25,12 @@ def canonical(model: onnx.ModelProto) -> onnx.ModelProto:
 
 def _clean(message: Any) -> None:
     for field, value in message.ListFields():
-        if field.type == field.TYPE_STRING and not field.is_repeated:
+        repeated = hasattr(value, "extend")
+        if field.type == field.TYPE_STRING and not repeated:
             if value == "" and field.containing_oneof is None:
                 message.ClearField(field.name)
         elif field.type == field.TYPE_MESSAGE:
-            for inner in value if field.is_repeated else [value]:
+            for inner in value if repeated else [value]:
                 _clean(inner)
             if field.name == "type" and value.ByteSize() == 0:
                 message.ClearField("type")

@@ -41,19 +41,26 @@ def model_cases() -> dict[str, Any]:
     return {c.name: c for c in model.collect_testcases() if c.model is not None and c.data_sets}
 
 
+_STORED = {
+    "tensor_type": (onnx.TensorProto, onnx.numpy_helper.to_array),
+    "sequence_type": (onnx.SequenceProto, onnx.numpy_helper.to_list),
+    "optional_type": (onnx.OptionalProto, onnx.numpy_helper.to_optional),
+}
+
+
 def folder_feeds(path: Path) -> Feeds | None:
     """Return the stored inputs beside a model file, or None if there are none."""
     graph = onnx.load(path, load_external_data=False).graph
     given = {t.name for t in graph.initializer}
-    names = [i.name for i in graph.input if i.name not in given]
+    infos = [i for i in graph.input if i.name not in given]
     folder = path.parent / "test_data_set_0"
     feeds: Feeds = {}
-    for i, name in enumerate(names):
+    for i, info in enumerate(infos):
         file = folder / f"input_{i}.pb"
         if not file.exists():
             return None
-        tensor = onnx.TensorProto.FromString(file.read_bytes())
-        feeds[name] = onnx.numpy_helper.to_array(tensor)
+        message, read = _STORED[info.type.WhichOneof("value")]
+        feeds[info.name] = read(message.FromString(file.read_bytes()))
     return feeds
 
 
