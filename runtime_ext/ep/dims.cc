@@ -30,11 +30,10 @@ int64_t window_output(const Window& window, int64_t size) {
 Dim window_output(const Window& window, const Dim& size) {
   if (size.known()) return Dim::of(window_output(window, size.value));
   if (size.symbol.empty()) return Dim{};
-  if (window.stride == 1 && window.pad_begin + window.pad_end == window.extent() - 1) return size;
-  std::string text = "w(" + size.symbol;
-  for (int64_t part : {window.kernel, window.stride, window.dilation, window.pad_begin, window.pad_end})
-    text += "," + std::to_string(part);
-  return Dim::named(text + ")");
+  // The output size is (size + spare) / stride + 1: windows that agree in these give equal sizes.
+  const int64_t spare = window.pad_begin + window.pad_end - window.extent();
+  if (window.stride == 1 && spare == -1) return size;
+  return Dim::named("w(" + size.symbol + "," + std::to_string(spare) + "," + std::to_string(window.stride) + ")");
 }
 
 std::string to_string(const Shape& shape) {

@@ -242,7 +242,7 @@ class InstanceBuilder {
   void emit(const Op& op, const OpPlan& o);
   void emit_conv(const Op& op, const OpPlan& o);
   void emit_pool(const Op& op, const OpPlan& o);
-  void emit_flatten(const Op& op);
+  void emit_reshape(const Op& op, Form form);
   void emit_concat(const Op& op, Form form);
   void emit_pointwise(const Op& op, Form form);
   void allocate();
@@ -310,16 +310,18 @@ void InstanceBuilder::emit_pool(const Op& op, const OpPlan& o) {
       });
 }
 
-void InstanceBuilder::emit_flatten(const Op& op) {
-  const int source = buffer_of(op.in[0], kDense), target = buffer_of(op.out, kDense);
+void InstanceBuilder::emit_reshape(const Op& op, Form form) {
+  // The same bytes under another shape, whether dense or in planes.
+  const int source = buffer_of(op.in[0], form), target = buffer_of(op.out, form);
   Buffer& b = buffers_[at(target)];
   if (b.parent < 0 && !b.bound && !contains(target, source)) {
     b.parent = source;
     return;
   }
-  auto in = use(op.in[0], kDense), out = use(op.out, kDense);
+  auto in = use(op.in[0], form), out = use(op.out, form);
   const View& x = value(op.in[0]).view;
-  const int64_t floats = x.images * x.channels * x.pixels();
+  const int64_t floats = form.dense() ? x.images * x.channels * x.pixels()
+                                      : layout(op.in[0], form).image_floats(channels(op.in[0]));
   add(op.label, "copy", 1, moving(floats), [=](const Frame& f, int64_t, int64_t, void*) {
     std::memcpy(f.at(*out), f.at(*in), static_cast<size_t>(floats) * sizeof(float));
   });
@@ -404,8 +406,8 @@ void InstanceBuilder::emit(const Op& op, const OpPlan& o) {
           });
       return;
     }
-    case OpKind::flatten:
-      return emit_flatten(op);
+    case OpKind::reshape:
+      return emit_reshape(op, o.out);
     case OpKind::concat:
       return emit_concat(op, o.out);
     case OpKind::pointwise:

@@ -80,8 +80,8 @@ class Planner {
           o.in = kPlain;
           o.out = kDense;
           break;
-        case OpKind::flatten:
-          o.in = o.out = kDense;
+        case OpKind::reshape:
+          o.in = o.out = op.target.empty() || is_vector(op.in[0]) ? kDense : kPlain;
           break;
         case OpKind::concat:
         case OpKind::pointwise:
@@ -109,7 +109,7 @@ class Planner {
       if (!o.out.plain()) continue;
       if (op.residual >= 0) tie(op.out, op.residual);
       if (o.in.plain() && (op.kind == OpKind::concat || op.kind == OpKind::affine || op.kind == OpKind::pointwise ||
-                           op.kind == OpKind::binary))
+                           op.kind == OpKind::reshape || op.kind == OpKind::binary))
         for (size_t k = 0; k < op.in.size(); ++k)
           if (!(op.gate && k == 1)) tie(op.out, op.in[k]);
     }

@@ -67,9 +67,10 @@ const std::unordered_map<std::string, Lower>& families() {
       {"Sum", lower_binary},
       {"BatchNormalization", lower_batch_norm},
       {"Concat", lower_concat},
-      {"Flatten", lower_flatten},
-      {"Reshape", lower_flatten},
-      {"Squeeze", lower_flatten},
+      {"Flatten", lower_reshape},
+      {"Reshape", lower_reshape},
+      {"Squeeze", lower_reshape},
+      {"Unsqueeze", lower_reshape},
   };
   return table;
 }

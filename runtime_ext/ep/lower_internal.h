@@ -34,7 +34,7 @@ void lower_global_pool(const LowerContext& context, const GraphNode& node, Unit*
 void lower_binary(const LowerContext& context, const GraphNode& node, Unit* unit);
 void lower_batch_norm(const LowerContext& context, const GraphNode& node, Unit* unit);
 void lower_concat(const LowerContext& context, const GraphNode& node, Unit* unit);
-void lower_flatten(const LowerContext& context, const GraphNode& node, Unit* unit);
+void lower_reshape(const LowerContext& context, const GraphNode& node, Unit* unit);
 // False when `node` is no activation.
 bool lower_activation(const LowerContext& context, const GraphNode& node, Unit* unit);
 // Activations spelled as several nodes, `last` being the final one. False when there is none.

@@ -216,20 +216,29 @@ void lower_concat(const LowerContext& context, const GraphNode& node, Unit* unit
   unit->dims[1] = Dim::of(channels);
 }
 
-void lower_flatten(const LowerContext& context, const GraphNode& node, Unit* unit) {
+void lower_reshape(const LowerContext& context, const GraphNode& node, Unit* unit) {
   Op& op = unit->op;
-  op.kind = OpKind::flatten;
+  op.kind = OpKind::reshape;
   op.in = {context.activation(node, 0)};
   const Dims& x = context.of(op.in[0]);
   const Dims& y = context.of(op.out);
-  if (x.size() < 3 || x.size() > 4) throw Unsupported("the input is not [N, C, spatial...]");
-  // The element count is fixed, so a known second axis of the right size leaves only N for the first.
-  int64_t features = 1;
-  for (size_t i = 1; i < x.size(); ++i) {
-    if (!x[i].known() || x[i].value < 1) throw Unsupported("flattens an open size");
-    features *= x[i].value;
+  unit->dims = y;
+  // The number of elements is fixed, so one open axis of the result follows from the others.
+  Shape target;
+  int open = 0;
+  for (const Dim& dim : y) {
+    open += dim.known() ? 0 : 1;
+    target.push_back(dim.value);
   }
-  if (y.size() != 2 || !(y[1] == Dim::of(features))) throw Unsupported("a reshape other than [N, C, ...] to [N, F]");
+  if (x.size() >= 2 && y.size() >= 2 && x.back().known() && x.back() == y.back() && x.back().value > 0 && open <= 1) {
+    op.target = std::move(target);
+    unit->domains = bit(Domain::tokens);
+    return;
+  }
+  int64_t features = 1;
+  for (size_t i = 1; i < x.size(); ++i) features *= x[i].known() && x[i].value > 0 ? x[i].value : 0;
+  if (x.size() < 3 || x.size() > 4 || y.size() != 2 || features == 0 || !(y[1] == Dim::of(features)))
+    throw Unsupported("a reshape other than [N, ...] to [N, F] or of leading axes");
   unit->domains = bit(Domain::image);
   unit->dims = {x[0], Dim::of(features)};
 }

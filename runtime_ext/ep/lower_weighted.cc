@@ -17,16 +17,18 @@ void require_non_empty(const Constant& weight) {
   if (weight.size() == 0) throw Unsupported("the weight has no elements");
 }
 
-// Bias of `rows` numbers from a constant that broadcasts along the last axis only.
-std::vector<float> row_bias(const Constant& bias, int64_t rows, float factor) {
+// Bias of `rows` numbers from a constant that varies along one axis only: the last one, or, where a
+// constant multiplies from the left, the one before.
+std::vector<float> row_bias(const Constant& bias, int64_t rows, float factor, bool left) {
   const auto& dims = bias.desc.dims;
-  for (size_t i = 0; i + 1 < dims.size(); ++i)
-    if (dims[i] != 1) throw Unsupported("the added constant has a value for every row, not one per column");
-  const int64_t last = dims.empty() ? 1 : dims.back();
-  if (last != rows && last != 1) throw Unsupported("the added constant does not fit the output");
+  const size_t axis = left ? 2 : 1;  // counted from the end
+  for (size_t i = 0; i < dims.size(); ++i)
+    if (dims.size() - i != axis && dims[i] != 1) throw Unsupported("the added constant varies along another axis");
+  const int64_t size = dims.size() < axis ? 1 : dims[dims.size() - axis];
+  if (size != rows && size != 1) throw Unsupported("the added constant does not fit the output");
   std::vector<float> out(static_cast<size_t>(rows));
   for (int64_t r = 0; r < rows; ++r)
-    out[static_cast<size_t>(r)] = factor * bias.floats()[last == 1 ? 0 : r];
+    out[static_cast<size_t>(r)] = factor * bias.floats()[size == 1 ? 0 : r];
   return out;
 }
 
@@ -130,28 +132,33 @@ void lower_conv(const LowerContext& context, const GraphNode& node, Unit* unit) 
 void lower_gemm(const LowerContext& context, const GraphNode& node, Unit* unit) {
   Op& op = unit->op;
   op.kind = OpKind::conv;
-  op.in = {context.activation(node, 0)};
-  if (attr_int(node, "transA", 0) != 0) throw Unsupported("the input is transposed (transA)");
-  const Constant weight = context.weight(node, 1, "the weight");
+  const bool left = context.graph.is_constant(Graph::input(node, 0));
+  op.in = {context.activation(node, left ? 1 : 0)};
+  if (attr_int(node, left ? "transB" : "transA", 0) != 0)
+    throw Unsupported(left ? "the input is transposed (transB)" : "the input is transposed (transA)");
+  const Constant weight = context.weight(node, left ? 0 : 1, "the weight");
   require_non_empty(weight);
   const auto& dims = weight.desc.dims;
   if (dims.size() != 2) throw Unsupported("the weight is not a matrix");
-  const bool transposed = attr_int(node, "transB", 0) != 0;
-  const int64_t in = transposed ? dims[1] : dims[0], out = transposed ? dims[0] : dims[1];
+  // The kernels want [out, in]: A as it is, B transposed.
+  const bool by_rows = (attr_int(node, left ? "transA" : "transB", 0) != 0) != left;
+  const int64_t in = by_rows ? dims[1] : dims[0], out = by_rows ? dims[0] : dims[1];
   const Dims& x = context.of(op.in[0]);
+  const size_t axis = left ? 0 : 1;
   if (x.size() != 2) throw Unsupported("the rank of the input is not known");
-  if (x[1].known() && x[1].value != in) throw Unsupported("the input's columns do not fit the weight");
+  if (x[axis].known() && x[axis].value != in) throw Unsupported("the input does not fit the weight");
   op.geometry = kernels::matmul_geometry(narrow(in, "size"), narrow(out, "size"));
 
   auto source = std::make_shared<WeightSource>();
-  source->dense = transposed ? kernels::DenseView{weight.floats(), in, 1} : kernels::DenseView{weight.floats(), 1, out};
+  source->dense = by_rows ? kernels::DenseView{weight.floats(), in, 1} : kernels::DenseView{weight.floats(), 1, out};
   const float alpha = attr_float(node, "alpha", 1.0f), beta = attr_float(node, "beta", 1.0f);
   if (alpha != 1.0f) source->row_scale.assign(static_cast<size_t>(out), alpha);
   if (Graph::input(node, 2) >= 0 && beta != 0.0f)
-    source->bias = row_bias(context.weight(node, 2, "the added term"), out, beta);
+    source->bias = row_bias(context.weight(node, 2, "the added term"), out, beta, left);
   op.source = std::move(source);
-  unit->domains = bit(Domain::tokens) | bit(Domain::image);
-  unit->dims = {x[0], Dim::of(out)};
+  unit->domains = left ? bit(Domain::left) : bit(Domain::tokens) | bit(Domain::image);
+  unit->dims = x;
+  unit->dims[axis] = Dim::of(out);
   analyse_weight(context, unit);
 }
 

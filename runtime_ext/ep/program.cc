@@ -83,6 +83,14 @@ bool absorb(Program* program, const Uses& uses, size_t i) {
     merged.epilogue.residual = residual;
     return replace(before, std::move(merged));
   }
+  if (op.kind == OpKind::reshape && !op.target.empty()) {
+    int before = uses.private_producer(op.in[0]);
+    if (before < 0 || program->ops[static_cast<size_t>(before)].kind == OpKind::concat) return false;
+    Op merged = program->ops[static_cast<size_t>(before)];
+    if (merged.residual >= 0) return false;  // its shape was checked against the residual's
+    merged.target = op.target;
+    return replace(before, std::move(merged));
+  }
   if (op.kind == OpKind::binary && op.binary == kernels::Binary::add && !op.gate && op.in[0] != op.in[1] &&
       op.epilogue.activation == Activation::none) {
     // Of two candidates the later one: the other operand is then certainly ready.
@@ -159,11 +167,27 @@ Shape conv_shape(const Program& program, const Op& op, const Shape& in) {
   return out;
 }
 
+// `target` with its -1 filled in.
+Shape reshaped(const Op& op, const Shape& in) {
+  if (op.target.empty()) return in;
+  int64_t count = 1, known = 1;
+  for (int64_t d : in) count *= d;
+  for (int64_t d : op.target) known *= d < 0 ? 1 : d;
+  Shape out = op.target;
+  for (int64_t& d : out)
+    if (d < 0) d = known == 0 ? 0 : count / known;
+  int64_t total = 1;
+  for (int64_t d : out) total *= d;
+  if (total != count || in.empty() || out.empty() || in.back() != out.back())
+    misfit(op, "cannot reshape " + to_string(in) + " to " + to_string(op.target));
+  return out;
+}
+
 Shape op_shape(const Program& program, const Op& op, const std::vector<Shape>& shapes) {
   auto in = [&](size_t i) -> const Shape& { return shapes[static_cast<size_t>(op.in[i])]; };
   switch (op.kind) {
     case OpKind::conv: {
-      Shape out = conv_shape(program, op, in(0));
+      Shape out = reshaped(op, conv_shape(program, op, in(0)));
       if (op.residual >= 0 && shapes[static_cast<size_t>(op.residual)] != out)
         misfit(op, "adds tensors of shapes " + to_string(out) + " and " +
                        to_string(shapes[static_cast<size_t>(op.residual)]));
@@ -178,14 +202,14 @@ Shape op_shape(const Program& program, const Op& op, const std::vector<Shape>& s
     }
     case OpKind::pointwise:
     case OpKind::affine:
-      return in(0);
+      return reshaped(op, in(0));
     case OpKind::binary: {
       Shape expected = in(0);
       if (op.gate)
         for (size_t i = 2; i < expected.size(); ++i) expected[i] = 1;
       if (in(1) != expected)
         misfit(op, "operands of shapes " + to_string(in(0)) + " and " + to_string(in(1)));
-      return in(0);
+      return reshaped(op, in(0));
     }
     case OpKind::concat: {
       Shape out = in(0);
@@ -198,7 +222,8 @@ Shape op_shape(const Program& program, const Op& op, const std::vector<Shape>& s
       }
       return out;
     }
-    case OpKind::flatten: {
+    case OpKind::reshape: {
+      if (!op.target.empty()) return reshaped(op, in(0));
       int64_t features = 1;
       for (size_t i = 1; i < in(0).size(); ++i) features *= in(0)[i];
       return {in(0)[0], features};

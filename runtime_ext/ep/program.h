@@ -26,7 +26,7 @@ enum class OpKind : uint8_t {
   binary,       // add, subtract, multiply of two values
   affine,       // scale[c] * x + shift[c]
   concat,       // along channels
-  flatten,      // [N, C, 1, 1] -> [N, C], or any [N, ...] -> [N, F]
+  reshape,      // image: [N, ...] -> [N, F]; tokens: other leading axes over the same features
 };
 
 // Zeros and values of a constant weight, not yet packed. Either `dense`, or the three CSR arrays.
@@ -50,6 +50,7 @@ struct Op {
   kernels::ConvGeometry geometry;  // conv, pool
   bool maximum = false;            // pool, global_pool: maximum instead of mean
   bool count_include_pad = false;  // mean pooling
+  Shape target;                    // tokens: shape of the result, one -1 allowed; of any op but concat
   bool gate = false;               // binary: in[1] has one number per image and channel
   kernels::Binary binary = kernels::Binary::add;
   kernels::Epilogue epilogue;      // conv, pointwise, binary, affine

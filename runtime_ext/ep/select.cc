@@ -90,7 +90,7 @@ class Selector {
       // On the sink side a unit costs what the CPU takes, on the source side what we take.
       double stay = possible ? cpu_[at(u)] : 0;
       double take = possible ? ours_[at(u)] : kNever;
-      if (possible && options_.force && unit(u).anchor) stay = kNever;
+      if (possible && options_.force) stay = kNever;
       // What fuses into a claimed producer costs nothing there, but is a pass of its own on the CPU.
       if (possible && costs_.fuses(graph_, lowering_, unit(u)))
         for (int maker : makers_[at(u)])
@@ -242,7 +242,8 @@ class Selector {
         const int next = readers_[at(last)][0];
         const Unit& n = unit(next);
         const bool sum = n.op.kind == OpKind::binary && n.op.binary == kernels::Binary::add && !n.op.gate && !added;
-        const bool point = n.op.kind == OpKind::pointwise || n.op.kind == OpKind::affine;
+        const bool point = n.op.kind == OpKind::pointwise || n.op.kind == OpKind::affine ||
+                           (n.op.kind == OpKind::reshape && !n.op.target.empty());
         if (!n.supported || parts.of[at(next)] >= 0 || !(sum || point) || (n.domains & views) == 0) break;
         std::vector<int> longer = parts.members[at(self)];
         longer.push_back(next);

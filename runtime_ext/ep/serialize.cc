@@ -112,6 +112,7 @@ void write_op(Writer* w, const Op& op) {
   w->put(op.epilogue.alpha);
   w->put(op.epilogue.beta);
   w->put(static_cast<uint8_t>(op.epilogue.residual));
+  w->list(op.target);
   w->list(op.scale);
   w->list(op.shift);
   std::vector<uint8_t> blob;
@@ -124,7 +125,7 @@ void write_op(Writer* w, const Op& op) {
 
 Op read_op(Reader* r) {
   Op op;
-  op.kind = r->get_enum(OpKind::flatten);
+  op.kind = r->get_enum(OpKind::reshape);
   op.label = r->text();
   const uint64_t nodes = r->get<uint64_t>();
   if (nodes > kMostValues) damaged("number of nodes");
@@ -141,6 +142,7 @@ Op read_op(Reader* r) {
   op.epilogue.alpha = r->get<float>();
   op.epilogue.beta = r->get<float>();
   op.epilogue.residual = r->get_enum(kernels::Residual::after_activation);
+  op.target = r->list<int64_t>();
   op.scale = r->list<float>();
   op.shift = r->list<float>();
   const std::vector<uint8_t> blob = r->list<uint8_t>();
@@ -163,6 +165,7 @@ size_t operands(const Op& op) {
     case OpKind::binary:
       return 2;
     case OpKind::concat:
+      if (!op.target.empty()) damaged("shape of a concatenation");
       return op.in.size() < 2 ? 2 : op.in.size();
     default:
       return 1;
