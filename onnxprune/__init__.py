@@ -7,7 +7,17 @@ from typing import TYPE_CHECKING, Any
 from onnxprune.errors import OnnxPruneError
 
 if TYPE_CHECKING:
-    from onnxprune.api import PrunePlan, Recipe, Result, inspect, load, prune, save
+    from onnxprune.api import (
+        PrunePlan,
+        Recipe,
+        Result,
+        bench,
+        inspect,
+        load,
+        prune,
+        save,
+        validate,
+    )
 
 __version__ = "0.1.0"
 
@@ -17,10 +27,12 @@ __all__ = [
     "Recipe",
     "Result",
     "__version__",
+    "bench",
     "inspect",
     "load",
     "prune",
     "save",
+    "validate",
 ]
 
 

@@ -2,19 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 from onnxprune import io
 from onnxprune.errors import UsageError
 from onnxprune.io import Source, load, save
 from onnxprune.planning import PrunePlan, SelectOptions
+from onnxprune.proof.bench import bench_models
+from onnxprune.proof.validate import Thresholds, validate_models
 from onnxprune.pruning import Progress, Result, run_prune, silent
 from onnxprune.recipe import Recipe
 from onnxprune.report.inspection import inspect_model
 
-__all__ = ["PrunePlan", "Recipe", "Result", "inspect", "load", "prune", "save"]
+__all__ = [
+    "PrunePlan",
+    "Recipe",
+    "Result",
+    "bench",
+    "inspect",
+    "load",
+    "prune",
+    "save",
+    "validate",
+]
 
 
 def prune(
@@ -78,10 +91,19 @@ def prune(
         ProofError: the pruned model would not compute the right thing.
     """
     options = SelectOptions(
-        pattern=pattern, sparsity=sparsity, target=dict(target or {}), criterion=criterion,
-        allocation=allocation, align=align, only=only, keep=keep, layers=dict(layers or {}),
-        first_layer=first_layer, last_layer=last_layer, seed=seed,
-    )  # fmt: skip
+        pattern=pattern,
+        sparsity=sparsity,
+        target=dict(target or {}),
+        criterion=criterion,
+        allocation=allocation,
+        align=align,
+        only=only,
+        keep=keep,
+        layers=dict(layers or {}),
+        first_layer=first_layer,
+        last_layer=last_layer,
+        seed=seed,
+    )
     if recipe is None:
         recipe = Recipe(options).with_mask_only(mask_only)
     elif options != SelectOptions() or mask_only or not proof:
@@ -91,7 +113,7 @@ def prune(
     loaded = load(model)
     plan = plan if plan is not None else recipe.plan
     if plan is not None and not isinstance(plan, PrunePlan):
-        plan = PrunePlan.load(plan)
+        plan = PrunePlan.load(Path(plan))
     feeds = None
     data = data if data is not None else recipe.data.path
     if data is not None:
@@ -100,10 +122,16 @@ def prune(
         samples = samples if samples is not None else recipe.data.samples
         feeds = list(open_feeds(data, loaded.model.graph.inputs, samples))
     return run_prune(
-        loaded, recipe.select, plan=plan, mask_only=recipe.mask_only,
-        prove=proof and recipe.proof.run, feeds=feeds, before=recipe.before, after=recipe.after,
+        loaded,
+        recipe.select,
+        plan=plan,
+        mask_only=recipe.mask_only,
+        prove=proof and recipe.proof.run,
+        feeds=feeds,
+        before=recipe.before,
+        after=recipe.after,
         progress=progress,
-    )  # fmt: skip
+    )
 
 
 def inspect(model: Source | io.Loaded) -> dict[str, Any]:
@@ -120,3 +148,94 @@ def inspect(model: Source | io.Loaded) -> dict[str, Any]:
         LoadError, UnsupportedError: the model cannot be read or carried.
     """
     return inspect_model(load(model))
+
+
+def validate(
+    dense: Source | io.Loaded,
+    pruned: Source | io.Loaded,
+    *,
+    data: Any = None,
+    samples: int | None = None,
+    seed: int = 0,
+    max_error: float | None = None,
+    min_agreement: float | None = None,
+    runtime: str = "cpu",
+    threads: int | None = None,
+    layers: bool = False,
+) -> dict[str, Any]:
+    """Compare two models: interface, errors and agreement of every output.
+
+    Args:
+        dense: the reference, as for :func:`prune`; it runs on onnxruntime's CPU provider.
+        pruned: the model in question.
+        data: samples as for :func:`prune`; random inputs when None.
+        samples: how many samples of ``data``, or random feeds, to use.
+        seed: of random inputs.
+        max_error: largest relative error allowed, in units of the output's spread.
+        min_agreement: smallest share of equal top-1 classes allowed, 0..1.
+        runtime: ``cpu`` or ``sparse``: what runs ``pruned``.
+        threads: of both sessions.
+        layers: also compare layers that both models name alike.
+
+    Returns:
+        Plain data; every key is described in ``docs/report.md``. ``passed`` is False when the
+        interfaces differ, ``pruned`` does not run, or a threshold is missed.
+
+    Raises:
+        LoadError, UnsupportedError: a model cannot be read.
+        DataError: the samples do not fit, or the dense model does not run on them.
+        UsageError: unknown runtime, thresholds that cannot be meant.
+        RuntimeUnavailableError: ``sparse`` cannot be used here.
+    """
+    return validate_models(
+        dense,
+        pruned,
+        data=data,
+        samples=samples,
+        seed=seed,
+        thresholds=Thresholds(max_error, min_agreement),
+        runtime=runtime,
+        threads=threads,
+        layers=layers,
+    )
+
+
+def bench(
+    models: Sequence[Source | io.Loaded],
+    *,
+    threads: Sequence[int] = (1,),
+    runtimes: Sequence[str] = ("cpu",),
+    seconds: float = 3.0,
+    seed: int = 0,
+    data: Any = None,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Time models against each other: interleaved rounds on the same inputs, medians, ratios.
+
+    Args:
+        models: as for :func:`prune`; the first is what the others are compared with.
+        threads: numbers of threads of the sessions, 0 for onnxruntime's choice.
+        runtimes: of ``cpu`` and ``sparse``.
+        seconds: how long each model is measured on each runtime with each number of threads.
+        seed: of the random inputs, which fit the first model.
+        data: take the inputs from here instead, see :func:`prune`.
+        progress: called with (stage, fraction done).
+
+    Returns:
+        Plain data; every key is described in ``docs/report.md``.
+
+    Raises:
+        LoadError, UnsupportedError: a model cannot be read.
+        DataError: a model does not run on the inputs.
+        UsageError: no models, unknown runtimes, numbers that cannot be meant.
+        RuntimeUnavailableError: ``sparse`` cannot be used here.
+    """
+    return bench_models(
+        models,
+        threads=threads,
+        runtimes=runtimes,
+        seconds=seconds,
+        seed=seed,
+        data=data,
+        progress=progress,
+    )

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 
@@ -120,9 +120,10 @@ class Recipe:
 
     def dumps(self) -> str:
         """Return the recipe as YAML."""
-        return yaml.dump(
+        text: str = yaml.dump(
             self.as_dict(), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100
         )
+        return text
 
     @classmethod
     def from_dict(cls, data: Any, where: str = "the recipe") -> Recipe:
@@ -141,8 +142,8 @@ class Recipe:
         plan = data.get("plan")
         if plan is not None and not isinstance(plan, str):
             raise UsageError(f"{where}: plan is {plan!r}; give the path of a plan, or null")
-        passes = (ApplyPlan(),) if data.get("passes") is None else read_passes(
-            data["passes"], where
+        passes = (
+            (ApplyPlan(),) if data.get("passes") is None else read_passes(data["passes"], where)
         )
         return cls(
             _read(SelectOptions, data.get("select"), f"{where}: select"),
@@ -186,7 +187,8 @@ def read_passes(entries: Any, where: str) -> tuple[Pass, ...]:
         if isinstance(entry, Pass):
             found.append(entry)
             continue
-        name, options = entry, {}
+        name: Any = entry
+        options: Any = None
         if isinstance(entry, Mapping) and len(entry) == 1:
             ((name, options),) = entry.items()
         options = {} if options is None else options
@@ -229,8 +231,9 @@ def _read(kind: type[Any], data: Any, where: str) -> Any:
         raise UsageError(f"{where} is {data!r}; give a mapping of keys to values")
     fields = {f.name: f for f in dataclasses.fields(kind)}
     _known(data, list(fields), where)
-    values = {key: _typed(value, str(fields[key].type), f"{where}.{key}")
-              for key, value in data.items()}  # fmt: skip
+    values = {
+        key: _typed(value, str(fields[key].type), f"{where}.{key}") for key, value in data.items()
+    }
     try:
         return kind(**values)
     except UsageError as error:
@@ -259,7 +262,7 @@ def _typed(value: Any, wanted: str, where: str) -> Any:
     simple = [k for k in kinds if k in _SIMPLE]
     for kind in simple:
         if isinstance(value, _SIMPLE[kind]) and (kind == "bool" or not isinstance(value, bool)):
-            return float(value) if kind == "float" else value
+            return float(str(value)) if kind == "float" else value
     if len(simple) == len([k for k in kinds if k != "None"]):
         raise UsageError(f"{where} is {value!r}; give {' or '.join(simple)}")
     return value  # an option of a type only the pass itself understands
@@ -272,11 +275,13 @@ class _Loader(yaml.SafeLoader):
         keys = [self.construct_object(key, deep=True) for key, _ in node.value]
         for key in keys:
             if not isinstance(key, (str, int, float, bool, type(None))):
-                raise yaml.constructor.ConstructorError(None, None, "a key that is not text",
-                                                        node.start_mark)  # fmt: skip
+                raise yaml.constructor.ConstructorError(
+                    None, None, "a key that is not text", node.start_mark
+                )
             if keys.count(key) > 1:
-                raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} twice",
-                                                        node.start_mark)  # fmt: skip
+                raise yaml.constructor.ConstructorError(
+                    None, None, f"the key {key!r} twice", node.start_mark
+                )
         return super().construct_mapping(node, deep)
 
 
@@ -304,5 +309,6 @@ for _tag, _pattern, _first in (
         )
 # SafeLoader reads 010 as eight.
 _Loader.add_constructor(
-    "tag:yaml.org,2002:int", lambda loader, node: int(loader.construct_scalar(node))
+    "tag:yaml.org,2002:int",
+    lambda loader, node: int(loader.construct_scalar(cast(yaml.ScalarNode, node))),
 )

@@ -34,7 +34,8 @@ INTERRUPTED = 130
 def _summary(module: str) -> str:
     """Return what a command's module says it does, without importing it."""
     spec = importlib.util.find_spec(module)
-    source = spec.loader.get_source(module) if spec and spec.loader else None  # type: ignore[attr-defined]
+    loader: Any = spec.loader if spec else None
+    source = loader.get_source(module) if loader else None
     doc = ast.get_docstring(ast.parse(source or "")) or ""
     return " ".join(doc.partition("\n\n")[0].partition(":")[2].split())
 
@@ -60,7 +61,7 @@ class _Commands(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl([(name, _summary(f"{__name__}.{name}")) for name in names])
 
-    def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> Any:  # type: ignore[override]
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> Any:
         """Run, and exit with 0, the exit code of the error, or 130 after Ctrl-C."""
         extra["standalone_mode"] = False
         code = 1

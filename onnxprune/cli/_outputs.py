@@ -8,6 +8,7 @@ import secrets
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import BinaryIO
 
 from onnxprune import io
 from onnxprune.errors import SaveError, UsageError
@@ -66,13 +67,16 @@ class Outputs:
         with _model_in_place(loaded, self.model) as size:
             if size is not None:
                 note_size(size)
-            texts = [(path.absolute(), make().encode()) for path, make in self.texts.items()]
-            if texts:
-                atomic.write_files([(p, lambda file, d=data: _write(file, d)) for p, data in texts])
+            files = [(path.absolute(), _writer(make())) for path, make in self.texts.items()]
+            if files:
+                atomic.write_files(files)
 
 
-def _write(file: object, data: bytes) -> None:
-    file.write(data)  # type: ignore[attr-defined]
+def _writer(text: str) -> atomic.Writer:
+    def write(file: BinaryIO) -> None:
+        file.write(text.encode())
+
+    return write
 
 
 @contextlib.contextmanager

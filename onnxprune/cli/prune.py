@@ -17,8 +17,20 @@ if TYPE_CHECKING:
     from onnxprune.recipe import Recipe
 
 POLICY = click.Choice(["prune", "keep"])
-SELECT = ("pattern", "sparsity", "target", "criterion", "allocation", "align", "only", "keep",
-          "layers", "first_layer", "last_layer", "seed")  # fmt: skip
+SELECT = (
+    "pattern",
+    "sparsity",
+    "target",
+    "criterion",
+    "allocation",
+    "align",
+    "only",
+    "keep",
+    "layers",
+    "first_layer",
+    "last_layer",
+    "seed",
+)
 
 
 def _level(text: str, option: str, example: str) -> tuple[str, float]:
@@ -43,41 +55,68 @@ def _layers(context: click.Context, parameter: click.Parameter, texts: tuple[str
 @click.command("prune")
 @click.argument("model", type=click.Path(path_type=Path))
 @click.option("-o", "--output", type=click.Path(path_type=Path), help="File to write.")
-@click.option("--pattern", metavar="PATTERN", help="What goes together: element, 2:4, N:M, "
-              "block:RxC, vector, kernel, channel ('list patterns').  "
-              "[default: channel]")  # fmt: skip
+@click.option(
+    "--pattern",
+    metavar="PATTERN",
+    help="What goes together: element, 2:4, N:M, "
+    "block:RxC, vector, kernel, channel ('list patterns').  "
+    "[default: channel]",
+)
 @click.option("--sparsity", type=float, help="Fraction to remove, of the weights or channels.")
-@click.option("--target", callback=_target, metavar="params=F|macs=F",
-              help="Instead of a sparsity: fraction of the model to keep.")  # fmt: skip
+@click.option(
+    "--target",
+    callback=_target,
+    metavar="params=F|macs=F",
+    help="Instead of a sparsity: fraction of the model to keep.",
+)
 @click.option("--criterion", metavar="NAME", help="Score ('list criteria').  [default: l1]")
-@click.option("--allocation", metavar="NAME", help="How the sparsity is divided over layers "
-              "('list allocations').  [default: uniform]")  # fmt: skip
+@click.option(
+    "--allocation",
+    metavar="NAME",
+    help="How the sparsity is divided over layers ('list allocations').  [default: uniform]",
+)
 @click.option("--align", type=int, metavar="N", help="Kept channel counts are multiples of N.")
 @click.option("--only", metavar="RE", help="Prune only layers whose names match.")
 @click.option("--keep", metavar="RE", help="Leave layers whose names match as they are.")
-@click.option("--layer", "layers", callback=_layers, multiple=True, metavar="RE=S",
-              help="Another sparsity for these layers; may be given several times.")  # fmt: skip
+@click.option(
+    "--layer",
+    "layers",
+    callback=_layers,
+    multiple=True,
+    metavar="RE=S",
+    help="Another sparsity for these layers; may be given several times.",
+)
 @click.option("--first-layer", type=POLICY, help="What happens to it.  [default: prune]")
 @click.option("--last-layer", type=POLICY, help="What happens to it.  [default: prune]")
 @click.option("--seed", type=int, help="For random scores.  [default: 0]")
-@click.option("--mask-only", is_flag=True, help="Write the dense model with zeros instead of a "
-              "smaller one.")  # fmt: skip
+@click.option(
+    "--mask-only", is_flag=True, help="Write the dense model with zeros instead of a smaller one."
+)
 @click.option("--plan", type=click.Path(path_type=Path), help="Write what was kept, as JSON.")
 @click.option("--from-plan", type=click.Path(), help="Replay such a file instead of selecting.")
-@click.option("--recipe", "recipe_file", type=click.Path(), help="YAML with all of this; options "
-              "given here win over it.")  # fmt: skip
-@click.option("--dump-recipe", is_flag=True, help="Print the full recipe; without -o nothing else "
-              "is done.")  # fmt: skip
-@click.option("--data", metavar="PATH", help="Samples for the proof: .npz, a folder of them, or "
-              "file.py:function.  [default: random]")  # fmt: skip
+@click.option(
+    "--recipe",
+    "recipe_file",
+    type=click.Path(),
+    help="YAML with all of this; options given here win over it.",
+)
+@click.option(
+    "--dump-recipe", is_flag=True, help="Print the full recipe; without -o nothing else is done."
+)
+@click.option(
+    "--data",
+    metavar="PATH",
+    help="Samples for the proof: .npz, a folder of them, or file.py:function.  [default: random]",
+)
 @click.option("--samples", type=click.IntRange(min=1), metavar="N", help="Use at most N of them.")
-@click.option("--report", type=click.Path(path_type=Path), metavar="FILE.json|.html",
-              help="Write a report.")  # fmt: skip
+@click.option(
+    "--report", type=click.Path(path_type=Path), metavar="FILE.json|.html", help="Write a report."
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--no-proof", is_flag=True, help="Do not compare with the dense model.")
 @click.option("--dry-run", is_flag=True, help="Do everything but write.")
 @click.pass_context
-def command(context: click.Context, **options: Any) -> None:
+def command(context: click.Context, /, **options: Any) -> None:
     """Prune MODEL and write the result, once it is proved to compute what it should.
 
     \b
@@ -112,7 +151,7 @@ def _early(options: dict[str, Any]) -> Path:
 def _outputs(options: dict[str, Any], inputs: tuple[Path, ...]) -> Any:
     from onnxprune.cli._outputs import Outputs
 
-    texts = {options[k]: str for k in ("plan", "report") if options[k] is not None}
+    texts: dict[Path, Any] = {options[k]: str for k in ("plan", "report") if options[k] is not None}
     if len(texts) < sum(options[k] is not None for k in ("plan", "report")):
         raise UsageError(f"{options['plan']} is asked for as two different outputs; give two names")
     return Outputs(options["output"], texts, (options["model"].absolute(), *inputs))

@@ -27,14 +27,11 @@ def interface(model: ir.Model) -> list[tuple[str, str, str, tuple[str, ...]]]:
 def unit_labels(analyzer: Analyzer) -> dict[str, np.ndarray[Any, Any]]:
     """Return, by layer name, the components its weight makes."""
     labels = analyzer.partition.labels
-    made: dict[str, np.ndarray[Any, Any]] = {}
-    for layer in find_layers(analyzer):
-        for value, own, axis in analyzer.producers:
-            if value is layer.value:
-                ids = analyzer.parameters[value, own][axis]
-                if ids is not None:
-                    made[layer.name] = np.unique(labels[ids])
-    return made
+    names = {layer.node: layer.name for layer in find_layers(analyzer)}
+    made: dict[str, list[np.ndarray[Any, Any]]] = {}
+    for node, ids in analyzer.producers:
+        made.setdefault(names.get(node) or analyzer.label(node), []).append(labels[ids])
+    return {name: np.unique(np.concatenate(parts)) for name, parts in made.items()}
 
 
 def frozen_units(analyzer: Analyzer) -> tuple[dict[str, Any], list[dict[str, Any]]]:

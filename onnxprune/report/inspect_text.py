@@ -53,11 +53,17 @@ def _layers(layers: list[dict[str, Any]], numbers: dict[str, int]) -> Table:
     for row in layers:
         frozen = f"{row['frozen']} of {row['units']}" if row["frozen"] else ""
         table.add(
-            row["name"], row["op"], shape_text(row["weight_shape"]),
-            shape_text(row["output_shape"]), row["params"], row["macs"],
-            percent(row["sparsity"]) if row["zeros"] else "", frozen,
-            " ".join(f"#{numbers[g]}" for g in row["groups"]), fits(row),
-        )  # fmt: skip
+            row["name"],
+            row["op"],
+            shape_text(row["weight_shape"]),
+            shape_text(row["output_shape"]),
+            row["params"],
+            row["macs"],
+            percent(row["sparsity"]) if row["zeros"] else "",
+            frozen,
+            " ".join(f"#{numbers[g]}" for g in row["groups"]),
+            fits(row),
+        )
     return table
 
 

@@ -132,10 +132,15 @@ def _groups(groups: list[dict[str, Any]]) -> str:
     if not groups or "units" not in groups[0]:
         return ""
     rows = [
-        [escape(g["name"]), str(g["units"]), str(g["kept"]), *_bar(g["kept"] / max(1, g["units"])),
-         escape(", ".join(g["layers"]))]
+        [
+            escape(g["name"]),
+            str(g["units"]),
+            str(g["kept"]),
+            *_bar(g["kept"] / max(1, g["units"])),
+            escape(", ".join(g["layers"])),
+        ]
         for g in groups
-    ]  # fmt: skip
+    ]
     heads = ["group", ">channels", ">kept", "", ">", "made by"]
     return _section("Groups of coupled channels", _table(heads, rows))
 
