@@ -65,16 +65,15 @@ def sparsegpt(
     rows = -(-structure.rows // structure.height) * structure.height
     # Transposed, so that a column of W is contiguous.
     work = np.zeros((order.size, rows), dtype=dtype)
-    work[real, : structure.rows] = target[:, columns].T
+    work[real, : structure.rows] = np.ascontiguousarray(target.T)[columns]
     if not real.all():
         padded = np.eye(order.size, dtype=dtype)
         padded[np.ix_(real, real)] = upper
         upper = padded
     kept = _sweep(work, upper, real, structure, keep)
-    mask = np.zeros((structure.rows, structure.columns), dtype=np.bool_)
-    weights = np.zeros((structure.rows, structure.columns), dtype=dtype)
-    mask[:, columns] = kept[real, : structure.rows].T
-    weights[:, columns] = work[real, : structure.rows].T
+    back = np.argsort(columns)
+    mask = np.ascontiguousarray(kept[real][back, : structure.rows].T)
+    weights = np.ascontiguousarray(work[real][back, : structure.rows].T)
     return mask, weights
 
 

@@ -81,13 +81,16 @@ class Structure:
         """Sum of [R, d] scores over every cell: [P, C]."""
         groups, cells = self.grid
         if self.height == 1 and self.width == 1:
-            return self.gather(scores)[:, 0, :]
+            plain = np.array_equal(self.order, np.arange(self.columns))
+            return scores if plain else self.gather(scores)[:, 0, :]
         parts = self.gather(scores).reshape(groups, self.height, cells, self.width)
         summed: F64 = parts.sum(axis=(1, 3))
         return summed
 
     def expand(self, cells: Mask) -> Mask:
         """Spread a decision per cell [P, C] over the weights [R, d]."""
+        if self.height == self.width == 1 and np.array_equal(self.order, np.arange(self.columns)):
+            return cells
         rows = np.repeat(cells, self.height, axis=0)[: self.rows]
         wide = np.repeat(rows, self.width, axis=1)
         out = np.zeros((self.rows, self.columns), dtype=np.bool_)
