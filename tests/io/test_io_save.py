@@ -320,17 +320,18 @@ def test_failure_while_renaming(
     """Two files, both replacing older ones, three renames: any of them fails, before or after."""
     for name in "ab":
         (tmp_path / name).write_bytes(b"old " + name.encode())
-    real, calls = os.replace, [0]
+    real, calls = Path.replace, [0]
 
-    def replace(source: Any, target: Any) -> None:
+    def replace(source: Path, target: Path) -> Path:
         calls[0] += 1
         if calls[0] == fails_at and not after:
             raise error
-        real(source, target)
+        placed = real(source, target)
         if calls[0] == fails_at:
             raise error
+        return placed
 
-    monkeypatch.setattr(os, "replace", replace)
+    monkeypatch.setattr(Path, "replace", replace)
     files = [(tmp_path / n, lambda f, n=n: f.write(b"new " + n.encode())) for n in "ab"]
     completed = fails_at == 4 or (fails_at == 3 and after)
     if fails_at == 4:
