@@ -7,6 +7,9 @@
 #include "abi/slots.h"
 #include "abi/types.h"
 
+// "noexcept" and calling-convention attributes of their function types do not matter here.
+#pragma GCC diagnostic ignored "-Wignored-attributes"
+
 namespace onnxprune::abi {
 namespace {
 
@@ -65,6 +68,7 @@ static_assert(offsetof(OrtCustomOp, GetName) == offsetof(CustomOp, get_name));
 static_assert(offsetof(OrtCustomOp, KernelDestroy) == offsetof(CustomOp, kernel_destroy));
 static_assert(offsetof(OrtCustomOp, CreateKernelV2) == offsetof(CustomOp, create_kernel_v2));
 static_assert(offsetof(OrtCustomOp, KernelComputeV2) == offsetof(CustomOp, kernel_compute_v2));
+static_assert(offsetof(OrtCustomOp, InferOutputShapeFn) == offsetof(CustomOp, infer_output_shape));
 static_assert(offsetof(OrtCustomOp, GetStartVersion) == offsetof(CustomOp, start_version));
 
 }  // namespace

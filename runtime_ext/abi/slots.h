@@ -16,6 +16,9 @@
   X(AddCustomOpDomain, 28, Status*, (SessionOptions*, CustomOpDomain*)) \
   X(GetTensorMutableData, 51, Status*, (Value*, void**)) \
   X(CastTypeInfoToTensorInfo, 55, Status*, (const TypeInfo*, const TensorInfo**)) \
+  X(CreateTensorTypeAndShapeInfo, 57, Status*, (TensorInfo**)) \
+  X(SetTensorElementType, 58, Status*, (TensorInfo*, ElementType)) \
+  X(SetDimensions, 59, Status*, (TensorInfo*, const int64_t*, size_t)) \
   X(GetTensorElementType, 60, Status*, (const TensorInfo*, ElementType*)) \
   X(GetDimensionsCount, 61, Status*, (const TensorInfo*, size_t*)) \
   X(GetDimensions, 62, Status*, (const TensorInfo*, int64_t*, size_t)) \
@@ -38,6 +41,8 @@
   X(KernelInfo_GetNodeName, 244, Status*, (const KernelInfo*, char*, size_t*)) \
   X(Logger_LogMessage, 247, Status*, (const Logger*, Severity, const char*, const char*, int, const char*)) \
   X(KernelInfoGetConstantInput_tensor, 249, Status*, (const KernelInfo*, size_t, int*, const Value**)) \
+  X(ShapeInferContext_GetAttribute, 269, Status*, (const ShapeInferContext*, const char*, const OpAttr**)) \
+  X(ShapeInferContext_SetOutputTypeShape, 270, Status*, (const ShapeInferContext*, size_t, const TensorInfo*)) \
   X(ReadOpAttr, 272, Status*, (const OpAttr*, AttrType, void*, size_t, size_t*)) \
   X(KernelContext_ParallelFor, 274, Status*, (const KernelContext*, void (*)(void*, size_t), size_t, size_t, void*)) \
   X(GetValueInfoName, 289, Status*, (const ValueInfo*, const char**)) \

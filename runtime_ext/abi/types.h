@@ -35,6 +35,7 @@ struct GraphSupport;
 struct NodeComputeContext;
 struct DataTransfer;
 struct KernelRegistry;
+struct ShapeInferContext;
 struct ModelEditorTable;
 struct EpTable;
 
@@ -170,7 +171,7 @@ struct CustomOp {
   int (*variadic_output_homogeneous)(const CustomOp*);
   Status* (*create_kernel_v2)(const CustomOp*, const Table*, const KernelInfo*, void** kernel);
   Status* (*kernel_compute_v2)(void* kernel, KernelContext*);
-  Unused infer_output_shape;
+  Status* (*infer_output_shape)(const CustomOp*, ShapeInferContext*);
   int (*start_version)(const CustomOp*);
   int (*end_version)(const CustomOp*);
   Unused may_inplace;

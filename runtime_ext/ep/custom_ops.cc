@@ -97,10 +97,14 @@ Input run_input(abi::KernelContext* context, size_t index) {
   return {desc.dims, static_cast<const float*>(abi::tensor_data(value))};
 }
 
-float* run_output(abi::KernelContext* context, const Shape& shape) {
+abi::Value* output_value(abi::KernelContext* context, const Shape& shape) {
   abi::Value* value = nullptr;
   check(fn().KernelContext_GetOutput(context, 0, shape.data(), shape.size(), &value));
-  return static_cast<float*>(const_cast<void*>(abi::tensor_data(value)));
+  return value;
+}
+
+float* run_output(abi::KernelContext* context, const Shape& shape) {
+  return static_cast<float*>(const_cast<void*>(abi::tensor_data(output_value(context, shape))));
 }
 
 void set_windows(const std::vector<Window>& windows, kernels::ConvGeometry* g) {
@@ -280,21 +284,49 @@ class DecodeKernel final : public PackedKernel {
  public:
   explicit DecodeKernel(const abi::KernelInfo* info) {
     Blob blob = constant_blob(info, 0);
-    const int64_t item = blob.element_bytes();
     if (blob.elements() > kMostDense) throw BlobError("packed weight: too large to unpack");
-    bytes_.resize(static_cast<size_t>(blob.elements() * item));
+    bytes_.resize(static_cast<size_t>(blob.elements() * blob.element_bytes()));
     blob.decode(bytes_.data());
     shape_ = blob.dims();
+    dtype_ = blob.dtype();
   }
   void compute(abi::KernelContext* context) override {
-    float* out = run_output(context, shape_);
-    std::memcpy(out, bytes_.data(), bytes_.size());
+    const abi::Value* value = output_value(context, shape_);
+    if (abi::describe(value).type != dtype_)
+      throw abi::Error("onnxprune: SparseDecode: the model gives its result another element type than the packed weight has",
+                       abi::kInvalidArgument);
+    if (!bytes_.empty()) std::memcpy(const_cast<void*>(abi::tensor_data(value)), bytes_.data(), bytes_.size());
   }
 
  private:
   std::vector<uint8_t> bytes_;
   Shape shape_;
+  int dtype_ = 0;
 };
+
+// Element type and shape of a decoded constant, from what the node says of it.
+void infer_decoded(abi::ShapeInferContext* context) {
+  const abi::OpAttr *shape_attr = nullptr, *type_attr = nullptr;
+  if (absent(fn().ShapeInferContext_GetAttribute(context, "weight_dtype", &type_attr)) || type_attr == nullptr)
+    throw abi::Error("onnxprune: SparseDecode lacks the attribute weight_dtype", abi::kInvalidArgument);
+  int64_t type = 0;
+  size_t size = 0;
+  check(fn().ReadOpAttr(type_attr, abi::kAttrInt, &type, sizeof type, &size));
+  Shape shape;
+  if (!absent(fn().ShapeInferContext_GetAttribute(context, "weight_shape", &shape_attr)) && shape_attr != nullptr) {
+    size = 0;
+    absent(fn().ReadOpAttr(shape_attr, abi::kAttrInts, nullptr, 0, &size));  // fails, but tells the size
+    shape.resize(size / sizeof(int64_t));
+    if (!shape.empty()) check(fn().ReadOpAttr(shape_attr, abi::kAttrInts, shape.data(), size, &size));
+  }
+  abi::TensorInfo* info = nullptr;
+  check(fn().CreateTensorTypeAndShapeInfo(&info));
+  abi::Status* status = fn().SetTensorElementType(info, static_cast<abi::ElementType>(type));
+  if (status == nullptr) status = fn().SetDimensions(info, shape.data(), shape.size());
+  if (status == nullptr) status = fn().ShapeInferContext_SetOutputTypeShape(context, 0, info);
+  fn().ReleaseTensorTypeAndShapeInfo(info);
+  check(status);
+}
 
 // ---- operators ----------------------------------------------------------------------------------------
 
@@ -303,9 +335,9 @@ enum class PackedOp { conv, gemm, matmul, decode };
 struct Operator : abi::CustomOp {
   const char* name_text;
   PackedOp which;
-  abi::ElementType decoded;  // SparseDecode: element type of the result
+  abi::ElementType result;  // undefined = whatever the model says
 
-  Operator(const char* name, PackedOp op, abi::ElementType type) : abi::CustomOp{}, name_text(name), which(op), decoded(type) {
+  Operator(const char* name, PackedOp op, abi::ElementType type) : abi::CustomOp{}, name_text(name), which(op), result(type) {
     using abi::CustomOp;
     version = static_cast<uint32_t>(fn().version);
     get_name = [](const CustomOp* self) { return of(self).name_text; };
@@ -317,7 +349,7 @@ struct Operator : abi::CustomOp {
       return i == (of(self).which == PackedOp::decode ? 0u : 1u) ? abi::kUint8 : abi::kFloat;
     };
     output_count = [](const CustomOp*) -> size_t { return 1; };
-    output_type = [](const CustomOp* self, size_t) { return of(self).decoded; };
+    output_type = [](const CustomOp* self, size_t) { return of(self).result; };
     input_kind = [](const CustomOp*, size_t i) { return i == 2 ? abi::kOptional : abi::kRequired; };
     output_kind = [](const CustomOp*, size_t) { return abi::kRequired; };
     input_memory = [](const CustomOp*, size_t) { return abi::kMemoryDefault; };
@@ -332,6 +364,10 @@ struct Operator : abi::CustomOp {
     kernel_compute_v2 = [](void* kernel, abi::KernelContext* context) -> abi::Status* {
       return guarded([&] { static_cast<PackedKernel*>(kernel)->compute(context); });
     };
+    if (op == PackedOp::decode)
+      infer_output_shape = [](const CustomOp*, abi::ShapeInferContext* context) -> abi::Status* {
+        return guarded([&] { infer_decoded(context); });
+      };
     kernel_destroy = [](void* kernel) { delete static_cast<PackedKernel*>(kernel); };
   }
 
@@ -367,7 +403,7 @@ abi::CustomOpDomain* custom_op_domain() {
   static const Operator operators[] = {{"SparseConv", PackedOp::conv, abi::kFloat},
                                        {"SparseGemm", PackedOp::gemm, abi::kFloat},
                                        {"SparseMatMul", PackedOp::matmul, abi::kFloat},
-                                       {"SparseDecode", PackedOp::decode, abi::kFloat}};
+                                       {"SparseDecode", PackedOp::decode, abi::kUndefined}};
   abi::CustomOpDomain* made = nullptr;
   check(fn().CreateCustomOpDomain(kPackedDomain, &made));
   for (const Operator& op : operators) check(fn().CustomOpDomain_Add(made, &op));

@@ -5,6 +5,7 @@
 #include <unordered_map>
 
 #include "ep/lower_internal.h"
+#include "ep/packed.h"
 
 namespace onnxprune::ep {
 
@@ -29,11 +30,54 @@ Constant LowerContext::weight(const GraphNode& node, size_t i, const char* what)
   return out;
 }
 
-void analyse_weight(const LowerContext& context, Unit* unit) {
+WeightInput weight_input(const LowerContext& context, const GraphNode& node, size_t i) {
+  WeightInput out;
+  if (!is_packed(node)) {
+    const Constant dense = context.weight(node, i, "the weight");
+    out.dims = dense.desc.dims;
+    out.dense = dense.floats();
+    if (dense.size() == 0) throw Unsupported("the weight has no elements");
+    return out;
+  }
+  const int index = Graph::input(node, 1);
+  if (!context.graph.is_constant(index)) throw Unsupported("the packed weight is not constant");
+  const Constant bytes = constant(context.graph.value(index));
+  if (bytes.desc.type != abi::kUint8 || bytes.desc.dims.size() != 1) throw Unsupported("the packed weight is not a list of bytes");
+  try {
+    auto blob = std::make_shared<const Blob>(static_cast<const uint8_t*>(bytes.data), static_cast<size_t>(bytes.size()));
+    check_declared(*blob, attr_ints(node, "weight_shape"), attr_int(node, "weight_dtype", 0));
+    if (blob->dtype() != abi::kFloat) throw Unsupported("the packed weight is not float32");
+    if (blob->elements() == 0) throw Unsupported("the weight has no elements");
+    out.dims = blob->dims();
+    out.blob = std::move(blob);
+  } catch (const BlobError& e) {
+    throw Unsupported(e.what());
+  }
+  return out;
+}
+
+void WeightInput::give(const LowerContext& context, int64_t row_stride, int64_t column_stride, Unit* unit) const {
   unit->anchor = true;
-  if (!context.analyse) return;
-  kernels::Status status = kernels::analyse(unit->op.geometry, unit->op.source->dense, &unit->analysis);
-  if (!status.ok()) throw Unsupported(status.message);
+  WeightSource& source = *unit->op.source;
+  const kernels::ConvGeometry& geometry = unit->op.geometry;
+  if (!kernels::check_geometry(geometry).ok()) throw Unsupported(kernels::check_geometry(geometry).message);
+  if (!blob) {
+    source.dense = {dense, row_stride, column_stride};
+    if (!context.analyse) return;
+    kernels::Status status = kernels::analyse(geometry, source.dense, &unit->analysis);
+    if (!status.ok()) throw Unsupported(status.message);
+    return;
+  }
+  unit->packed = true;
+  try {
+    const auto rows = packed_source(*blob, geometry, {row_stride, column_stride});
+    source.indptr = std::move(rows->indptr);
+    source.indices = std::move(rows->indices);
+    source.values = std::move(rows->values);
+  } catch (const BlobError& e) {
+    throw Unsupported(e.what());
+  }
+  if (context.analyse) unit->analysis = analyse_rows(source, geometry.columns());
 }
 
 bool scalar_constant(const Graph& graph, int value, float* out) {
@@ -99,7 +143,7 @@ void merge_dims(Dims* own, const Dims& stated) {
 void lower_node(const LowerContext& context, int index, Unit* unit) {
   const GraphNode& node = context.graph.node(index);
   unit->op.label = context.graph.label(node);
-  if (!node.domain.empty() && node.domain != "com.microsoft")
+  if (!node.domain.empty() && node.domain != "com.microsoft" && !is_packed(node))
     throw Unsupported("operator of domain '" + node.domain + "'");
   if (node.out.empty() || node.out[0] < 0) throw Unsupported("it has no output");
   for (size_t i = 1; i < node.out.size(); ++i)
@@ -108,8 +152,8 @@ void lower_node(const LowerContext& context, int index, Unit* unit) {
   if (!out.ranked || out.desc.type != abi::kFloat) throw Unsupported("its output is not float32");
   unit->op.out = node.out[0];
   if (lower_activation(context, node, unit)) return;
-  auto family = families().find(node.op);
-  if (family == families().end() || !node.domain.empty()) throw Unsupported("no sparse or planar form of " + node.op);
+  auto family = families().find(is_packed(node) && node.op.rfind("Sparse", 0) == 0 ? node.op.substr(6) : node.op);
+  if (family == families().end() || (!node.domain.empty() && !is_packed(node))) throw Unsupported("no sparse or planar form of " + node.op);
   family->second(context, node, unit);
 }
 

@@ -20,6 +20,7 @@ struct Unit {
   Op op;                     // values are graph values; weights are a source, not packed
   Dims dims;                 // of the result
   bool anchor = false;       // has a constant weight matrix
+  bool packed = false;       // stored packed: without us our own operator would run it, slower
   kernels::Analysis analysis;  // of that weight
 };
 

@@ -3,6 +3,8 @@
 
 #include <stdexcept>
 
+#include "ep/blob.h"
+#include "ep/custom_ops.h"
 #include "ep/lower.h"
 
 namespace onnxprune::ep {
@@ -24,6 +26,18 @@ struct LowerContext {
   Constant weight(const GraphNode& node, size_t i, const char* what) const;
 };
 
+// The constant matrix of a weighted sum: dense, or packed in a blob of domain ai.onnxprune.
+struct WeightInput {
+  Shape dims;
+  const float* dense = nullptr;
+  std::shared_ptr<const Blob> blob;
+  // Hands it to the operation, which has its geometry already; finds out about its zeros.
+  void give(const LowerContext& context, int64_t row_stride, int64_t column_stride, Unit* unit) const;
+};
+// Input `i` as such. The weight of a packed node is always input 1.
+WeightInput weight_input(const LowerContext& context, const GraphNode& node, size_t i);
+inline bool is_packed(const GraphNode& node) { return node.domain == kPackedDomain; }
+
 inline uint8_t bit(Domain domain) { return static_cast<uint8_t>(domain); }
 
 void lower_conv(const LowerContext& context, const GraphNode& node, Unit* unit);
@@ -40,8 +54,6 @@ bool lower_activation(const LowerContext& context, const GraphNode& node, Unit* 
 // Activations spelled as several nodes, `last` being the final one. False when there is none.
 bool lower_composite(const LowerContext& context, int last, Unit* unit);
 
-// Fills `analysis` from the dense view of the source, when asked to.
-void analyse_weight(const LowerContext& context, Unit* unit);
 // Scalar constant of one element behind a value, if it is one.
 bool scalar_constant(const Graph& graph, int value, float* out);
 

@@ -13,10 +13,6 @@ int32_t narrow(int64_t value, const char* what) {
   return static_cast<int32_t>(value);
 }
 
-void require_non_empty(const Constant& weight) {
-  if (weight.size() == 0) throw Unsupported("the weight has no elements");
-}
-
 // Bias of `rows` numbers from a constant that varies along one axis only: the last one, or, where a
 // constant multiplies from the left, the one before.
 std::vector<float> row_bias(const Constant& bias, int64_t rows, float factor, bool left) {
@@ -95,9 +91,8 @@ void lower_conv(const LowerContext& context, const GraphNode& node, Unit* unit) 
   Op& op = unit->op;
   op.kind = OpKind::conv;
   op.in = {context.activation(node, 0)};
-  const Constant weight = context.weight(node, 1, "the weight");
-  require_non_empty(weight);
-  const auto& dims = weight.desc.dims;
+  const WeightInput weight = weight_input(context, node, 1);
+  const Shape& dims = weight.dims;
   if (dims.size() != 3 && dims.size() != 4)
     throw Unsupported("a convolution over " + std::to_string(dims.size() - 2) + " axes");
   const Shape kernel(dims.begin() + 2, dims.end());
@@ -116,7 +111,6 @@ void lower_conv(const LowerContext& context, const GraphNode& node, Unit* unit) 
   Dims out = lower_windows(node, kernel, Dims(x.begin() + 2, x.end()), &g);
 
   auto source = std::make_shared<WeightSource>();
-  source->dense = {weight.floats(), g.columns(), 1};
   if (Graph::input(node, 2) >= 0) {
     const Constant bias = context.weight(node, 2, "the bias");
     if (bias.desc.dims != Shape{dims[0]}) throw Unsupported("the bias does not fit the weight");
@@ -126,19 +120,18 @@ void lower_conv(const LowerContext& context, const GraphNode& node, Unit* unit) 
   unit->domains = bit(Domain::image);
   unit->dims = {x[0], Dim::of(dims[0])};
   unit->dims.insert(unit->dims.end(), out.begin(), out.end());
-  analyse_weight(context, unit);
+  weight.give(context, g.columns(), 1, unit);
 }
 
 void lower_gemm(const LowerContext& context, const GraphNode& node, Unit* unit) {
   Op& op = unit->op;
   op.kind = OpKind::conv;
-  const bool left = context.graph.is_constant(Graph::input(node, 0));
+  const bool left = !is_packed(node) && context.graph.is_constant(Graph::input(node, 0));
   op.in = {context.activation(node, left ? 1 : 0)};
   if (attr_int(node, left ? "transB" : "transA", 0) != 0)
     throw Unsupported(left ? "the input is transposed (transB)" : "the input is transposed (transA)");
-  const Constant weight = context.weight(node, left ? 0 : 1, "the weight");
-  require_non_empty(weight);
-  const auto& dims = weight.desc.dims;
+  const WeightInput weight = weight_input(context, node, left ? 0 : 1);
+  const Shape& dims = weight.dims;
   if (dims.size() != 2) throw Unsupported("the weight is not a matrix");
   // The kernels want [out, in]: A as it is, B transposed.
   const bool by_rows = (attr_int(node, left ? "transA" : "transB", 0) != 0) != left;
@@ -150,7 +143,6 @@ void lower_gemm(const LowerContext& context, const GraphNode& node, Unit* unit) 
   op.geometry = kernels::matmul_geometry(narrow(in, "size"), narrow(out, "size"));
 
   auto source = std::make_shared<WeightSource>();
-  source->dense = by_rows ? kernels::DenseView{weight.floats(), in, 1} : kernels::DenseView{weight.floats(), 1, out};
   const float alpha = attr_float(node, "alpha", 1.0f), beta = attr_float(node, "beta", 1.0f);
   if (alpha != 1.0f) source->row_scale.assign(static_cast<size_t>(out), alpha);
   if (Graph::input(node, 2) >= 0 && beta != 0.0f)
@@ -159,17 +151,17 @@ void lower_gemm(const LowerContext& context, const GraphNode& node, Unit* unit) 
   unit->domains = left ? bit(Domain::left) : bit(Domain::tokens) | bit(Domain::image);
   unit->dims = x;
   unit->dims[axis] = Dim::of(out);
-  analyse_weight(context, unit);
+  weight.give(context, by_rows ? in : 1, by_rows ? 1 : out, unit);
 }
 
 void lower_matmul(const LowerContext& context, const GraphNode& node, Unit* unit) {
   Op& op = unit->op;
   op.kind = OpKind::conv;
-  const bool left = context.graph.is_constant(Graph::input(node, 0));
-  op.in = {context.activation(node, left ? 1 : 0)};
-  const Constant weight = context.weight(node, left ? 0 : 1, "the weight");
-  require_non_empty(weight);
-  const auto& dims = weight.desc.dims;
+  const bool packed_left = is_packed(node) && attr_int(node, "weight_input", 1) == 0;
+  const bool left = packed_left || (!is_packed(node) && context.graph.is_constant(Graph::input(node, 0)));
+  op.in = {context.activation(node, left && !packed_left ? 1 : 0)};
+  const WeightInput weight = weight_input(context, node, left ? 0 : 1);
+  const Shape& dims = weight.dims;
   const Dims& x = context.of(op.in[0]);
   if (dims.size() < 2) throw Unsupported("the weight is a vector");
   if (x.size() < 2 || x.size() < dims.size()) throw Unsupported("the input has fewer axes than the weight");
@@ -180,14 +172,12 @@ void lower_matmul(const LowerContext& context, const GraphNode& node, Unit* unit
   const size_t axis = x.size() - (left ? 2 : 1);
   if (x[axis].known() && x[axis].value != in) throw Unsupported("the input does not fit the weight");
   op.geometry = kernels::matmul_geometry(narrow(in, "size"), narrow(out, "size"));
-  auto source = std::make_shared<WeightSource>();
-  source->dense = left ? kernels::DenseView{weight.floats(), columns, 1} : kernels::DenseView{weight.floats(), 1, columns};
-  op.source = std::move(source);
+  op.source = std::make_shared<WeightSource>();
   unit->domains = bit(left ? Domain::left : Domain::tokens);
   if (!left && x.size() == 2) unit->domains |= bit(Domain::image);
   unit->dims = x;
   unit->dims[axis] = Dim::of(out);
-  analyse_weight(context, unit);
+  weight.give(context, left ? columns : 1, left ? 1 : columns, unit);
 }
 
 }  // namespace onnxprune::ep

@@ -149,6 +149,7 @@ void Provider::claim(const Graph& graph, abi::GraphSupport* support) {
     decision.claimed = decision.group >= 0;
     decision.reason = decision.claimed ? "predicted faster" : selection.reasons[u];
     if (decision.claimed && options_.force) decision.reason = "forced";
+    if (decision.claimed && unit.packed) decision.reason = "its weight is packed";
     if (unit.anchor) {
       decision.sparsity = unit.analysis.sparsity();
       decision.predicted_us = costs_.ours(graph, lowering, unit) / cycles_per_microsecond();

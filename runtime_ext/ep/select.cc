@@ -49,7 +49,7 @@ class Selector {
   const Unit& unit(int u) const { return lowering_.units[at(u)]; }
   int unit_of(int node) const { return lowering_.unit_of[at(node)]; }
   bool useful(int u) const {
-    return unit(u).anchor && (options_.force || unit(u).analysis.sparsity() >= options_.min_sparsity);
+    return unit(u).anchor && (options_.force || unit(u).packed || unit(u).analysis.sparsity() >= options_.min_sparsity);
   }
 
   // Units that make and read each unit's values.
@@ -90,7 +90,7 @@ class Selector {
       // On the sink side a unit costs what the CPU takes, on the source side what we take.
       double stay = possible ? cpu_[at(u)] : 0;
       double take = possible ? ours_[at(u)] : kNever;
-      if (possible && options_.force) stay = kNever;
+      if (possible && (options_.force || unit(u).packed)) stay = kNever;
       // What fuses into a claimed producer costs nothing there, but is a pass of its own on the CPU.
       if (possible && costs_.fuses(graph_, lowering_, unit(u)))
         for (int maker : makers_[at(u)])
@@ -263,12 +263,13 @@ class Selector {
     Group group;
     group.units = members;
     uint8_t views = kAnyDomain;
-    bool worthwhile = false;
+    bool worthwhile = false, sure = options_.force;
     for (int u : members) {
       views &= unit(u).domains;
       group.ours += ours_[at(u)];
       group.cpu += cpu_[at(u)];
       worthwhile |= useful(u);
+      sure |= unit(u).packed;
     }
     group.domain = views & static_cast<uint8_t>(Domain::tokens)  ? Domain::tokens
                    : views & static_cast<uint8_t>(Domain::image) ? Domain::image
@@ -281,7 +282,7 @@ class Selector {
     std::string reason;
     if (!worthwhile) {
       reason = "no weight near it is sparse enough";
-    } else if (!options_.force && (saved < kLeastCycles || saved < kLeastShare * group.cpu)) {
+    } else if (!sure && (saved < kLeastCycles || saved < kLeastShare * group.cpu)) {
       reason = slower(group.ours, group.cpu);
     }
     for (int u : members) {
