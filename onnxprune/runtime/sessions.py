@@ -82,8 +82,8 @@ def session(
         path = library.library_path()
         if path is not None and tuple(int(v) for v in ort.__version__.split(".")[:2]) < (1, 24):
             held.register_custom_ops_library(str(path))  # newer ones ask the provider itself
-    # Naming providers would switch the device choice off again; and on an error onnxruntime's Python
-    # class would print it and quietly use the CPU provider.
+    # Naming providers would switch the device choice off again. And on an error onnxruntime's
+    # Python class would print it and quietly use the CPU provider.
     chosen: dict[str, Any] = {"enable_fallback": False}
     if not devices:
         chosen["providers"] = ["CPUExecutionProvider"]
