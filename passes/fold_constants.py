@@ -151,7 +151,8 @@ class _Folder:
         value = node.outputs[0]
         like = node.op_type == "CastLike"
         inputs = list(node.inputs[:1]) if like else list(node.inputs)
-        if node.op_type in MIXING:
+        folded = any(v is not None and "folded" in v.meta for v in inputs)
+        if node.op_type in MIXING or (folded and node.op_type in BETWEEN):
             return self._mixed_weights(node)
         tensors = [None if operand is None else self.const(operand) for operand in inputs]
         if any(o is not None and t is None for o, t in zip(inputs, tensors, strict=True)):
@@ -220,6 +221,7 @@ class _Folder:
         if not users:
             return 0
         constant = self.constants.add(f"{value.name}_folded", array)
+        constant.meta["folded"] = True
         for user in users:
             user.node.replace_input_with(user.idx, constant)
         return 1

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
-from onnxprune.axes.space import Ids, Partition
+from onnxprune.axes.space import Bools, Ids, Partition
 
 
 @dataclass(frozen=True)
@@ -30,7 +30,7 @@ class Group:
     """Units that play the same role: they touch the same axes of the same parameters.
 
     Attributes:
-        name: the first parameter axis that produces the units, for people.
+        name: the first parameter axis the units have coordinates in, for people.
         labels: int64 [n_units], the components, in order of their first position.
         spans: every parameter axis the units have coordinates in.
     """
@@ -46,28 +46,25 @@ class Group:
 def group_units(
     partition: Partition,
     axes: Sequence[tuple[str, int, Ids]],
-    producers: Mapping[tuple[str, int], None],
+    produced: Bools,
 ) -> list[Group]:
     """Group components by the set of parameter axes they touch.
 
     Args:
         partition: the components.
         axes: (parameter name, axis, ids) of every parameter axis, in graph order.
-        producers: the axes along which a weight *produces* units; a component without one is
-            nobody's output (a kernel position, an embedding row) and belongs to no group.
+        produced: bool [components], those that some weight produces; any other is nobody's output
+            (a kernel position, an embedding row) and belongs to no group.
 
     Returns:
         Groups in graph order, frozen components left out.
     """
     rng = np.random.default_rng(0x0A11)  # names sets of axes; any fixed seed will do
     signature = np.zeros(partition.count, np.uint64)
-    produced = np.zeros(partition.count, np.bool_)
-    for name, axis, ids in axes:
+    for _, _, ids in axes:
         token = rng.integers(1, 2**63, dtype=np.uint64)
         counts = np.bincount(partition.labels[ids], minlength=partition.count)
         signature += counts.astype(np.uint64) * token
-        if (name, axis) in producers:
-            produced[partition.labels[ids]] = True
     wanted = produced & ~partition.frozen
     groups: dict[int, list[tuple[str, int, Ids, Ids]]] = {}
     first: dict[int, int] = {}
@@ -80,13 +77,10 @@ def group_units(
         for sign in np.unique(signs):
             positions = here[signs == sign]
             groups.setdefault(int(sign), []).append((name, axis, positions, labels[positions]))
-            if (name, axis) in producers:
-                first.setdefault(int(sign), order)
+            first.setdefault(int(sign), order)
     result = []
     for sign in sorted(groups, key=lambda s: first[s]):
-        name, axis, positions, labels = next(
-            g for g in groups[sign] if (g[0], g[1]) in producers
-        )
+        name, axis, positions, labels = groups[sign][0]
         order_in_group, starts = np.unique(labels, return_index=True)
         members = order_in_group[np.argsort(starts, kind="stable")]
         rank = np.full(partition.count, -1, np.int64)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -10,7 +11,7 @@ import onnx_ir as ir
 
 from onnxprune.allocation import Item, allocate, resolve_overrides, solve_level
 from onnxprune.allocation.base import round_keep
-from onnxprune.axes import Bools, Group
+from onnxprune.axes import Bools, Group, Ids
 from onnxprune.criteria import Criterion, Member, Role, parse_criterion
 from onnxprune.errors import UsageError
 from onnxprune.planning.cost import CostModel
@@ -19,6 +20,7 @@ from onnxprune.planning.options import SelectOptions
 from onnxprune.planning.plan import Kept, PrunePlan
 from onnxprune.rules.analysis import Analyzer
 
+Axes = list[Ids | None]
 _NORM_ROLES: dict[int, Role] = {1: "bn_scale", 2: "bias"}
 
 
@@ -201,21 +203,41 @@ def select_structure(analyzer: Analyzer, options: SelectOptions) -> tuple[PruneP
     return plan, notes
 
 
+def _entries(analyzer: Analyzer) -> Iterator[tuple[str, str, ir.TensorProtocol, Axes]]:
+    """Yield (name, key of this use, tensor, ids of its axes) of every parameter.
+
+    A vector that several nodes use may be cut differently at each; then the plan tells the later
+    uses apart by the node and input that use it.
+    """
+    for (value, use), axes in analyzer.parameters.items():
+        tensor = analyzer.tensor(value)
+        if tensor is not None:
+            name = value.name or ""
+            key = name if use is None else f"{name}@{analyzer.label(use[0])}[{use[1]}]"
+            yield name, key, tensor, axes
+
+
 def plan_of(analyzer: Analyzer, removed: Bools) -> PrunePlan:
     """Write removed components down as kept indices of every tensor they touch."""
     plan = PrunePlan("structure")
     labels = analyzer.partition.labels
-    for (value, _), axes in analyzer.parameters.items():
-        tensor = analyzer.tensor(value)
+    first: dict[str, Kept] = {}
+    for name, key, tensor, axes in _entries(analyzer):
         kept: Kept = [
             None if ids is None or not removed[labels[ids]].any()
             else np.flatnonzero(~removed[labels[ids]]).tolist()
             for ids in axes
         ]
-        name = value.name or ""
-        if tensor is not None and any(k is not None for k in kept) and name not in plan.kept:
-            plan.kept[name] = kept
-            plan.shapes[name] = [int(d) for d in tensor.shape]
+        if name in first:
+            if kept == first[name]:
+                continue
+            name = key
+        elif all(k is None for k in kept):
+            first[name] = kept
+            continue
+        first.setdefault(name, kept)
+        plan.kept[name] = kept
+        plan.shapes[name] = [int(d) for d in tensor.shape]
     return plan
 
 
@@ -228,17 +250,19 @@ def removed_from(analyzer: Analyzer, plan: PrunePlan) -> Bools:
     """
     removed = np.zeros(analyzer.partition.count, np.bool_)
     labels = analyzer.partition.labels
-    by_name = {value.name or "": value for (value, _) in analyzer.parameters}
-    for name in plan.kept:
-        value = by_name.get(name)
-        tensor = None if value is None else analyzer.tensor(value)
-        plan.check_shape(name, None if tensor is None else tuple(int(d) for d in tensor.shape))
-    for (value, _), axes in analyzer.parameters.items():
-        for ids, kept in zip(axes, plan.kept.get(value.name or "", []), strict=False):
-            if kept is not None and ids is not None:
+    shapes = {}
+    for name, key, tensor, axes in _entries(analyzer):
+        shapes[name] = shapes[key] = tuple(int(d) for d in tensor.shape)
+        kept = plan.kept.get(key, plan.kept.get(name))
+        if kept is not None:
+            plan.check_shape(name if name in plan.shapes else key, shapes[name])
+        for ids, stays in zip(axes, kept or (), strict=False):
+            if stays is not None and ids is not None:
                 gone = np.ones(len(ids), np.bool_)
-                gone[kept] = False
+                gone[stays] = False
                 removed[labels[ids[gone]]] = True
+    for name in plan.kept:
+        plan.check_shape(name, shapes.get(name))
     held = np.flatnonzero(removed & analyzer.partition.frozen)
     if len(held):
         raise UsageError(

@@ -54,12 +54,13 @@ class Analyzer:
         self.sites: list[Site] = []
         self.contractions: list[Contraction] = []
         self.patches: list[tuple[ir.Node, Patch]] = []
-        self.producers: dict[tuple[ir.Value, Use | None, int], None] = {}
+        self.producers: list[tuple[ir.Node, Ids]] = []
         self.parameters: dict[tuple[ir.Value, Use | None], list[Ids | None]] = {}
         self.unsupported: dict[str, int] = {}
         self.learned = 0
         self._overridable = overridable(model)
         self._tensors: dict[ir.Value, ir.TensorProtocol | None] = {}
+        self._weights: dict[ir.Value, bool] = {}
         self._labels: dict[ir.Node, str] = {}
         self.sizes = SizeTracer(self.tensor, self.dims)
         self._run(freeze_interface)
@@ -96,6 +97,18 @@ class Analyzer:
     def is_const(self, value: ir.Value) -> bool:
         """Return whether ``value`` is a constant of the model."""
         return self.tensor(value) is not None
+
+    def is_weight(self, value: ir.Value) -> bool:
+        """Return whether ``value`` is a constant, or made of constants alone."""
+        if value not in self._weights:
+            producer = value.producer()
+            self._weights[value] = self.is_const(value) or (
+                producer is not None
+                and bool(producer.inputs)
+                and producer.op_type != "Shape"
+                and all(v is None or self.is_weight(v) for v in producer.inputs)
+            )
+        return self._weights[value]
 
     def known(self, value: ir.Value) -> np.ndarray[Any, Any] | None:
         """Return the elements of ``value`` when they do not depend on inputs or on sizes."""
@@ -135,12 +148,10 @@ class Analyzer:
         return found
 
     def produces(self, value: ir.Value, axis: int, use: Use) -> None:
-        """Record that a parameter axis makes new units."""
+        """Record that a weight axis makes new units."""
         ids = self.ids(value, axis, use)
         if ids is not None:
-            dims = self.dims(value) or []
-            own = use if sum(d != 1 for d in dims) <= 1 else None
-            self.producers[value, own, axis] = None
+            self.producers.append((use[0], ids))
 
     # -- the run ------------------------------------------------------------------------------
 
@@ -217,24 +228,18 @@ class Analyzer:
     def parameter_axes(self) -> list[tuple[str, int, Ids]]:
         """Return (name, axis, ids) of every parameter axis, in order of first use."""
         return [
-            (self.parameter_name(value, use), axis, ids)
-            for (value, use), axes in self.parameters.items()
+            (value.name or "", axis, ids)
+            for (value, _), axes in self.parameters.items()
             for axis, ids in enumerate(axes)
             if ids is not None
         ]
 
-    @staticmethod
-    def parameter_name(value: ir.Value, use: Use | None) -> str:
-        """Return the tensor's own name; a vector used twice is told apart by its use."""
-        return value.name or ""
-
     @cached_property
     def groups(self) -> list[Group]:
         """Groups of free units; see :func:`onnxprune.axes.group_units`."""
-        made = {
-            (self.parameter_name(value, own), axis): None
-            for value, own, axis in self.producers
-        }
+        made = np.zeros(self.partition.count, np.bool_)
+        for _, ids in self.producers:
+            made[self.partition.labels[ids]] = True
         return group_units(self.partition, self.parameter_axes(), made)
 
 

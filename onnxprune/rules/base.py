@@ -188,6 +188,11 @@ class NodeView:
         value = self.node.inputs[index] if index < self.n_inputs else None
         return value is not None and self._analyzer.is_const(value)
 
+    def is_weight(self, index: int) -> bool:
+        """Return whether input ``index`` is a constant or made of constants alone."""
+        value = self.node.inputs[index] if index < self.n_inputs else None
+        return value is not None and self._analyzer.is_weight(value)
+
     def axis(self, axis: int, rank: int) -> int:
         """Normalise a possibly negative axis; giving up when outside the rank."""
         if not -rank <= axis < max(rank, 1):
@@ -271,6 +276,13 @@ class NodeView:
         if value.type is None and self.node.inputs and self.node.inputs[0] is not None:
             value.type = self.node.inputs[0].type
         self._analyzer.learned += 1
+
+    def like_input(self, outputs: int = 1) -> None:
+        """Tell the shape of outputs that are shaped like input 0, where inference does not."""
+        dims = self.dims(0)
+        for index in range(min(outputs, self.n_outputs)):
+            if dims is not None and self.out_dims(index) is None:
+                self.learn(index, dims)
 
     def on_rewrite(self, patch: Callable[[Rewriter, KeptOf], None]) -> None:
         """Register what else must change in this node when coordinates go."""

@@ -119,7 +119,8 @@ class _Binding:
         self.rule = rule
         self.n = n
         inputs, outputs = rule.parsed()
-        starred_in = {a[0] for o in inputs for a in o.axes if a[0].startswith("*")}
+        given = [o for i, o in enumerate(inputs) if n.has(i)]
+        starred_in = {a[0] for o in given for a in o.axes if a[0].startswith("*")}
         starred_out = {a[0] for o in outputs for a in o.axes if a[0].startswith("*")}
         both = frozenset(starred_in & starred_out)
         # (is input, operand index, axis) -> factor names
@@ -216,6 +217,7 @@ class _Binding:
     def link_axes(self) -> None:
         """Tie every axis to its factors."""
         n = self.n
+        fed = {x for is_in, _, _, names in self.axes if is_in for x in names}
         for is_in, i, axis, names in self.axes:
             ids = n.ids(i, axis) if is_in else n.out_ids(axis, i)
             if len(names) > 1:
@@ -227,6 +229,8 @@ class _Binding:
                 n.freeze(ids, "has size one here")
             elif self._position(name):
                 n.freeze(ids, "is a spatial or kernel position")
+            elif name not in fed:
+                n.freeze(ids, "is made here")
             elif ids is not None and factor is not None and len(ids) == len(factor):
                 n.space.link(ids, factor)
             elif ids is not None and len(ids) == 1:
@@ -234,7 +238,7 @@ class _Binding:
             else:
                 n.freeze(ids, "has an unknown size on another operand here")
                 n.freeze(factor, "has an unknown size on one operand here")
-        if self.rule.heads and not any(n.is_const(i) for i in range(n.n_inputs)):
+        if self.rule.heads and not any(n.is_weight(i) for i in range(n.n_inputs)):
             for name, ids in self.factors.items():
                 if name.startswith("*") and not self._position(name) and len(ids) > 1:
                     n.space.prefer_carrier(ids)
@@ -270,7 +274,7 @@ class _Binding:
     def record(self) -> None:
         """Record cost, weight layout and which axes of the weight make new units."""
         n = self.n
-        weight = next((i for i in self.rule.weight if n.is_const(i)), None)
+        weight = next((i for i in self.rule.weight if n.is_weight(i)), None)
         contracted = set(self._contracted())
         others = {x for is_in, i, _, ns in self.axes if is_in and i != weight
                   and i in self.rule.weight + (0, 1) for x in ns}

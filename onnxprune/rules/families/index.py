@@ -172,7 +172,7 @@ def gather(n: NodeView) -> None:
         if axis != at:
             out = axis if axis < at else axis + index_rank - 1
             n.passes(axis, out)
-            if n.is_const(0) and rank > 1:
+            if n.is_weight(0) and rank > 1:
                 n.produces(0, axis)
     source = n.ids(0, at)
     picked = n.const(1)

@@ -36,6 +36,7 @@ register(
 def mix(n: NodeView, mixed: Iterable[int], why: str, outputs: int = 1) -> None:
     """Pass every axis of a shape-preserving operator but ``mixed``, which freeze."""
     rank = n.rank(0)
+    n.like_input(outputs)
     mixed = set(mixed)
     for axis in range(rank):
         for out in range(min(outputs, n.n_outputs)):

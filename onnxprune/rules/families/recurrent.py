@@ -13,7 +13,7 @@ _BATCH = "b t i, e (q h) i, e (q h) h, e (w h)?, b?, b e h?, b e h?, e (p h)? ->
 def recurrent(n: NodeView) -> None:
     """State what LSTM, GRU and RNN do."""
     gates = GATES[n.op]
-    if not n.has(2) or not n.is_const(2) or not n.is_const(1):
+    if not n.has(2) or not n.is_weight(2) or not n.is_weight(1):
         raise GiveUp("recurrent weights that are not constant")
     text = _BATCH if n.attr("layout", 0) else _TEXT
     left, right = text.split(" -> ")

@@ -1,0 +1,111 @@
+"""Operators that onnxruntime's own optimizer writes (domain com.microsoft): all but attention."""
+
+from __future__ import annotations
+
+from onnxprune.rules.base import GiveUp, NodeView, Sample, register
+from onnxprune.rules.families.norm import mix
+from onnxprune.rules.text import TextRule
+
+MS = "com.microsoft"
+_CONV = "n (g i) *s, (g o) i *k, (g o)?, n (g o) *t? -> n (g o) *t"
+_BIASED = "*d h, h -> *d h"
+
+
+def _group(n: NodeView) -> dict[str, int]:
+    return {"g": int(n.attr("group", 1))}
+
+
+def fused_matmul(n: NodeView) -> None:
+    """State what FusedMatMul does: MatMul after optional transposes of the last two axes."""
+    if n.attr("transBatchA", 0) or n.attr("transBatchB", 0):
+        raise GiveUp("FusedMatMul with transposed batch axes")
+    if n.rank(0) < 2 or n.rank(1) < 2:
+        raise GiveUp("FusedMatMul of a vector")
+    a = "*b k m" if n.attr("transA", 0) else "*b m k"
+    b = "*b n k" if n.attr("transB", 0) else "*b k n"
+    TextRule(f"{a}, {b} -> *b m n", weight=(1, 0), heads=True)(n)
+
+
+def bias_gelu(n: NodeView) -> None:
+    """State what BiasGelu and FastGelu do; the bias is optional."""
+    TextRule(_BIASED if n.has(1) else "*d -> *d")(n)
+
+
+def skip_norm(n: NodeView) -> None:
+    """State what SkipLayerNormalization does: the streams join, their last axis mixes."""
+    rank = n.rank(0)
+    n.like_input()
+    for index in (0, 1):
+        for axis in range(n.rank(index)):
+            at = axis + rank - n.rank(index)
+            if (n.dims(index) or [])[axis] != 1:
+                n.link(n.ids(index, axis), n.out_ids(at))
+    joined = 3
+    if n.n_outputs > joined:
+        if n.out_dims(joined) is None:
+            n.learn(joined, n.dims(0) or [])
+        for axis in range(rank):
+            n.passes(axis, axis, out=joined)
+    n.freeze(n.ids(0, rank - 1), f"{n.op} mixes this axis")
+
+
+def simplified(n: NodeView) -> None:
+    """State what SimplifiedLayerNormalization does."""
+    rank = n.rank(0)
+    first = n.axis(int(n.attr("axis", -1)), rank)
+    mix(n, range(first, rank), f"{n.op} mixes this axis")
+
+
+register(
+    "FusedConv",
+    TextRule(_CONV, _group, weight=(1,), group_attr=("group", "g"), mixed=("*t",)),
+    _CONV,
+    [
+        Sample(((2, 6, 5, 5), (8, 6, 3, 3), (8,)), {"activation": "Relu"}, opset=1,
+               result=(2, 8, 3, 3)),
+        Sample(((2, 6, 5, 5), (8, 6, 1, 1), (8,), (2, 8, 5, 5)), {"activation": "Relu"}, opset=1),
+        Sample(((1, 8, 5, 5), (12, 2, 3, 3)), {"group": 4, "activation": "Relu"}, opset=1,
+               result=(1, 12, 3, 3)),
+    ],
+    domain=MS,
+)
+register(
+    "FusedMatMul",
+    fused_matmul,
+    "*b m k, *b k n -> *b m n, after transA / transB",
+    [
+        Sample(((2, 3, 5), (2, 4, 5)), {"transB": 1, "alpha": 0.5}, opset=1),
+        Sample(((2, 5, 3), (5, 4)), {"transA": 1}, opset=1),
+    ],
+    domain=MS,
+)
+for _op in ("BiasGelu", "FastGelu"):
+    register(_op, bias_gelu, _BIASED, [Sample(((2, 3, 4), (4,)), opset=1)], domain=MS)
+for _op in ("Gelu", "QuickGelu"):
+    register(_op, TextRule("*d -> *d"), "*d -> *d", [Sample(((2, 3, 4),), opset=1)], domain=MS)
+register(
+    "SkipLayerNormalization",
+    skip_norm,
+    "*d, *d, d, d?, d? -> *d, mixing the last axis",
+    [
+        Sample(((2, 3, 4), (2, 3, 4), (4,), (4,)), opset=1),
+        Sample(((2, 3, 4), (2, 3, 4), (4,), (4,), (4,)), opset=1),
+    ],
+    domain=MS,
+    exact="mixed axis frozen",
+)
+register(
+    "SkipSimplifiedLayerNormalization",
+    skip_norm,
+    "*d, *d, d, d? -> *d, mixing the last axis",
+    [Sample(((2, 3, 4), (2, 3, 4), (4,)), opset=1)],
+    domain=MS,
+    exact="mixed axis frozen",
+)
+register(
+    "SimplifiedLayerNormalization",
+    simplified,
+    "*d, d -> *d, mixing from `axis` on",
+    [Sample(((2, 3, 4), (4,)), {"axis": -1})],
+    exact="mixed axis frozen",
+)
