@@ -75,7 +75,7 @@ def prune(
         proof: compare with the dense model in onnxruntime before returning.
         data: inputs for the proof: ``.npz``, folder, ``file.py:function``, dict or iterable of
             feeds; random inputs when None.
-        samples: how many samples of ``data`` to use.
+        samples: how many samples of ``data`` to use; 64 when None.
         recipe: takes the place of all options above but ``plan``, ``data`` and ``samples``, which
             win over what it says; a :class:`Recipe` or the path of one.
         progress: called with (stage, fraction done).
@@ -114,6 +114,8 @@ def prune(
     plan = plan if plan is not None else recipe.plan
     if plan is not None and not isinstance(plan, PrunePlan):
         plan = PrunePlan.load(Path(plan))
+    if plan is not None:
+        recipe = recipe.for_plan(plan)
     feeds = None
     data = data if data is not None else recipe.data.path
     if data is not None:

@@ -20,7 +20,7 @@ import yaml
 from onnxprune.errors import UsageError
 from onnxprune.passes.apply_plan import ApplyPlan
 from onnxprune.passes.base import PASSES, Pass
-from onnxprune.planning import SelectOptions
+from onnxprune.planning import PrunePlan, SelectOptions
 
 VERSION = 1
 APPLY = ApplyPlan.name
@@ -32,11 +32,20 @@ class DataOptions:
 
     Attributes:
         path: ``.npz``, folder or ``file.py:function``; None for random inputs.
-        samples: how many to use at most, None for all.
+        samples: how many of them to use at most, None for all.
     """
 
     path: str | None = None
-    samples: int | None = None
+    samples: int | None = 64
+
+    def __post_init__(self) -> None:
+        """Check the number.
+
+        Raises:
+            UsageError: no samples at all.
+        """
+        if self.samples is not None and self.samples < 1:
+            raise UsageError(f"samples is {self.samples}: give a whole number from 1, or null")
 
 
 @dataclass(frozen=True)
@@ -106,6 +115,15 @@ class Recipe:
         """Return the recipe with another :attr:`mask_only`."""
         passes = tuple(ApplyPlan(on) if isinstance(p, ApplyPlan) else p for p in self.passes)
         return dataclasses.replace(self, passes=passes)
+
+    def for_plan(self, plan: PrunePlan) -> Recipe:
+        """Return the recipe with what ``plan`` says it was selected by, as far as that is known."""
+        names = {f.name for f in dataclasses.fields(SelectOptions)}
+        try:
+            select = SelectOptions(**{k: v for k, v in plan.options.items() if k in names})
+        except (UsageError, TypeError):  # options are a record for people; any plan can be replayed
+            return self
+        return dataclasses.replace(self, select=select)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the recipe as plain data with every default spelt out."""

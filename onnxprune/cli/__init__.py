@@ -8,15 +8,11 @@ when their command runs, so that ``--help`` need not wait for onnxruntime.
 from __future__ import annotations
 
 import ast
-import errno
+import difflib
 import importlib
 import importlib.util
-import os
 import pkgutil
-import signal
 import sys
-import traceback
-import warnings
 from collections.abc import Sequence
 from functools import cache
 from typing import Any
@@ -24,10 +20,7 @@ from typing import Any
 import click
 
 from onnxprune import __version__
-from onnxprune.errors import OnnxPruneError
-
-ISSUES = "the project's issue tracker"
-INTERRUPTED = 130
+from onnxprune.cli._errors import own_process, tell
 
 
 @cache
@@ -55,6 +48,18 @@ class _Commands(click.Group):
         command: click.Command = importlib.import_module(f"{__name__}.{cmd_name}").command
         return command
 
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command that ``args`` start with; near names are part of the complaint."""
+        names = self.list_commands(ctx)
+        if args and args[0] not in names and not args[0].startswith("-"):
+            near = difflib.get_close_matches(args[0], names, n=1)
+            hint = f" Did you mean {near[0]!r}?" if near else ""
+            told = f"unknown command {args[0]!r}.{hint} Commands: {', '.join(names)}"
+            raise click.UsageError(told, ctx)
+        return super().resolve_command(ctx, args)
+
     def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
         """List the commands by their modules' docstrings."""
         names = self.list_commands(ctx)
@@ -64,69 +69,14 @@ class _Commands(click.Group):
     def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> Any:
         """Run, and exit with 0, the exit code of the error, or 130 after Ctrl-C."""
         extra["standalone_mode"] = False
-        code = 1
         try:
-            _prepare()
-            result = super().main(args, *rest, **extra)
-            code = result if isinstance(result, int) else 0
+            with own_process():
+                result = super().main(args, *rest, **extra)
             sys.stdout.flush()
-        except OnnxPruneError as error:
-            code = error.exit_code
-            _complain(str(error))
-        except click.ClickException as error:
-            error.show()
-            code = error.exit_code
-        except (KeyboardInterrupt, click.Abort):
-            code = INTERRUPTED
-            click.echo("interrupted; nothing was written", err=True)
-        except MemoryError:
-            _complain("not enough memory for this model")
-        except OSError as error:
-            if error.errno == errno.EPIPE:
-                _hush()
-            else:
-                _unexpected(error)
-        except Exception as error:
-            _unexpected(error)
+            code = result if isinstance(result, int) else 0
+        except (Exception, KeyboardInterrupt) as error:
+            code = tell(error)
         sys.exit(code)
-
-
-def _prepare() -> None:
-    if not _debugging():
-        warnings.simplefilter("ignore")  # of libraries; what a user should know is in the report
-    if hasattr(signal, "SIGTERM") and signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:
-        # As Ctrl-C, so that temporary files go before the process does.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
-
-
-def _debugging() -> bool:
-    context = click.get_current_context(silent=True)
-    given = bool(context and context.find_root().params.get("debug"))
-    asked = os.environ.get("ONNXPRUNE_DEBUG", "") not in ("", "0")
-    return given or asked or "--debug" in sys.argv[1:]
-
-
-def _complain(message: str) -> None:
-    if _debugging():
-        traceback.print_exc()
-    click.echo(f"error: {message}", err=True)
-
-
-def _unexpected(error: Exception) -> None:
-    text = " ".join(str(error).split())[:300]
-    _complain(
-        f"this should not happen: {type(error).__name__}: {text}\n"
-        f"Please report it on {ISSUES} with the model and the command"
-        + ("" if _debugging() else "; ONNXPRUNE_DEBUG=1 shows where it happened")
-    )
-
-
-def _hush() -> None:
-    """Whoever read our output has gone: keep Python from complaining when it flushes at exit."""
-    try:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except (OSError, ValueError):
-        return
 
 
 @click.command(
@@ -137,5 +87,5 @@ def _hush() -> None:
 )
 @click.version_option(__version__, prog_name="onnxprune")
 @click.option("--debug", is_flag=True, help="Show where an error happened.")
-def main(debug: bool) -> None:
+def main(debug: bool) -> None:  # debug is read where errors are told
     """Prune ONNX models as ONNX graphs: smaller and faster, proved against the original."""

@@ -1,4 +1,4 @@
-"""``onnxprune prune``: remove weights or channels, prove the result, write it."""
+"""``onnxprune prune``: remove weights or whole channels, prove the result, write it."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
+from onnxprune import __version__
 from onnxprune.cli._console import note, progress_bar, show
 from onnxprune.errors import UsageError
 
@@ -154,7 +155,9 @@ def _outputs(options: dict[str, Any], inputs: tuple[Path, ...]) -> Any:
     texts: dict[Path, Any] = {options[k]: str for k in ("plan", "report") if options[k] is not None}
     if len(texts) < sum(options[k] is not None for k in ("plan", "report")):
         raise UsageError(f"{options['plan']} is asked for as two different outputs; give two names")
-    return Outputs(options["output"], texts, (options["model"].absolute(), *inputs))
+    files = [options[k] for k in ("model", "from_plan", "recipe_file", "data")]
+    read = (Path(f).absolute() for f in files if f is not None)
+    return Outputs(options["output"], texts, (*read, *inputs))
 
 
 def build_recipe(options: dict[str, Any]) -> Recipe:
@@ -178,6 +181,8 @@ def build_recipe(options: dict[str, Any]) -> Recipe:
         ),
         proof=dataclasses.replace(recipe.proof, run=recipe.proof.run and not options["no_proof"]),
     )
+    if options["samples"] and not recipe.data.path:
+        raise UsageError("--samples says how many of the samples in --data to use; give --data")
     if options["from_plan"] and (given.keys() - {"seed"}):
         names = ", ".join(sorted(given))
         raise UsageError(f"--from-plan replays a plan and selects nothing; leave out: {names}")
@@ -198,13 +203,15 @@ def _run(loaded: Loaded, recipe: Recipe, options: dict[str, Any]) -> None:
     outputs.check()
     with progress_bar() as progress:
         result = api.prune(loaded, recipe=recipe, progress=progress)
-    del loaded
     report = {
+        "onnxprune": __version__,
         "model": str(options["model"]),
         "output": str(options["output"]) if options["output"] else None,
+        "kind": result.plan.kind,
         **result.report,
         "recipe": recipe.as_dict(),
     }
+    report["bytes"]["before"] = sum(file.stat().st_size for file in loaded.origin.files)
 
     def note_size(size: int) -> None:
         report["bytes"]["after"] = size

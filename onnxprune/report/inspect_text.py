@@ -43,7 +43,7 @@ def _summary(report: dict[str, Any]) -> Table:
     table.add("parameters", report["params"])
     table.add("MACs per sample", report["macs"])
     table.add("zero weights", percent(report["sparsity"]))
-    table.add("channels", f"{units['total']:,}, of which {units['prunable']:,} can be pruned")
+    table.add("units", f"{units['total']:,}, of which {units['prunable']:,} can be pruned")
     return table
 
 
@@ -75,7 +75,7 @@ def fits(row: dict[str, Any]) -> str:
 
 
 def _groups(groups: list[dict[str, Any]], numbers: dict[str, int]) -> Table:
-    table = Table(["group", ">channels", "made by", "read by"])
+    table = Table(["group", ">units", "made by", "read by"])
     for row in groups:
         made, read = shorten(row["layers"], 3), shorten(row["consumers"], 3)
         table.add(f"#{numbers[row['name']]}", row["units"], made, read)
@@ -84,7 +84,7 @@ def _groups(groups: list[dict[str, Any]], numbers: dict[str, int]) -> Table:
 
 def frozen_table(reasons: list[dict[str, Any]]) -> Table:
     """Return what is frozen by its reason."""
-    table = Table([">channels", "stay because of", "layers"])
+    table = Table([">units", "stay because of", "layers"])
     for row in reasons[:MANY]:
         table.add(row["units"], row["why"], shorten(row["layers"], 2))
     if len(reasons) > MANY:

@@ -90,7 +90,7 @@ def _cards(report: dict[str, Any]) -> Iterable[str]:
     units = report["units"]
     yield _card(
         cell_text(units["removed"]),
-        "channels removed",
+        "units removed",
         f"of {units['total']:,}; {units['frozen']:,} cannot be removed",
     )
 
@@ -141,8 +141,8 @@ def _groups(groups: list[dict[str, Any]]) -> str:
         ]
         for g in groups
     ]
-    heads = ["group", ">channels", ">kept", "", ">", "made by"]
-    return _section("Groups of coupled channels", _table(heads, rows))
+    heads = ["group", ">units", ">kept", "", ">", "made by"]
+    return _section("Groups of coupled units", _table(heads, rows))
 
 
 def _frozen(frozen: list[dict[str, Any]]) -> str:
@@ -150,7 +150,7 @@ def _frozen(frozen: list[dict[str, Any]]) -> str:
         [str(r["units"]), escape(r["why"]), escape(", ".join(r["layers"]))]
         for r in by_reason(frozen)
     ]
-    table = _table([">channels", "because of", "layers"], rows)
+    table = _table([">units", "because of", "layers"], rows)
     return _section("What cannot be removed, and why", table) if rows else ""
 
 

@@ -14,11 +14,13 @@ def tables(report: dict[str, Any]) -> list[Table | str]:
     parts: list[Table | str] = [_sums(report), ""]
     if report["groups"]:
         parts += [_groups(report["groups"]), ""]
-    if report["frozen"]:
+    if report["frozen"] and report["kind"] == "structure":
         parts += [frozen_table(by_reason(report["frozen"])), ""]
     if report["skipped"]:
         parts += [_skipped(report["skipped"]), ""]
     parts += [f"note: {n}" for n in report["notes"]]
+    if report["kind"] == "structure" and not report["units"]["removed"]:
+        parts.append("note: nothing was removed")
     parts.append(_verdict(report))
     return parts
 
@@ -34,15 +36,15 @@ def _sums(report: dict[str, Any]) -> Table:
             table.add(label, before, after, kept)
     table.add("zero weights", "", percent(report["sparsity"]), "")
     units = report["units"]
-    if report["pattern"] == "channel" or units["removed"]:
-        table.add("channels removed", "", f"{units['removed']:,} of {units['total']:,}", "")
-        table.add("channels frozen", "", units["frozen"], "")
+    if report["kind"] == "structure":
+        table.add("units removed", "", f"{units['removed']:,} of {units['total']:,}", "")
+        table.add("units frozen", "", units["frozen"], "")
     return table
 
 
 def _groups(groups: list[dict[str, Any]]) -> Table:
     structural = "units" in groups[0]
-    heads = (">channels", ">kept", "layers") if structural else (">weights", ">kept", "tensor")
+    heads = (">units", ">kept", "layers") if structural else (">weights", ">kept", "tensor")
     table = Table(["group" if structural else "layer", *heads])
     for group in groups:
         if structural:

@@ -65,10 +65,13 @@ def percent(value: float | None, digits: int = 1) -> str:
 
 
 def shape_text(dims: Iterable[object] | None) -> str:
-    """Return a shape as ``64x3x3x3``; symbols keep their names, an unknown size is ``?``."""
+    """Return a shape as ``64x3x3x3``; one with symbols as ``[batch, 3, ?]``, ? for unknown."""
     if dims is None:
         return "?"
-    return "x".join("?" if d is None else str(d) for d in dims) or "scalar"
+    held = ["?" if d is None else str(d) for d in dims]
+    if all(d.isdigit() for d in held):
+        return "x".join(held) or "scalar"
+    return f"[{', '.join(held)}]"
 
 
 def size_text(count: float) -> str:
