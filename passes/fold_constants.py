@@ -72,15 +72,34 @@ class _Folder:
         self.limit = limit
         self.open = overridable(model)
         self.constants = Constants(model.graph)
+        self._tensors: dict[ir.Value, ir.TensorProtocol | None] = {}
+        self._weights: dict[ir.Value, bool] = {}
+        self._arrays: dict[ir.Value, np.ndarray[Any, Any] | None] = {}
 
     def const(self, value: ir.Value) -> ir.TensorProtocol | None:
         """Return the constant behind a value, or None."""
-        producer = value.producer()
-        if producer is None:
-            return value.const_value if value.is_initializer() and value not in self.open else None
-        if producer.op_type == "Constant" and producer.domain in STANDARD:
-            return ir.convenience.get_const_tensor(value)
-        return None
+        if value not in self._tensors:
+            producer = value.producer()
+            tensor = None
+            if producer is None:
+                if value.is_initializer() and value not in self.open:
+                    tensor = value.const_value
+            elif producer.op_type == "Constant" and producer.domain in STANDARD:
+                tensor = ir.convenience.get_const_tensor(value)
+            self._tensors[value] = tensor
+        return self._tensors[value]
+
+    def weight(self, value: ir.Value) -> bool:
+        """Return whether constants alone, through foldable operators, make ``value``."""
+        if value not in self._weights:
+            producer = value.producer()
+            self._weights[value] = self.const(value) is not None or (
+                producer is not None
+                and producer.op_type in BETWEEN
+                and producer.domain in STANDARD
+                and all(v is None or self.weight(v) for v in producer.inputs)
+            )
+        return self._weights[value]
 
     @staticmethod
     def dims(value: ir.Value) -> list[int | str | None] | None:
@@ -171,6 +190,8 @@ class _Folder:
         return self._reference(node, arrays, self.limit)
 
     def _mixed_weights(self, node: ir.Node) -> np.ndarray[Any, Any] | None:
+        if not all(v is None or self.weight(v) for v in node.inputs):
+            return None
         arrays = [None if v is None else self._value(v) for v in node.inputs]
         if any(v is not None and a is None for v, a in zip(node.inputs, arrays, strict=True)):
             return None
@@ -179,17 +200,15 @@ class _Folder:
 
     def _value(self, value: ir.Value) -> np.ndarray[Any, Any] | None:
         """Return what constants alone make of ``value``, or None."""
-        tensor = self.const(value)
-        if tensor is not None:
-            return np.asarray(tensor.numpy())
-        producer = value.producer()
-        if producer is None or producer.op_type not in BETWEEN or producer.domain not in STANDARD:
-            return None
-        arrays = [None if v is None else self._value(v) for v in producer.inputs]
-        if any(v is not None and a is None for v, a in zip(producer.inputs, arrays, strict=True)):
-            return None
-        largest = max((a.size for a in arrays if a is not None), default=0)
-        return self._reference(producer, arrays, max(largest, self.limit))
+        if value not in self._arrays:
+            tensor, producer = self.const(value), value.producer()
+            if tensor is not None:
+                self._arrays[value] = np.asarray(tensor.numpy())
+            elif producer is None or value is not producer.outputs[0]:
+                self._arrays[value] = None
+            else:
+                self._arrays[value] = self._mixed_weights(producer)
+        return self._arrays[value]
 
     def _reference(
         self, node: ir.Node, arrays: list[Any], limit: int
