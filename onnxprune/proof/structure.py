@@ -130,7 +130,8 @@ def prove_structure(
 
 def _kept(analyzer: Analyzer, surgery: Surgery, value: ir.Value, axis: int) -> Bools | None:
     ids = analyzer.ids(value, axis, None)
-    return None if ids is None else surgery.kept(ids)
+    kept = None if ids is None else surgery.kept(ids)
+    return None if kept is None or kept.all() else kept
 
 
 def _checks(data: bytes) -> str | None:
