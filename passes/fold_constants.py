@@ -226,7 +226,8 @@ class _Folder:
         opset = self.graph.opset_imports.get("", 1)
         model = onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", opset)])
         try:
-            result = ReferenceEvaluator(model).run(None, feeds)[0]
+            with np.errstate(all="ignore"):
+                result = ReferenceEvaluator(model).run(None, feeds)[0]
         except Exception:  # whatever the evaluator does not know simply stays in the graph
             return None
         array = np.asarray(result)

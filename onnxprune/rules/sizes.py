@@ -110,7 +110,7 @@ class SizeTracer:
             return False
         try:
             result = self._interpret(node)
-        except (IndexError, ValueError, TypeError, KeyError):
+        except (IndexError, ValueError, TypeError, KeyError, OverflowError):
             result = None
         if isinstance(result, Entry):  # numpy hands out the element itself for a scalar index
             result = _array([result], ())
