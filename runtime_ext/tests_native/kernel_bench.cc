@@ -2,13 +2,14 @@
 // of the multiply-add peak of this core, measured in the same process. Batch 1, one thread, hot.
 //
 //   kernel_bench [--kernel NAME] [--isa ISA] [--pattern u80|u90|u95|b80|b90|nm24|dense ...] [--quick]
-//                [--layer TEXT] [--budget BYTES] [--vectors N] [--no-code]
+//                [--chain] [--layer TEXT | --custom IN,OUT,KERNEL,SIZE] [--budget BYTES] [--vectors N] [--no-code]
 //                [--pixels N] [--rows N] [--registers] [--prefetch BYTES]     (generated kernels)
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <iterator>
 #include <string>
 #include <vector>
 
@@ -38,11 +39,12 @@ const Layer kLayers[] = {
 struct Options {
   const char* kernel = nullptr;
   const char* layer = nullptr;
+  std::vector<Layer> layers{std::begin(kLayers), std::end(kLayers)};
   Isa isa = active_isa();
   std::vector<std::string> patterns;
   Tuning tuning;
   double seconds = 0.05;
-  bool generate = true;
+  bool generate = true, chain = false;
 };
 
 // Random weights of a pattern: uNN unstructured, bNN in 4x1 blocks, cNN in 8x1 blocks (NN % zeros),
@@ -111,6 +113,64 @@ bool prepare(const Layer& layer, const std::string& pattern, const Options& o, P
   return true;
 }
 
+// The convolutions of the whole network one after the other on shared activation buffers: weights and
+// code come from wherever they are by then. Values do not flow through; times only.
+void run_chain(const Options& o) {
+  for (const std::string& pattern : o.patterns) {
+    std::vector<Prepared> chain;
+    std::vector<const Layer*> of;
+    std::int64_t most = 0;
+    for (const Layer& layer : o.layers) {
+      for (int i = 0; i < layer.count; ++i) {
+        chain.emplace_back();
+        if (!prepare(layer, pattern, o, &chain.back())) return;
+        of.push_back(&layer);
+        const PlanPtr& plan = chain.back().plan;
+        most = std::max<std::int64_t>({most, plan->in_layout().buffer_floats(layer.in), plan->out_layout().buffer_floats(layer.out)});
+        chain.back().in = chain.back().out = {};
+      }
+    }
+    std::vector<float> arena(static_cast<std::size_t>(3 * (most + 64)));
+    for (float& v : arena) v = 0.5f;
+    float* base = reinterpret_cast<float*>((reinterpret_cast<std::uintptr_t>(arena.data()) + 63) & ~std::uintptr_t{63});
+    std::int64_t bytes = 0, code = 0;
+    double built = 0.0;
+    for (std::size_t i = 0; i < chain.size(); ++i) {
+      chain[i].args.in = base + static_cast<std::int64_t>(i % 3) * (most / 16 * 16 + 32);
+      chain[i].args.out = base + static_cast<std::int64_t>((i + 1) % 3) * (most / 16 * 16 + 32);
+      bytes += chain[i].plan->info().bytes;
+      code += chain[i].plan->info().code_bytes;
+      built += chain[i].plan->info().build_seconds;
+    }
+    double best = 1e30;
+    std::vector<double> layer_time(chain.size(), 1e30);
+    for (int round = 0; round < 60; ++round) {
+      const double start = now();
+      double before = start;
+      for (std::size_t i = 0; i < chain.size(); ++i) {
+        chain[i].plan->run(chain[i].args, 0, chain[i].plan->work_items(1), chain[i].scratch.data());
+        const double after = now();
+        layer_time[i] = std::min(layer_time[i], after - before);
+        before = after;
+      }
+      best = std::min(best, before - start);
+    }
+    std::printf("%-6s chain %7.3f ms; %.1f MB of weights and code (%.1f MB code), planned in %.0f ms\n", pattern.c_str(), best * 1e3,
+                static_cast<double>(bytes) / 1e6, static_cast<double>(code) / 1e6, built * 1e3);
+    for (const Layer& layer : o.layers) {
+      double t = 0.0;
+      const PlanInfo* info = nullptr;
+      for (std::size_t i = 0; i < chain.size(); ++i) {
+        if (of[i] != &layer) continue;
+        t += layer_time[i];
+        info = &chain[i].plan->info();
+      }
+      std::printf("    %dx%d %4d-%4d@%2d x%d  %7.3f ms  %6.1f GF/s  %s\n", layer.kernel, layer.kernel, layer.in, layer.out, layer.size,
+                  layer.count, t * 1e3, 2.0 * static_cast<double>(info->nnz) * layer.size * layer.size * layer.count / t / 1e9, info->kernel);
+    }
+  }
+}
+
 double best_time(const Prepared& p, double seconds) {
   const std::int64_t items = p.plan->work_items(1);
   double best = 1e30;
@@ -133,7 +193,12 @@ int main(int argc, char** argv) {
     const char* next = i + 1 < argc ? argv[i + 1] : "";
     if (a == "--kernel") o.kernel = next, ++i;
     else if (a == "--layer") o.layer = next, ++i;
-    else if (a == "--isa") isa_from_name(next, &o.isa), ++i;
+    else if (a == "--custom") {
+      Layer l{0, 0, 1, 1, 1};
+      if (std::sscanf(next, "%d,%d,%d,%d", &l.in, &l.out, &l.kernel, &l.size) != 4) return 2;
+      o.layers = {l};
+      ++i;
+    } else if (a == "--isa") isa_from_name(next, &o.isa), ++i;
     else if (a == "--pattern") o.patterns.push_back(next), ++i;
     else if (a == "--budget") o.tuning.input_budget = std::atoll(next), ++i;
     else if (a == "--vectors") o.tuning.max_vectors = std::atoi(next), ++i;
@@ -141,6 +206,7 @@ int main(int argc, char** argv) {
     else if (a == "--rows") o.tuning.rows = std::atoi(next), ++i;
     else if (a == "--prefetch") o.tuning.prefetch = std::atoi(next), ++i;
     else if (a == "--registers") o.tuning.embedded = false;
+    else if (a == "--chain") o.chain = true;
     else if (a == "--quick") o.seconds = 0.01;
     else if (a == "--no-code") o.generate = false;
     else return std::fprintf(stderr, "unknown option %s\n", argv[i]), 2;
@@ -148,13 +214,17 @@ int main(int argc, char** argv) {
   if (o.patterns.empty()) o.patterns = {"u80", "u90", "u95", "b80", "b90", "nm24", "dense"};
   const double peak = peak_gflops(o.isa);
   std::printf("%s, peak %.1f GFLOP/s (one core, measured)\n", isa_name(o.isa), peak);
+  if (o.chain) {
+    run_chain(o);
+    return 0;
+  }
   std::printf("%-22s", "layer");
   for (const std::string& pattern : o.patterns) std::printf(" | %-15s", pattern.c_str());
   std::printf("\n");
   std::vector<double> total(o.patterns.size(), 0.0), flops(o.patterns.size(), 0.0), built(o.patterns.size(), 0.0);
   std::vector<std::string> names(o.patterns.size());
   double dense_flops = 0.0;
-  for (const Layer& layer : kLayers) {
+  for (const Layer& layer : o.layers) {
     char name[64];
     std::snprintf(name, sizeof name, "%dx%d %4d-%4d@%2d x%d", layer.kernel, layer.kernel, layer.in, layer.out, layer.size, layer.count);
     if (o.layer != nullptr && std::strstr(name, o.layer) == nullptr) continue;

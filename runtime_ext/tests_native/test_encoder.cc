@@ -104,9 +104,9 @@ void all_forms(Listing* l) {
     l->say("ret");
   }
   const std::size_t start = e.size();
-  e.prefetch_l2_ahead(8192);
+  e.prefetch_ahead(8192);
   char target[64];
-  std::snprintf(target, sizeof target, "prefetcht1 BYTE PTR [rip+0x2000]");
+  std::snprintf(target, sizeof target, "prefetcht0 BYTE PTR [rip+0x2000]");
   l->say(target);
   e.jump_back_if_not_zero(start);
   std::snprintf(target, sizeof target, "jne 0x%zx", start);

@@ -136,7 +136,7 @@ class Generator {
     if (s_.prefetch == 0) return;
     while (x_.size() - prefetched_ >= 64) {
       prefetched_ = prefetched_ == 0 ? x_.size() : prefetched_ + 64;
-      x_.prefetch_l2_ahead(s_.prefetch);
+      x_.prefetch_ahead(s_.prefetch);
     }
   }
 

@@ -44,9 +44,9 @@ void Encoder::prefetch_l1(Mem m) {
   address_bytes(1, m, 1);
 }
 
-void Encoder::prefetch_l2_ahead(std::int32_t distance) {
+void Encoder::prefetch_ahead(std::int32_t distance) {
   if (!room(16)) return;
-  bytes({0x0f, 0x18, 0x15});  // mod 0, /2, rm 5: rip-relative
+  bytes({0x0f, 0x18, 0x0d});  // mod 0, /1, rm 5: rip-relative
   put32(distance);
 }
 

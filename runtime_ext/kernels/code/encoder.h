@@ -49,7 +49,7 @@ class Encoder {
   void add(Gp reg, std::int32_t value);
   void decrement(Gp reg);
   void prefetch_l1(Mem m);             // prefetcht0
-  void prefetch_l2_ahead(std::int32_t distance);  // prefetcht1 [rip + distance]
+  void prefetch_ahead(std::int32_t distance);  // prefetcht0 [rip + distance]
   void jump_back_if_not_zero(std::size_t target);  // jnz to a position returned by size()
   void ret() { bytes({0xc3}); }
   void align(std::size_t unit);        // with nops
