@@ -23,8 +23,9 @@ class Sets {
   std::vector<int> parent_;
 };
 
-bool window_free(const kernels::ConvGeometry& g) {
-  return g.taps() == 1 && g.stride_h == 1 && g.stride_w == 1 && g.pad_top + g.pad_bottom == 0 &&
+// A plain matrix product on every pixel.
+bool is_matrix(const kernels::ConvGeometry& g) {
+  return g.groups == 1 && g.taps() == 1 && g.stride_h == 1 && g.stride_w == 1 && g.pad_top + g.pad_bottom == 0 &&
          g.pad_left + g.pad_right == 0;
 }
 
@@ -65,7 +66,7 @@ class Planner {
       OpPlan& o = plan_.ops[i];
       switch (op.kind) {
         case OpKind::conv:
-          if (is_vector(op.in[0]) && window_free(op.geometry)) {
+          if (is_vector(op.in[0]) && is_matrix(op.geometry)) {
             o.in = o.out = kDense;
           } else {
             o.in = {op.geometry.stride_h, op.geometry.stride_w};

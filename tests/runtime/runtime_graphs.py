@@ -75,14 +75,17 @@ def feed(rng: np.random.Generator, shapes: Mapping[str, Sequence[int]]) -> dict[
 
 
 def assert_close(actual: Array, expected: Array, reduction: int = 1, where: str = "") -> None:
-    """Equal to 1e-5 of the largest expected value, wider for sums of very many terms."""
+    """Equal to 1e-5 of the largest expected value, wider for sums of very many terms.
+
+    Inputs and weights are of order one, so terms are; where they happen to cancel, 1 is the scale.
+    """
     assert actual.shape == expected.shape, where
     assert actual.dtype == expected.dtype, where
     if expected.size == 0:
         return
     assert np.array_equal(np.isnan(actual), np.isnan(expected)), where
     limit = 1e-5 * max(1.0, float(np.sqrt(reduction)) / 32)
-    scale = float(np.nanmax(np.abs(expected))) or 1.0
+    scale = max(float(np.nanmax(np.abs(expected))), 1.0)
     error = float(np.nanmax(np.abs(actual - expected))) / scale
     assert error <= limit, f"{where}: relative error {error:.2e} exceeds {limit:.1e}"
 

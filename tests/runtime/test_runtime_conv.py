@@ -168,6 +168,14 @@ def test_empty_batch() -> None:
     assert claimed_ops(session) == ["Conv", "Relu"]
 
 
+@pytest.mark.parametrize("groups", [1, 2, 6])
+def test_single_pixels(groups: int) -> None:
+    net = Net()
+    x = net.input("x", ["n", 6, "h", "w"])
+    y = net.add("Conv", x, net.weight(12, 6 // groups, 1, 1), net.vector(12), group=groups)
+    compare(net.model(y), [feed(net.rng, {"x": [2, 6, h, h]}) for h in (1, 2)], force=True)
+
+
 def test_a_window_that_does_not_fit_is_an_error() -> None:
     net = Net()
     x = net.input("x", ["n", 6, "h", "w"])

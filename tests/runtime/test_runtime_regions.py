@@ -115,7 +115,7 @@ def test_any_network(
         shapes += [[batch + 1, 5, size, size], [1, 5, size + 6, size + 6]]
     feeds = [feed(net.rng, {"x": s}) for s in shapes]
     # Chains of products grow errors; the scale of one convolution is not theirs.
-    compare(net.model(*outputs), feeds, force=True, threads=threads, reduction=5 * 1024)
+    compare(net.model(*outputs), feeds, force=True, threads=threads, reduction=64 * 1024)
 
 
 def residual_network(net: Net, x: str, blocks: int = 2) -> str:
