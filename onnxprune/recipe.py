@@ -138,9 +138,7 @@ class Recipe:
 
     def dumps(self) -> str:
         """Return the recipe as YAML."""
-        text: str = yaml.dump(
-            self.as_dict(), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=100
-        )
+        text: str = yaml.dump(self.as_dict(), Dumper=_Dumper, sort_keys=False, width=100)
         return text
 
     @classmethod
@@ -160,16 +158,14 @@ class Recipe:
         plan = data.get("plan")
         if plan is not None and not isinstance(plan, str):
             raise UsageError(f"{where}: plan is {plan!r}; give the path of a plan, or null")
-        passes = (
-            (ApplyPlan(),) if data.get("passes") is None else read_passes(data["passes"], where)
-        )
-        return cls(
-            _read(SelectOptions, data.get("select"), f"{where}: select"),
-            plan,
-            passes,
-            _read(DataOptions, data.get("data"), f"{where}: data"),
-            _read(ProofOptions, data.get("proof"), f"{where}: proof"),
-        )
+        select = _read(SelectOptions, data.get("select"), f"{where}: select")
+        samples = _read(DataOptions, data.get("data"), f"{where}: data")
+        proof = _read(ProofOptions, data.get("proof"), f"{where}: proof")
+        passes = (ApplyPlan(),) if data.get("passes") is None else _passes(data["passes"], where)
+        try:
+            return cls(select, plan, passes, samples, proof)
+        except UsageError as error:
+            raise UsageError(f"{where}: {error}") from error
 
     @classmethod
     def load(cls, path: str | PathLike[str]) -> Recipe:
@@ -192,19 +188,12 @@ class Recipe:
         return cls.from_dict(data, str(path))
 
 
-def read_passes(entries: Any, where: str) -> tuple[Pass, ...]:
-    """Read a list of passes, each a name or ``{name: {option: value}}``.
-
-    Raises:
-        UsageError: an unknown pass or option, or not such a list.
-    """
+def _passes(entries: Any, where: str) -> tuple[Pass, ...]:
+    """Read a list of passes, each a name or ``{name: {option: value}}``."""
     if isinstance(entries, str) or not isinstance(entries, Sequence):
         raise UsageError(f"{where}: passes is {entries!r}; give a list of names")
     found: list[Pass] = []
     for entry in entries:
-        if isinstance(entry, Pass):
-            found.append(entry)
-            continue
         name: Any = entry
         options: Any = None
         if isinstance(entry, Mapping) and len(entry) == 1:
@@ -214,7 +203,11 @@ def read_passes(entries: Any, where: str) -> tuple[Pass, ...]:
             raise UsageError(
                 f"{where}: a pass is a name or 'name: {{option: value}}', not {entry!r}"
             )
-        found.append(_read(PASSES.get(name), options, f"{where}: pass {name}"))
+        try:
+            kind = PASSES.get(name)
+        except UsageError as error:
+            raise UsageError(f"{where}: {error}") from error
+        found.append(_read(kind, options, f"{where}: pass {name}"))
     return tuple(found)
 
 

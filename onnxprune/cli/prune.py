@@ -14,7 +14,7 @@ from onnxprune.cli._console import note, progress_bar, show
 from onnxprune.errors import UsageError
 
 if TYPE_CHECKING:
-    from onnxprune.io import Loaded
+    from onnxprune.cli._outputs import Outputs
     from onnxprune.recipe import Recipe
 
 POLICY = click.Choice(["prune", "keep"])
@@ -125,8 +125,6 @@ def command(context: click.Context, /, **options: Any) -> None:
     onnxprune prune net.onnx -o sparse.onnx --pattern 2:4
     onnxprune prune net.onnx -o small.onnx --target macs=0.5 --allocation global --align 8
     """
-    from onnxprune import io
-
     report_file = options["report"]
     if report_file is not None and report_file.suffix.lower() not in (".json", ".html"):
         raise UsageError(f"--report {report_file}: the name must end in .json or .html")
@@ -139,17 +137,10 @@ def command(context: click.Context, /, **options: Any) -> None:
             click.echo(_recipe_text(recipe, options), nl=False)
     if options["output"] is None and not options["dry_run"]:
         raise click.MissingParameter(ctx=context, param_type="option", param_hint="'-o'")
-    _run(io.load(_early(options)), recipe, options)
+    _run(recipe, options)
 
 
-def _early(options: dict[str, Any]) -> Path:
-    """Return the model's path, after what can be checked without reading it."""
-    _outputs(options, ()).check()
-    model: Path = options["model"]
-    return model
-
-
-def _outputs(options: dict[str, Any], inputs: tuple[Path, ...]) -> Any:
+def _outputs(options: dict[str, Any]) -> Outputs:
     from onnxprune.cli._outputs import Outputs
 
     texts: dict[Path, Any] = {options[k]: str for k in ("plan", "report") if options[k] is not None}
@@ -157,7 +148,7 @@ def _outputs(options: dict[str, Any], inputs: tuple[Path, ...]) -> Any:
         raise UsageError(f"{options['plan']} is asked for as two different outputs; give two names")
     files = [options[k] for k in ("model", "from_plan", "recipe_file", "data")]
     read = (Path(f).absolute() for f in files if f is not None)
-    return Outputs(options["output"], texts, (*read, *inputs))
+    return Outputs(options["output"], texts, tuple(read))
 
 
 def build_recipe(options: dict[str, Any]) -> Recipe:
@@ -193,16 +184,19 @@ def _recipe_text(recipe: Recipe, options: dict[str, Any]) -> str:
     return json.dumps(recipe.as_dict()) if options["as_json"] else recipe.dumps()
 
 
-def _run(loaded: Loaded, recipe: Recipe, options: dict[str, Any]) -> None:
+def _run(recipe: Recipe, options: dict[str, Any]) -> None:
+    outputs = _outputs(options)
+    outputs.check()
     from onnxprune import api
     from onnxprune.report.jsonable import dumps
     from onnxprune.report.prune_html import page
     from onnxprune.report.prune_text import tables
 
-    outputs = _outputs(options, loaded.origin.files)
-    outputs.check()
     with progress_bar() as progress:
-        result = api.prune(loaded, recipe=recipe, progress=progress)
+        result = api.prune(options["model"], recipe=recipe, progress=progress)
+    files = result.loaded.origin.files
+    outputs.inputs += files  # external data, known only now
+    outputs.check()
     report = {
         "onnxprune": __version__,
         "model": str(options["model"]),
@@ -211,7 +205,7 @@ def _run(loaded: Loaded, recipe: Recipe, options: dict[str, Any]) -> None:
         **result.report,
         "recipe": recipe.as_dict(),
     }
-    report["bytes"]["before"] = sum(file.stat().st_size for file in loaded.origin.files)
+    report["bytes"]["before"] = sum(file.stat().st_size for file in files)
 
     def note_size(size: int) -> None:
         report["bytes"]["after"] = size

@@ -129,7 +129,7 @@ def _check(
         if runtime not in RUNTIMES:
             raise UsageError(f"unknown runtime {runtime!r}; choose from: {', '.join(RUNTIMES)}")
     if not runtimes or not threads or min(threads) < 0:
-        raise UsageError("give runtimes, and numbers of threads from 0")
+        raise UsageError(f"threads are {list(threads)}: give numbers from 0, one or more")
     if not 0 <= seconds < float("inf"):
         raise UsageError(f"seconds is {seconds:g}: give a number from 0")
 
