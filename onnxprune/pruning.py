@@ -88,7 +88,7 @@ def run_prune(
     )
     size_before = io.stored_size(loaded)
     face = interface(model)
-    declared = [(v, v.shape) for v in (*model.graph.inputs, *model.graph.outputs)]
+    declared = [v.shape for v in (*model.graph.inputs, *model.graph.outputs)]
     for step in before:
         step.run(model, context)
     prepare: Pass = FoldConstants() if kind == "structure" else InferShapes()
@@ -125,11 +125,11 @@ def run_prune(
         proof = prove_mask(analyzer, plan, feeds, on=prove)
     for step in after:
         step.run(model, context)
-    if model is loaded.model:
-        # Inference may know more than the file declares; what callers see stays as declared.
-        for value, shape in declared:
-            if not value.is_initializer():
-                value.shape = shape
+    sparsity = weight_sparsity(analyze(model) if kind == "structure" else analyzer)
+    # Inference and rules may know more than the file declares; what callers see stays as declared.
+    for value, shape in zip((*model.graph.inputs, *model.graph.outputs), declared, strict=False):
+        if not value.is_initializer():
+            value.shape = shape
     if interface(model) != face:
         raise ProofError(
             f"the inputs or outputs changed: {face} became {interface(model)}; nothing was written"
@@ -137,7 +137,7 @@ def run_prune(
     report["bytes"]["after"] = io.stored_size(loaded.with_model(model))
     report |= {
         "pattern": options.pattern,
-        "sparsity": weight_sparsity(analyze(model) if kind == "structure" else analyzer),
+        "sparsity": sparsity,
         "units": units,
         "frozen": frozen,
         "unsupported": dict(sorted(analyzer.unsupported.items())),
