@@ -18,7 +18,7 @@ from onnxprune.axes import Bools, Ids
 from onnxprune.rules.analysis import Analyzer, Use
 from onnxprune.rules.base import Constants, Rewriter, Site
 
-PASSING = ("Identity", "Cast", "Transpose")
+PASSING = ("Identity", "Cast", "Transpose", "DequantizeLinear")
 
 
 def _take(tensor: ir.TensorProtocol, masks: list[Bools | None]) -> np.ndarray[Any, Any]:
@@ -140,13 +140,32 @@ class Surgery:
             tensor = self.analyzer.tensor(value)
             assert tensor is not None
             array = np.array(tensor.numpy())
+            zero = np.broadcast_to(self._zero(value, array), array.shape)
             for axis, gone in axes.items():
-                array[(slice(None),) * axis + (gone,)] = 0
+                where = (slice(None),) * axis + (gone,)
+                array[where] = zero[where]
             if use is not None and len(value.uses()) > 1:
                 self._rewire(*use, self.constants.add(f"{value.name}_masked", array))
             else:
                 self._undo.append(lambda v=value, t=tensor: set_constant(v, t))
                 set_constant(value, array)
+
+    def _zero(self, value: ir.Value, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """Return what stands for zero in a constant: its zero point where it is quantised."""
+        nothing = np.zeros([1] * array.ndim, array.dtype)
+        for user in value.uses():
+            node = user.node
+            if node.op_type == "DequantizeLinear" and user.idx == 0 and len(node.inputs) > 2:
+                point = None if node.inputs[2] is None else self.analyzer.tensor(node.inputs[2])
+                if point is None:
+                    continue
+                if point.size > 1:
+                    attr = node.attributes.get("axis")
+                    shape = [1] * array.ndim
+                    shape[attr.as_int() if attr is not None else 1] = point.size
+                    return np.asarray(point.numpy()).reshape(shape)
+                return np.asarray(point.numpy()).reshape([1] * array.ndim)
+        return nothing
 
     def unmask(self) -> None:
         """Take back what :meth:`mask` did."""

@@ -8,8 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxprune.axes import Bools, Ids
-from onnxprune.planning.layers import FLOATS
-from onnxprune.rules.analysis import Analyzer
+from onnxprune.rules.analysis import FLOATS, Analyzer
 
 
 class CostModel:
@@ -25,7 +24,9 @@ class CostModel:
         seen: set[ir.Value] = set()
         for (value, _), axes in analyzer.parameters.items():
             tensor = analyzer.tensor(value)
-            if value in seen or tensor is None or tensor.dtype not in FLOATS:
+            if value in seen or tensor is None:
+                continue
+            if tensor.dtype not in FLOATS and not _quantized(value):
                 continue
             seen.add(value)
             self._params.append([of(a) for a in axes])
@@ -40,9 +41,14 @@ class CostModel:
         )
 
     def params(self, removed: Bools | None = None) -> int:
-        """Return the number of floating-point parameters."""
+        """Return the number of parameters: floats, and integers that are dequantised."""
         return self._total(self._params, self._none if removed is None else removed)
 
     def macs(self, removed: Bools | None = None) -> int:
         """Return the multiply-accumulates per sample; unknown dims count as 1."""
         return self._total(self._macs, self._none if removed is None else removed)
+
+
+def _quantized(value: ir.Value) -> bool:
+    """Return whether integers stand for weights: something dequantises or multiplies by them."""
+    return any(u.node.op_type == "DequantizeLinear" and u.idx == 0 for u in value.uses())

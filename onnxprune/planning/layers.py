@@ -10,15 +10,9 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from onnxprune.rules.analysis import Analyzer
+from onnxprune.rules.analysis import FLOATS, Analyzer
 from onnxprune.rules.base import Contraction
 
-FLOATS = {
-    ir.DataType.FLOAT,
-    ir.DataType.FLOAT16,
-    ir.DataType.BFLOAT16,
-    ir.DataType.DOUBLE,
-}
 Array = np.ndarray[Any, Any]
 
 

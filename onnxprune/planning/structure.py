@@ -15,7 +15,7 @@ from onnxprune.axes import Bools, Group, Ids
 from onnxprune.criteria import Criterion, Member, Role, parse_criterion
 from onnxprune.errors import UsageError
 from onnxprune.planning.cost import CostModel
-from onnxprune.planning.layers import FLOATS, Layer, find_layers
+from onnxprune.planning.layers import Layer, find_layers
 from onnxprune.planning.options import SelectOptions
 from onnxprune.planning.plan import Kept, PrunePlan
 from onnxprune.rules.analysis import Analyzer
@@ -58,15 +58,15 @@ def _roles(analyzer: Analyzer, layers: list[Layer]) -> dict[tuple[str, int], Rol
 
 
 def members_of(
-    group: Group, tensors: dict[str, ir.TensorProtocol], roles: dict[tuple[str, int], Role]
+    group: Group, analyzer: Analyzer, roles: dict[tuple[str, int], Role]
 ) -> list[Member]:
     """Collect the parameter slices of a group's units, one member a parameter axis."""
     members = []
     for span in group.spans:
-        tensor = tensors.get(span.tensor)
-        if tensor is None or tensor.dtype not in FLOATS:
+        numbers = analyzer.numbers(analyzer.by_name[span.tensor])
+        if numbers is None:
             continue
-        array = np.moveaxis(np.asarray(tensor.numpy()), span.axis, 0)
+        array = np.moveaxis(numbers, span.axis, 0)
         array = array.reshape(array.shape[0], -1)
         values = array[span.positions.reshape(-1)].reshape(len(group), -1)
         members.append(Member(roles.get((span.tensor, span.axis), "other"), span.tensor, values))
@@ -83,18 +83,13 @@ def score_groups(
     """
     layers = find_layers(analyzer)
     roles = _roles(analyzer, layers)
-    tensors = {
-        value.name or "": tensor
-        for (value, _) in analyzer.parameters
-        if (tensor := analyzer.tensor(value)) is not None
-    }
     by_tensor = {layer.value.name or "": layer for layer in layers}
     rng = np.random.default_rng(seed)
     scored: list[ScoredGroup] = []
     caveats: dict[str, None] = {}
     taken: set[str] = set()
     for group in analyzer.groups:
-        members = members_of(group, tensors, roles)
+        members = members_of(group, analyzer, roles)
         if not members:
             continue
         makers = tuple(

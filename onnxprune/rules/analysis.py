@@ -29,6 +29,7 @@ Patch = Callable[[Rewriter, KeptOf], None]
 # Inputs that are sizes and that a rule keeps right when the sizes change.
 SIZE_INPUTS = {("Reshape", 1), ("Expand", 1), ("Resize", 3), ("Split", 1)}
 STANDARD = ("", "ai.onnx")
+FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE}
 
 
 @dataclass(frozen=True)
@@ -109,6 +110,37 @@ class Analyzer:
                 and all(v is None or self.is_weight(v) for v in producer.inputs)
             )
         return self._weights[value]
+
+    def numbers(self, value: ir.Value) -> np.ndarray[Any, Any] | None:
+        """Return a parameter as the numbers it stands for: integers behind DequantizeLinear scaled.
+
+        None for integers that stand for themselves (indices, shapes) and for what is no constant.
+        """
+        tensor = self.tensor(value)
+        if tensor is None:
+            return None
+        array = np.asarray(tensor.numpy())
+        if tensor.dtype in FLOATS:
+            return array
+        users = list(value.uses())
+        node = users[0].node if users and users[0].idx == 0 else None
+        if node is None or node.op_type != "DequantizeLinear" or node.inputs[1] is None:
+            return None
+        scale = self.tensor(node.inputs[1])
+        zero = node.inputs[2] if len(node.inputs) > 2 else None
+        offset = None if zero is None else self.tensor(zero)
+        if scale is None:
+            return None
+        attr = node.attributes.get("axis")
+        shape = [1] * array.ndim
+        if scale.size > 1 and len(scale.shape) == 1:
+            shape[attr.as_int() if attr is not None else 1] = scale.size
+        elif scale.size > 1:
+            return None
+        step = np.asarray(scale.numpy(), np.float32).reshape(shape)
+        base = np.float32(0) if offset is None else \
+            np.asarray(offset.numpy(), np.float32).reshape(shape if offset.size > 1 else [])
+        return (array.astype(np.float32) - base) * step
 
     def known(self, value: ir.Value) -> np.ndarray[Any, Any] | None:
         """Return the elements of ``value`` when they do not depend on inputs or on sizes."""
@@ -233,6 +265,11 @@ class Analyzer:
             for axis, ids in enumerate(axes)
             if ids is not None
         ]
+
+    @cached_property
+    def by_name(self) -> dict[str, ir.Value]:
+        """Every parameter by name."""
+        return {value.name or "": value for (value, _) in self.parameters}
 
     @cached_property
     def groups(self) -> list[Group]:
