@@ -1,0 +1,96 @@
+"""How far a pruned network's outputs are from the dense ones, as one number."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """Distance of outputs from the dense network's.
+
+    Attributes:
+        loss: Kullback-Leibler divergence a row in nats where the output holds classes, else mean
+            squared error over the dense output's variance; summed over outputs.
+        top1: share of rows with the same largest class, or None where no output holds classes.
+    """
+
+    loss: float
+    top1: float | None
+
+    def as_dict(self) -> dict[str, float | None]:
+        """Return plain data."""
+        return {"loss": self.loss, "top1": self.top1}
+
+
+class Judge:
+    """The dense outputs, prepared once.
+
+    An output holds classes when it has two axes (samples, more than one class), or three behind
+    integer inputs (a language model): scores are taken as logits unless they are distributions
+    already. Any other float output is compared by squared error.
+    """
+
+    def __init__(self, dense: Sequence[Sequence[Array]], *, tokens: bool = False) -> None:
+        """Take the dense outputs, a list a feed; ``tokens``: whether inputs are integers."""
+        self.dense = dense
+        first = dense[0] if dense else []
+        self.kinds = [_kind(o, tokens) for o in first]
+        self.spread = [
+            float(np.var(np.concatenate([f[i].ravel() for f in dense]).astype(np.float64)))
+            if kind == "value"
+            else 1.0
+            for i, kind in enumerate(self.kinds)
+        ]
+
+    def judge(self, other: Sequence[Sequence[Array]]) -> Agreement:
+        """Compare another network's outputs on the same feeds."""
+        loss, votes, rows = 0.0, 0, 0
+        for index, kind in enumerate(self.kinds):
+            total, count = 0.0, 0
+            for want, have in zip(self.dense, other, strict=True):
+                a, b = want[index].astype(np.float64), have[index].astype(np.float64)
+                if a.shape != b.shape or not np.isfinite(b).all():
+                    return Agreement(float("inf"), None)
+                if kind == "value":
+                    total += float(((a - b) ** 2).sum())
+                    count += a.size
+                elif kind == "classes":
+                    total += float(_divergence(a, b).sum())
+                    same = a.argmax(-1) == b.argmax(-1)
+                    votes, rows = votes + int(same.sum()), rows + same.size
+                    count += same.size
+            if kind is not None and count:
+                loss += total / count / max(self.spread[index], 1e-12)
+        return Agreement(loss, votes / rows if rows else None)
+
+
+def _kind(output: Array, tokens: bool) -> str | None:
+    if output.dtype.kind != "f" or not output.size:
+        return None
+    rank = 3 if tokens else 2
+    return "classes" if output.ndim in (2, rank) and output.shape[-1] > 1 else "value"
+
+
+def _divergence(a: Array, b: Array) -> Array:
+    """KL of rows of logits, or of distributions where both hold them."""
+    sums = a.sum(-1)
+    if a.min() >= 0 and np.abs(sums - 1).max() < 1e-3:
+        low, high = np.log(np.maximum(a, 1e-12)), np.log(np.maximum(b, 1e-12))
+    else:
+        low, high = _log_softmax(a), _log_softmax(b)
+    found: Array = (np.exp(low) * (low - high)).sum(-1)
+    return found
+
+
+def _log_softmax(x: Array) -> Array:
+    moved = x - x.max(-1, keepdims=True)
+    result: Array = moved - np.log(np.exp(moved).sum(-1, keepdims=True))
+    return result

@@ -1,0 +1,94 @@
+"""Sums over columns: centred Gram matrices, cross Grams and means, in one pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+
+F32 = npt.NDArray[np.float32]
+F64 = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Statistics:
+    """Moments of a layer's columns X [G, d, N] and targets T [G, R, N].
+
+    Attributes:
+        columns: N.
+        gram: centred ``X X^T`` [G, d, d].
+        mean: of X [G, d].
+        cross: centred ``T X^T`` [G, R, d]; None where the target is the layer's own output.
+        target: mean of T [G, R]; None likewise.
+    """
+
+    columns: int
+    gram: F64
+    mean: F64
+    cross: F64 | None = None
+    target: F64 | None = None
+
+    def raw(self) -> Statistics:
+        """Return the same moments with the means left in, for layers without a bias."""
+        gram = self.gram + self.columns * np.einsum("gi,gj->gij", self.mean, self.mean)
+        cross = self.cross
+        if cross is not None and self.target is not None:
+            cross = cross + self.columns * np.einsum("gi,gj->gij", self.target, self.mean)
+        return Statistics(self.columns, gram, self.mean, cross, self.target)
+
+
+class Sums:
+    """Accumulates :class:`Statistics`.
+
+    Products are formed in float32 a feed at a time, around the mean of the first feed so that
+    nothing is lost when means are large, and summed in float64.
+    """
+
+    def __init__(self) -> None:
+        self.columns = 0
+        self._shift: F32 | None = None
+        self._gram: F64 | None = None
+        self._sum: F64 | None = None
+        self._cross: F64 | None = None
+        self._target: F64 | None = None
+        self._offset: F32 | None = None
+
+    def add(self, columns: F32, target: F32 | None = None) -> None:
+        """Add X [G, d, n] and, except in the symmetric mode, T [G, R, n]."""
+        if self._shift is None:
+            self._shift = columns.mean(axis=2, keepdims=True)
+        moved = columns - self._shift
+        flipped = np.ascontiguousarray(moved.transpose(0, 2, 1))
+        gram = np.matmul(moved, flipped).astype(np.float64)
+        total = moved.sum(axis=2, dtype=np.float64)
+        self._gram = gram if self._gram is None else self._gram + gram
+        self._sum = total if self._sum is None else self._sum + total
+        if target is not None:
+            if self._offset is None:
+                self._offset = target.mean(axis=2, keepdims=True)
+            aim = target - self._offset
+            cross = np.matmul(aim, flipped).astype(np.float64)
+            goal = aim.sum(axis=2, dtype=np.float64)
+            self._cross = cross if self._cross is None else self._cross + cross
+            self._target = goal if self._target is None else self._target + goal
+        self.columns += columns.shape[2]
+
+    def result(self) -> Statistics:
+        """Return the moments.
+
+        Raises:
+            ValueError: nothing was added.
+        """
+        if self._gram is None or self._sum is None or self._shift is None or not self.columns:
+            raise ValueError("no columns were added")
+        count = self.columns
+        mean = self._sum / count
+        gram = self._gram - count * np.einsum("gi,gj->gij", mean, mean)
+        gram = 0.5 * (gram + gram.transpose(0, 2, 1))
+        centre = mean + self._shift[:, :, 0]
+        if self._cross is None or self._target is None or self._offset is None:
+            return Statistics(count, gram, centre)
+        goal = self._target / count
+        cross = self._cross - count * np.einsum("gi,gj->gij", goal, mean)
+        return Statistics(count, gram, centre, cross, goal + self._offset[:, :, 0])

@@ -1,0 +1,267 @@
+"""Where a layer's data operand comes from, how it unfolds, and where its bias is.
+
+Everything an operator's geometry means for statistics is here: a layer becomes a matrix
+``W [G, R, d]`` that multiplies columns ``X [G, d, N]``.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnxprune.calibration.windows import Window, conv_window
+from onnxprune.planning.layers import Layer
+from onnxprune.rules.analysis import Analyzer
+
+Array = npt.NDArray[Any]
+F32 = npt.NDArray[np.float32]
+CONVS = ("Conv", "ConvTranspose")
+
+
+@dataclass(frozen=True)
+class BiasSite:
+    """An input that takes a vector added to every output column.
+
+    Attributes:
+        node: the layer's node, or the Add behind it.
+        index: which of its inputs; may lie behind the last one given.
+        scale: what one unit of the vector adds to the output is ``scale``, and the layer's product
+            ``W X`` counts ``factor`` times.
+        factor: see ``scale``.
+        old: the vector [O] now, zeros where there is none.
+        shape: shape the vector is written in.
+    """
+
+    node: ir.Node
+    index: int
+    scale: float
+    factor: float
+    old: npt.NDArray[np.float64]
+    shape: tuple[int, ...]
+
+    def moved(self, by: npt.NDArray[np.float64]) -> Array:
+        """The vector that adds ``by`` [O], in units of ``W X``, to what it adds now."""
+        return (self.old + by * (self.factor / self.scale)).reshape(self.shape)
+
+
+@dataclass(frozen=True)
+class Operand:
+    """A layer whose input can be turned into columns.
+
+    Attributes:
+        layer: the layer.
+        source: name of the data operand.
+        bias: where a mean can go; None where the operator has no place for one.
+    """
+
+    layer: Layer
+    source: str
+    bias: BiasSite | None
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        """Equal for layers that see the same columns."""
+        if self.layer.node.op_type in CONVS:
+            node = self.layer.node
+            attributes = tuple((n, str(node.attributes[n].value)) for n in sorted(node.attributes))
+            return (
+                self.source,
+                node.op_type,
+                self.layer.view_shape[:1],
+                self.layer.view_shape[2:],
+                attributes,
+            )
+        return (self.source, self._axis(2))
+
+    def matrix(self, array: Array) -> Array:
+        """Return weights, in the layout of the tensor, as [G, R, d]."""
+        view = self.layer.view(array)
+        return view.reshape(view.shape[0], view.shape[1], -1)
+
+    def unmatrix(self, matrix: Array) -> Array:
+        """Inverse of :meth:`matrix`."""
+        return self.layer.unview(matrix.reshape(self.layer.view_shape))
+
+    def count(self, array: Array) -> int:
+        """Return how many columns a feed's input has."""
+        if self.layer.node.op_type in CONVS:
+            return int(array.shape[0]) * self._window(array).positions
+        axis = self._axis(array.ndim)
+        return array.size // max(array.shape[axis], 1)
+
+    def columns(self, array: Array, limit: int, rng: np.random.Generator) -> F32:
+        """Return [G, d, N] of one feed, N near ``limit`` where there are more.
+
+        Args:
+            array: the operand as the runtime gives it.
+            limit: columns wanted; positions are drawn without replacement.
+            rng: for the draw.
+        """
+        if self.layer.node.op_type in CONVS:
+            window = self._window(array)
+            wanted = max(1, -(-limit // max(array.shape[0], 1)))
+            chosen = None
+            if wanted < window.positions:
+                chosen = np.sort(rng.choice(window.positions, wanted, replace=False))
+            return window.unfold(array, self.layer.view_shape[0], chosen)
+        rows = np.moveaxis(array, self._axis(array.ndim), -1)
+        rows = rows.reshape(-1, rows.shape[-1])
+        if limit < len(rows):
+            rows = rows[np.sort(rng.choice(len(rows), limit, replace=False))]
+        return np.ascontiguousarray(rows.T.astype(np.float32, copy=False))[None]
+
+    def _window(self, array: Array) -> Window:
+        return _window(self.layer, tuple(array.shape[2:]))
+
+    def _axis(self, rank: int) -> int:
+        """The contracted axis of the data operand."""
+        node = self.layer.node
+        left = _weight_index(node, self.layer) == 1  # data comes first
+        if node.op_type == "Gemm":
+            turned = node.attributes.get_int("transA" if left else "transB", 0)
+            return (0 if turned else 1) if left else (1 if turned else 0)
+        return rank - 1 if left else max(rank - 2, 0)
+
+
+def _weight_index(node: ir.Node, layer: Layer) -> int:
+    """Which operand the weight is, possibly behind a Transpose or Cast."""
+    for index, value in enumerate(node.inputs[:2]):
+        while value is not None:
+            if value is layer.value:
+                return index
+            producer = value.producer()
+            if producer is None or producer.op_type not in ("Transpose", "Identity", "Cast"):
+                break
+            value = producer.inputs[0]
+    return -1
+
+
+def _window(layer: Layer, sizes: tuple[int, ...]) -> Window:
+    node = layer.node
+    kernel = layer.view_shape[3:]
+    get = node.attributes.get_ints
+    rank = len(sizes)
+    strides = list(get("strides", None) or [1] * rank)
+    dilations = list(get("dilations", None) or [1] * rank)
+    pads = list(get("pads", None) or [0] * (2 * rank))
+    auto = node.attributes.get_string("auto_pad", "NOTSET") or "NOTSET"
+    spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
+    outputs = []
+    transposed = node.op_type == "ConvTranspose"
+    extra = list(get("output_padding", None) or [0] * rank)
+    shape = get("output_shape", None)
+    for axis, (size, span, stride) in enumerate(zip(sizes, spans, strides, strict=True)):
+        total = pads[axis] + pads[axis + rank]
+        if transposed:
+            whole = stride * (size - 1) + extra[axis] + span
+            if auto in ("SAME_UPPER", "SAME_LOWER"):
+                outputs.append(size * stride)
+            else:
+                outputs.append(whole - (0 if auto == "VALID" else total))
+        elif auto in ("SAME_UPPER", "SAME_LOWER"):
+            outputs.append(-(-size // stride))
+        else:
+            outputs.append((size + (0 if auto == "VALID" else total) - span) // stride + 1)
+    if transposed and shape:
+        wanted = list(shape)[-rank:]
+        spare = [
+            s * (n - 1) + e + span - w
+            for s, n, e, span, w in zip(strides, sizes, extra, spans, wanted, strict=True)
+        ]
+        lead = [
+            max(t, 0) - max(t, 0) // 2 if auto != "SAME_UPPER" else max(t, 0) // 2 for t in spare
+        ]
+        pads, auto, outputs = [*lead, *lead], "NOTSET", wanted
+    return conv_window(
+        sizes,
+        outputs,
+        kernel,
+        strides=strides,
+        dilations=dilations,
+        pads=pads,
+        auto_pad=auto,
+        transposed=transposed,
+    )
+
+
+def find_operand(analyzer: Analyzer, layer: Layer) -> Operand | str:
+    """Return how statistics of a layer are taken, or why they are not.
+
+    A weight that several nodes share has no input of its own, and a weight with a batch axis, or
+    of an operator that is not known here, no columns.
+    """
+    node = layer.node
+    if node.op_type not in (*CONVS, "Gemm", "MatMul") or node.domain not in ("", "ai.onnx"):
+        return f"{node.op_type}: no statistics are taken of this operator"
+    value: ir.Value = layer.value
+    index = _weight_index(node, layer)
+    if index < 0:
+        return "the weight is not an operand by itself"
+    while value is not None:
+        if len(list(value.uses())) != 1 or value.is_graph_output():
+            return "the weight is used more than once"
+        user = next(iter(value.uses())).node
+        if user is node:
+            break
+        value = user.outputs[0]
+    if node.op_type in CONVS:
+        data = node.inputs[0] if index == 1 else None
+    else:
+        data = node.inputs[1 - index]
+        if len(layer.tensor.shape) != 2:
+            return f"the weight has {len(layer.tensor.shape)} axes"
+    if data is None or not data.name or analyzer.is_weight(data):
+        return "the data operand is a constant"
+    if node.op_type == "Gemm" and index == 0:
+        return Operand(layer, data.name, None)
+    return Operand(layer, data.name, _bias(analyzer, layer, index))
+
+
+def _bias(analyzer: Analyzer, layer: Layer, weight: int) -> BiasSite | None:
+    node = layer.node
+    size = layer.view_shape[0] * layer.view_shape[1]
+    if node.op_type in CONVS:
+        return _site(analyzer, node, 2, size, (size,))
+    if node.op_type == "Gemm":
+        beta = node.attributes.get_float("beta", 1.0)
+        alpha = node.attributes.get_float("alpha", 1.0)
+        return _site(analyzer, node, 2, size, (size,), beta, alpha)
+    output = node.outputs[0]
+    uses = list(output.uses())
+    if weight != 1 or len(uses) != 1 or output.is_graph_output() or uses[0].node.op_type != "Add":
+        return None
+    add, other = uses[0].node, 1 - uses[0].idx
+    vector = add.inputs[other]
+    rank = None if vector is None else analyzer.dims(vector)
+    if rank is None or len(rank) < 1 or rank[-1] != size or len(rank) > 3:
+        return None
+    return _site(analyzer, add, other, size, tuple([1] * (len(rank) - 1) + [size]))
+
+
+def _site(
+    analyzer: Analyzer,
+    node: ir.Node,
+    index: int,
+    size: int,
+    shape: tuple[int, ...],
+    scale: float = 1.0,
+    factor: float = 1.0,
+) -> BiasSite | None:
+    if scale == 0 or factor == 0:
+        return None
+    value = node.inputs[index] if index < len(node.inputs) else None
+    if value is None:
+        return BiasSite(node, index, scale, factor, np.zeros(size), shape)
+    tensor = analyzer.tensor(value)
+    if tensor is None:
+        return None
+    array = np.asarray(tensor.numpy()).astype(np.float64)
+    if array.size == 1:
+        return BiasSite(node, index, scale, factor, np.full(size, float(array.ravel()[0])), shape)
+    if array.size != size or array.shape[-1] != size:
+        return None
+    return BiasSite(node, index, scale, factor, array.reshape(-1), array.shape)

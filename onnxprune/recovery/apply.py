@@ -1,0 +1,332 @@
+"""Reconstruction on a graph: layer by layer against dense targets, and kept only if it helps.
+
+Layers are solved in graph order. A layer's inputs come from the network whose earlier layers are
+already pruned and re-solved, its targets from the dense network, so that every layer also makes up
+for what the ones before it lost (methods.md 1.0, asymmetric mode; 6.4 for what it brings).
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+import onnx_ir as ir
+
+from onnxprune.calibration.agreement import Agreement, Judge
+from onnxprune.calibration.blas import one_thread
+from onnxprune.calibration.grams import Statistics, Sums
+from onnxprune.calibration.operands import BiasSite, Operand, find_operand
+from onnxprune.calibration.stages import Stages, Stream, tensor_of
+from onnxprune.patterns import Pattern, parse_pattern
+from onnxprune.planning import PrunePlan, find_layers
+from onnxprune.planning.layers import Layer
+from onnxprune.recovery.apply_layer import Solved, solve_layer
+from onnxprune.rules.analysis import Analyzer
+
+Array = npt.NDArray[Any]
+Feed = Mapping[str, Array]
+Progress = Callable[[str, float], None]
+#: One feed in this many is held out: no solver sees it, decisions are judged on it.
+HOLD_OUT = 6
+#: Columns per layer, as a multiple of d, and at least.
+COLUMNS_PER_INPUT = 48
+LEAST_COLUMNS = 16384
+
+
+@dataclass
+class Recovered:
+    """New values for a mask plan.
+
+    Attributes:
+        masks: by tensor name, what is kept.
+        weights: by tensor name, the new values, zero off the mask.
+        biases: vectors that moved.
+        report: JSON-ready account: agreement before and after, and what each layer did.
+    """
+
+    masks: dict[str, npt.NDArray[np.bool_]] = field(default_factory=dict)
+    weights: dict[str, Array] = field(default_factory=dict)
+    biases: list[tuple[BiasSite, Array]] = field(default_factory=list)
+    report: dict[str, Any] = field(default_factory=dict)
+
+
+def held_out(index: int, feeds: int) -> bool:
+    """Whether feed ``index`` of ``feeds`` is held out: every sixth, the last of each six."""
+    step = min(HOLD_OUT, max(feeds, 2))
+    return index % step == step - 1
+
+
+def quiet(stage: str, done: float) -> None:
+    """Progress callback that does nothing."""
+
+
+class Reconstruction:
+    """One analyzed dense model with its calibration samples, ready to be pruned in several ways."""
+
+    def __init__(self, analyzer: Analyzer, feeds: Sequence[Feed], *, seed: int = 0) -> None:
+        """Prepare.
+
+        Args:
+            analyzer: of the dense model, which must not be changed while this is used.
+            feeds: at least one feed; one in six is held out.
+            seed: for the draw of positions.
+
+        Raises:
+            DataError: onnxruntime does not run the model on the feeds.
+        """
+        self.analyzer = analyzer
+        self.seed = seed
+        self.stages = Stages(analyzer.model)
+        self.feeds = feeds
+        self.held = [held_out(i, len(feeds)) for i in range(len(feeds))]
+        self.layers = {layer.value.name or "": layer for layer in find_layers(analyzer)}
+        tokens = all(np.asarray(v).dtype.kind in "iu" for v in feeds[0].values())
+        self.held_feeds = [f for f, h in zip(feeds, self.held, strict=True) if h] or list(feeds)
+        self.dense = Stream(self.stages, feeds)
+        self.tokens = tokens
+
+    def judge(self) -> Judge:
+        """Return the judge on the held-out feeds."""
+        return Judge(Stream(self.stages, self.held_feeds).finish(), tokens=self.tokens)
+
+    def agreement(
+        self, judge: Judge, weights: Mapping[str, Array], biases: Sequence[tuple[BiasSite, Array]]
+    ) -> Agreement:
+        """Return the held-out agreement of the network with other weights and biases."""
+        stream = Stream(self.stages, self.held_feeds)
+        for name, array in weights.items():
+            stream.weights[name] = tensor_of(array, self.layers[name].tensor, name)
+        for site, array in biases:
+            self._edit(stream, site, array)
+        return judge.judge(stream.finish())
+
+    def masked(self, masks: Mapping[str, npt.NDArray[np.bool_]]) -> dict[str, Array]:
+        """Return the dense weights with zeros where a mask says so."""
+        found = {}
+        for name, mask in masks.items():
+            array = np.array(self.layers[name].tensor.numpy())
+            array[~mask] = 0
+            found[name] = array
+        return found
+
+    def _edit(self, stream: Stream, site: BiasSite, array: Array) -> None:
+        place = self.stages.place(site.node.outputs[0].name or "")
+        if place is None:
+            return
+        node = onnx.NodeProto()
+        node.CopyFrom(stream.edits.get(place, self.stages.nodes[place]))
+        name = f"onnxprune_bias_{place}"
+        while len(node.input) <= site.index:
+            node.input.append("")
+        node.input[site.index] = name
+        stream.edits[place] = node
+        like = site.node.inputs[site.index] if site.index < len(site.node.inputs) else None
+        tensor = None if like is None else self.analyzer.tensor(like)
+        if tensor is None:
+            tensor = next(x.tensor for x in self.layers.values() if x.node is site.node)
+        stream.weights[name] = tensor_of(array, tensor, name)
+
+    def run(
+        self,
+        masks: Mapping[str, npt.NDArray[np.bool_]],
+        pattern: Pattern,
+        *,
+        search: bool = True,
+        progress: Progress = quiet,
+        until: int | None = None,
+    ) -> Recovered:
+        """Reconstruct all layers that have a mask.
+
+        Args:
+            masks: by tensor name; what is kept, or with ``search`` only how much of it.
+            pattern: the pattern of the masks.
+            search: look for better masks with as many units.
+            progress: called with (stage, fraction done).
+            until: stop after this many layers, for trials.
+
+        Raises:
+            DataError: onnxruntime cannot run the model on the samples, or statistics that are not
+                finite.
+        """
+        result = Recovered(masks=dict(masks), weights=self.masked(masks))
+        dense = Stream(self.stages, self.feeds)
+        pruned = dense.fork()
+        rows: list[dict[str, Any]] = []
+        todo: list[tuple[int, Operand]] = []
+        for name in masks:
+            layer = self.layers[name]
+            found = find_operand(self.analyzer, layer)
+            place = self.stages.place(layer.node.outputs[0].name or "")
+            if isinstance(found, str) or place is None:
+                why = found if isinstance(found, str) else "the node computes a constant"
+                rows.append({"layer": layer.name, "method": "none", "why": why})
+                pruned.weights[name] = tensor_of(result.weights[name], layer.tensor, name)
+            else:
+                todo.append((place, found))
+        todo.sort(key=lambda pair: pair[0])
+        self._last: tuple[Any, Statistics, Statistics | None] | None = None
+        with one_thread():
+            for number, (place, operand) in enumerate(todo[:until]):
+                progress("recover", number / max(len(todo), 1))
+                dense.advance(place)
+                pruned.advance(place)
+                name = operand.layer.value.name or ""
+                started = time.perf_counter()
+                train, other = self._statistics(operand, dense, pruned)
+                collected = time.perf_counter()
+                weight = np.asarray(operand.layer.tensor.numpy()).astype(np.float64)
+                solved = solve_layer(
+                    operand, weight, train, other, pattern, masks[name], search=search
+                )
+                self._take(operand, solved, result, pruned)
+                rows.append(
+                    {
+                        "layer": operand.layer.name,
+                        **solved.account,
+                        "columns": train.columns,
+                        "seconds": [
+                            round(collected - started, 3),
+                            round(time.perf_counter() - collected, 3),
+                        ],
+                    }
+                )
+        result.report["layers"] = rows
+        return result
+
+    def _take(self, operand: Operand, solved: Solved, result: Recovered, pruned: Stream) -> None:
+        layer = operand.layer
+        name = layer.value.name or ""
+        dtype = np.asarray(layer.tensor.numpy()).dtype
+        result.masks[name] = operand.unmatrix(solved.mask)
+        array = operand.unmatrix(solved.weights).astype(dtype)
+        array[~result.masks[name]] = 0
+        result.weights[name] = array
+        pruned.weights[name] = tensor_of(array, layer.tensor, name)
+        if solved.shift is not None and operand.bias is not None:
+            vector = operand.bias.moved(solved.shift.reshape(-1))
+            result.biases.append((operand.bias, vector))
+            self._edit(pruned, operand.bias, vector)
+
+    def _statistics(
+        self, operand: Operand, dense: Stream, pruned: Stream
+    ) -> tuple[Statistics, Statistics | None]:
+        """Collect training and held-out moments of a layer."""
+        source = operand.source
+        total = sum(operand.count(v[source]) for v in pruned.values)
+        size = int(np.prod(operand.layer.view_shape[2:]))
+        wanted = max(LEAST_COLUMNS, COLUMNS_PER_INPUT * size)
+        share = min(1.0, wanted / max(total, 1))
+        same = all(a[source] is b[source] for a, b in zip(dense.values, pruned.values, strict=True))
+        if self._last is not None and self._last[0] == operand.key and same:
+            return self._last[1], self._last[2]
+        weight = np.asarray(operand.layer.tensor.numpy())
+        matrix = operand.matrix(weight).astype(np.float32)
+        sums = (Sums(), Sums())
+        for index, (clean, thin) in enumerate(zip(dense.values, pruned.values, strict=True)):
+            array = thin[source]
+            limit = max(1, int(np.ceil(operand.count(array) * share)))
+            columns = operand.columns(array, limit, np.random.default_rng((self.seed, index)))
+            target = None
+            if not same:
+                rng = np.random.default_rng((self.seed, index))
+                target = np.matmul(matrix, operand.columns(clean[source], limit, rng))
+            sums[self.held[index]].add(columns, target)
+        other = sums[1].result() if sums[1].columns else None
+        train = sums[0].result() if sums[0].columns else other
+        assert train is not None
+        if same:
+            self._last = (operand.key, train, other)
+        return train, other
+
+
+def apply_recovered(analyzer: Analyzer, recovered: Recovered) -> None:
+    """Write the new weights and biases into the analyzed model."""
+    from onnxprune.passes.shrink import set_constant
+    from onnxprune.rules.base import Constants
+
+    layers = {layer.value.name or "": layer for layer in find_layers(analyzer)}
+    constants = Constants(analyzer.graph)
+    for site, vector in recovered.biases:
+        node, index = site.node, site.index
+        old = node.inputs[index] if index < len(node.inputs) else None
+        like = next((x.tensor for x in layers.values() if x.node is node), None)
+        tensor = analyzer.tensor(old) if old is not None else like
+        dtype = np.float32 if tensor is None else np.asarray(tensor.numpy()).dtype
+        array = vector.astype(dtype)
+        if old is not None:
+            constants.replace(node, index, array)
+            continue
+        base = f"{node.name or node.outputs[0].name}_bias"
+        if index >= len(node.inputs):
+            node.resize_inputs(index + 1)
+        node.replace_input_with(index, constants.add(base, array))
+    for name, array in recovered.weights.items():
+        set_constant(layers[name].value, array)
+
+
+def recover_masks(
+    analyzer: Analyzer,
+    plan: PrunePlan,
+    feeds: Sequence[Feed],
+    *,
+    pattern: str,
+    search: bool = True,
+    seed: int = 0,
+    progress: Progress = quiet,
+) -> Recovered:
+    """Return the best values found for a mask plan; ``analyzer``'s model is not changed.
+
+    Plain masking and sequential reconstruction are compared on the held-out feeds, and the one
+    that agrees better with the dense network is returned.
+
+    Args:
+        analyzer: of the dense model.
+        plan: masks; with ``search`` they only say how many units each layer keeps.
+        feeds: calibration samples.
+        pattern: spelling of the masks' pattern.
+        search: look for better masks with as many units.
+        seed: for the draw of positions.
+        progress: called with (stage, fraction done).
+
+    Raises:
+        DataError: onnxruntime does not run the model on the feeds.
+    """
+    work = Reconstruction(analyzer, feeds, seed=seed)
+    judge = work.judge()
+    plain = Recovered(masks=dict(plan.masks), weights=work.masked(plan.masks))
+    before = work.agreement(judge, plain.weights, [])
+    found = work.run(plan.masks, parse_pattern(pattern), search=search, progress=progress)
+    after = work.agreement(judge, found.weights, found.biases)
+    steps = [
+        {"step": "mask", **before.as_dict(), "kept": True},
+        {"step": "reconstruct", **after.as_dict(), "kept": after.loss <= before.loss},
+    ]
+    best = found if after.loss <= before.loss else plain
+    best.report = {
+        "samples": int(sum(_rows(f) for f in feeds)),
+        "held_out": int(sum(_rows(f) for f in work.held_feeds)),
+        "steps": steps,
+        "layers": found.report["layers"],
+    }
+    return best
+
+
+def _rows(feed: Feed) -> int:
+    sizes = {np.asarray(v).shape[0] for v in feed.values() if np.asarray(v).ndim}
+    return sizes.pop() if len(sizes) == 1 else 1
+
+
+__all__ = [
+    "Layer",
+    "Reconstruction",
+    "Recovered",
+    "apply_recovered",
+    "held_out",
+    "ir",
+    "recover_masks",
+]

@@ -1,0 +1,131 @@
+"""One layer of a graph: its groups' matrices and statistics to masks, weights and a bias shift."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxprune.calibration.grams import Statistics
+from onnxprune.calibration.operands import Operand
+from onnxprune.patterns import Pattern
+from onnxprune.recovery.auto import search_mask
+from onnxprune.recovery.damping import HeldOut
+from onnxprune.recovery.problem import F64, Mask
+
+Array = npt.NDArray[Any]
+#: Layers of more groups than this choose no damping of their own a group.
+MANY_GROUPS = 16
+GROUPED_DAMPING = 1e-4
+
+
+@dataclass(frozen=True)
+class Solved:
+    """A layer's mask and weights [G, R, d], and by how much its output mean has to move [G, R]."""
+
+    mask: Mask
+    weights: F64
+    shift: F64 | None
+    account: dict[str, Any]
+
+
+def solve_layer(
+    operand: Operand,
+    weight: Array,
+    train: Statistics,
+    other: Statistics | None,
+    pattern: Pattern,
+    mask: Mask,
+    *,
+    search: bool,
+) -> Solved:
+    """Find a layer's mask and weights.
+
+    Args:
+        operand: the layer.
+        weight: dense weights in the layout of the tensor.
+        train: moments of its columns.
+        other: moments of held-out columns.
+        pattern: the mask's pattern.
+        mask: what is kept, in the layout of the tensor; with ``search`` only how much.
+        search: look for a better mask of as many units.
+    """
+    shape = operand.layer.view_shape
+    dense = operand.matrix(weight).astype(np.float64)
+    given = operand.matrix(mask)
+    if operand.bias is None:
+        train, other = train.raw(), None if other is None else other.raw()
+    groups = shape[0]
+    keep: list[int | None] = [None] * groups
+    if search and groups > 1:
+        counts = _per_group(dense, train, pattern, shape, given)
+        if isinstance(counts, np.ndarray):
+            given, search = operand_mask(counts), False
+        else:
+            keep = counts
+    elif search and pattern.fixed_density is None:
+        keep = [_units(pattern, given, shape)]
+    masks, weights = np.empty_like(given), np.empty_like(dense)
+    errors, dampings, methods = [], set(), set()
+    for g in range(groups):
+        held = None
+        if other is not None and groups <= MANY_GROUPS:
+            held = HeldOut(other.gram[g], None if other.cross is None else other.cross[g])
+        result = search_mask(
+            dense[g],
+            train.gram[g],
+            None if train.cross is None else train.cross[g],
+            pattern=pattern,
+            shape=shape[1:],
+            keep=keep[g],
+            held_out=held,
+            damping=None if groups <= MANY_GROUPS else GROUPED_DAMPING,
+            mask=None if search else given[g],
+        )
+        masks[g], weights[g] = result.mask, result.weights
+        errors.append(result.info.error)
+        dampings.add(result.info.damping)
+        methods.add(result.info.method)
+    shift = None
+    if operand.bias is not None:
+        aim = np.einsum("grd,gd->gr", dense, train.mean) if train.target is None else train.target
+        shift = aim - np.einsum("grd,gd->gr", weights, train.mean)
+    account = {
+        "method": "+".join(sorted(methods)),
+        "damping": sorted(dampings)[-1],
+        "error": float(np.mean(errors)),
+        "kept": int(np.count_nonzero(masks)),
+        "weights": int(masks.size),
+    }
+    return Solved(masks, weights, shift, account)
+
+
+def operand_mask(mask: Array) -> Mask:
+    """The mask [G, R, d] of one in the canonical view."""
+    return mask.reshape(mask.shape[0], mask.shape[1], -1).astype(np.bool_)
+
+
+def _units(pattern: Pattern, mask: Array, shape: tuple[int, ...]) -> int:
+    found = pattern.unit_scores(np.asarray(mask).reshape(shape).astype(np.float32))
+    return int(np.count_nonzero(found))
+
+
+def _per_group(
+    dense: F64, train: Statistics, pattern: Pattern, shape: tuple[int, ...], given: Array
+) -> list[int | None] | Mask:
+    """Divide a grouped layer's units over its groups by ``w^2 diag(H)`` (OBD).
+
+    Returns:
+        Units a group, or a whole mask where a pattern's units do not lie within groups.
+    """
+    if pattern.fixed_density is not None:
+        return [None] * shape[0]
+    saliency = dense**2 * np.einsum("gdd->gd", train.gram)[:, None, :]
+    mask = pattern.mask(saliency.reshape(shape), _units(pattern, given, shape))
+    if pattern.grid(shape)[0] != shape[0]:
+        return mask
+    kept = pattern.unit_scores(mask.astype(np.float32)) > 0
+    counts = kept.reshape(shape[0], -1).sum(axis=1)
+    return [int(n) for n in counts]
