@@ -22,7 +22,7 @@ from onnxprune.planning.masks import select_masks
 from onnxprune.planning.structure import removed_from, select_structure
 from onnxprune.proof.structure import prove_mask, prove_structure
 from onnxprune.report.facts import frozen_units, interface, weight_sparsity
-from onnxprune.rules.analysis import Analyzer, analyze
+from onnxprune.rules.analysis import analyze
 
 Progress = Callable[[str, float], None]
 
@@ -83,8 +83,10 @@ def run_prune(
     context = Context(seed=options.seed, progress=progress)
     progress("analyze", 0.0)
     _check_weights(model)
-    kind = plan.kind if plan is not None else (
-        "structure" if parse_pattern(options.pattern).structural else "mask"
+    kind = (
+        plan.kind
+        if plan is not None
+        else ("structure" if parse_pattern(options.pattern).structural else "mask")
     )
     size_before = io.stored_size(loaded)
     face = interface(model)

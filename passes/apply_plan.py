@@ -69,7 +69,7 @@ def apply_masks(analyzer: Analyzer, plan: PrunePlan) -> dict[str, Any]:
     for name, mask in plan.masks.items():
         value = values.get(name)
         tensor = None if value is None else analyzer.tensor(value)
-        plan.check_shape(name, None if tensor is None else tuple(int(d) for d in tensor.shape))
+        plan.check_shape(name, None if tensor is None else tensor.shape.numpy())
         assert value is not None and tensor is not None
         array = np.array(tensor.numpy())
         gone = ~mask

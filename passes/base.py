@@ -1,8 +1,8 @@
 """What a pass is.
 
 A pass is a frozen dataclass whose fields are its options; ``name`` is how the command line and
-recipes spell it. ``run(model, context)`` edits ``model`` in place and says what it did. The model is
-valid before and after, not during; a second run reports ``modified=False``.
+recipes spell it. ``run(model, context)`` edits ``model`` in place and says what it did. The model
+is valid before and after, not during; a second run reports ``modified=False``.
 """
 
 from __future__ import annotations

@@ -27,15 +27,60 @@ FILLERS = ("Expand", "CastLike", "ConstantOfShape", "Tile", "Range", "EyeLike", 
 KEPT = ("Constant", "DequantizeLinear", "QuantizeLinear")
 # What exporters leave on weights that would mix coordinates once some are gone: weight
 # standardisation, weight norm. Element-wise and layout operators on weights stay as they are.
-MIXING = ("BatchNormalization", "InstanceNormalization", "LayerNormalization", "LpNormalization",
-          "ReduceMean", "ReduceL1", "ReduceL2", "ReduceSum", "ReduceSumSquare", "ReduceMax",
-          "Softmax", "MatMul", "Gemm", "Einsum", "MeanVarianceNormalization", "CumSum")
+MIXING = (
+    "BatchNormalization",
+    "InstanceNormalization",
+    "LayerNormalization",
+    "LpNormalization",
+    "ReduceMean",
+    "ReduceL1",
+    "ReduceL2",
+    "ReduceSum",
+    "ReduceSumSquare",
+    "ReduceMax",
+    "Softmax",
+    "MatMul",
+    "Gemm",
+    "Einsum",
+    "MeanVarianceNormalization",
+    "CumSum",
+)
 # What may lie between weights and an operator that mixes them.
-BETWEEN = (*MIXING, "Reshape", "Transpose", "Identity", "Cast", "Squeeze", "Unsqueeze", "Flatten",
-           "Add", "Sub", "Mul", "Div", "Pow", "Sqrt", "Abs", "Neg", "Exp", "Log", "Reciprocal",
-           "Max", "Min", "Clip", "Concat", "Slice", "Expand")
-EXACT = {ir.DataType.INT64, ir.DataType.INT32, ir.DataType.BOOL, ir.DataType.INT8,
-         ir.DataType.UINT8, ir.DataType.INT16}
+BETWEEN = (
+    *MIXING,
+    "Reshape",
+    "Transpose",
+    "Identity",
+    "Cast",
+    "Squeeze",
+    "Unsqueeze",
+    "Flatten",
+    "Add",
+    "Sub",
+    "Mul",
+    "Div",
+    "Pow",
+    "Sqrt",
+    "Abs",
+    "Neg",
+    "Exp",
+    "Log",
+    "Reciprocal",
+    "Max",
+    "Min",
+    "Clip",
+    "Concat",
+    "Slice",
+    "Expand",
+)
+EXACT = {
+    ir.DataType.INT64,
+    ir.DataType.INT32,
+    ir.DataType.BOOL,
+    ir.DataType.INT8,
+    ir.DataType.UINT8,
+    ir.DataType.INT16,
+}
 
 
 @PASSES.member("fold-constants")
@@ -148,8 +193,10 @@ class _Folder:
             return 0
         else:
             # A symbol of the model beats one that inference made up for want of a better.
-            merged = [b if b is not None and not isinstance(a, int) else a
-                      for a, b in zip(old, dims, strict=True)]
+            merged = [
+                b if b is not None and not isinstance(a, int) else a
+                for a, b in zip(old, dims, strict=True)
+            ]
         if merged == old:
             return 0
         out.shape = ir.Shape(merged)
@@ -162,7 +209,9 @@ class _Folder:
         numbers = [e.value for e in entries.reshape(-1)]
         if any(n is None for n in numbers):
             return None
-        return np.array(numbers, value.dtype.numpy()).reshape(entries.shape)
+        flat = np.array(numbers, value.dtype.numpy())
+        array: np.ndarray[Any, Any] = flat.reshape(entries.shape)
+        return array
 
     def _evaluate(self, node: ir.Node) -> np.ndarray[Any, Any] | None:
         if not node.inputs or any(v.uses() or v.is_graph_output() for v in node.outputs[1:]):
@@ -181,12 +230,14 @@ class _Folder:
             return None
         arrays = [None if t is None else np.asarray(t.numpy()) for t in tensors]
         exact = value.dtype in EXACT
-        if not exact and (node.op_type not in FILLERS or any(
-            a is not None and a.size > 1 and a.dtype.kind == "f" for a in arrays
-        )):
+        if not exact and (
+            node.op_type not in FILLERS
+            or any(a is not None and a.size > 1 and a.dtype.kind == "f" for a in arrays)
+        ):
             return None
         if like:
-            return None if value.dtype is None else arrays[0].astype(value.dtype.numpy())
+            first, dtype = arrays[0], value.dtype
+            return None if first is None or dtype is None else first.astype(dtype.numpy())
         return self._reference(node, arrays, self.limit)
 
     def _mixed_weights(self, node: ir.Node) -> np.ndarray[Any, Any] | None:
@@ -219,7 +270,8 @@ class _Folder:
         proto.output[:] = ["y", *(f"y{i}" for i in range(1, len(node.outputs)))]
         feeds = {n: a for n, a in zip(names, arrays, strict=True) if n}
         graph = onnx.helper.make_graph(
-            [proto], "fold",
+            [proto],
+            "fold",
             [onnx.helper.make_empty_tensor_value_info(n) for n in feeds],
             [onnx.helper.make_empty_tensor_value_info("y")],
         )
@@ -233,9 +285,7 @@ class _Folder:
         array = np.asarray(result)
         return array if array.size <= limit else None
 
-    def _replace(
-        self, value: ir.Value, array: np.ndarray[Any, Any], known: set[ir.Node]
-    ) -> int:
+    def _replace(self, value: ir.Value, array: np.ndarray[Any, Any], known: set[ir.Node]) -> int:
         """Let everything that is not folded itself use a constant instead of ``value``."""
         users = [u for u in value.uses() if u.node not in known]
         if not users:
@@ -254,9 +304,13 @@ class _Folder:
             inputs = [v for v in node.inputs if v is not None]
             self.graph.remove(node, safe=True)
             for value in inputs:
-                if value.is_initializer() and not value.uses() and not value.is_graph_output() \
-                        and not value.is_graph_input():
-                    self.graph.initializers.pop(value.name)
+                if (
+                    value.is_initializer()
+                    and not value.uses()
+                    and not value.is_graph_output()
+                    and not value.is_graph_input()
+                ):
+                    self.graph.initializers.pop(value.name or "")
 
 
 def _has_graph(node: ir.Node) -> bool:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -44,7 +45,7 @@ def set_constant(value: ir.Value, new: np.ndarray[Any, Any] | ir.TensorProtocol)
                 producer.attributes.pop(name)
         producer.attributes["value"] = ir.AttrTensor("value", tensor)
         value.const_value = None
-    value.shape = ir.Shape(tensor.shape)
+    value.shape = ir.Shape(tensor.shape.numpy())
 
 
 class Surgery:
@@ -147,7 +148,7 @@ class Surgery:
             if use is not None and len(value.uses()) > 1:
                 self._rewire(*use, self.constants.add(f"{value.name}_masked", array))
             else:
-                self._undo.append(lambda v=value, t=tensor: set_constant(v, t))
+                self._undo.append(partial(set_constant, value, tensor))
                 set_constant(value, array)
 
     def _zero(self, value: ir.Value, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -183,9 +184,9 @@ class Surgery:
                 self.analyzer.graph.remove(maker, safe=True)
                 for used in added:
                     if used is not None:
-                        self.analyzer.graph.initializers.pop(used.name)
+                        self.analyzer.graph.initializers.pop(used.name or "")
             elif value.name in self.analyzer.graph.initializers:
-                self.analyzer.graph.initializers.pop(value.name)
+                self.analyzer.graph.initializers.pop(value.name or "")
 
         self._undo.append(back)
         node.replace_input_with(index, value)
@@ -223,7 +224,8 @@ class Surgery:
         dtype = source.dtype or ir.DataType.FLOAT
         base = f"{source.name}_mask"
         factor = self.constants.add(base, keep.astype(dtype.numpy()))
-        out = ir.Value(name=self.constants.fresh_name(f"{base}ed"), type=source.type,
-                       shape=source.shape)
+        out = ir.Value(
+            name=self.constants.fresh_name(f"{base}ed"), type=source.type, shape=source.shape
+        )
         site.node.prepend(ir.Node("", "Mul", [source, factor], outputs=[out], name=out.name))
         self._rewire(site.node, index, out)

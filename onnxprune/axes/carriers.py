@@ -2,8 +2,8 @@
 
 A product axis can lose whole coordinates of one factor only. Factors that are the same axis
 elsewhere (linked blocks) form a *family*, and a family is either live, then it carries every
-product it is a factor of, or fixed, then its coordinates stay. Two families that meet in one product
-cannot both be live: choosing is an independent-set problem, solved greedily: preferred families
+product it is a factor of, or fixed, then its coordinates stay. Two families that meet in one
+product cannot both be live: choosing is an independent-set problem, solved greedily: preferred families
 (attention heads) first, then whichever leaves more units free, then the earlier in the graph.
 """
 
@@ -60,8 +60,11 @@ def choose_carriers(space: Space) -> tuple[list[tuple[Ids, Ids]], list[tuple[Ids
         for f in undecided:
             # A family met twice in one product would have to be cut along both at once.
             twice = any(factors[i].count(f) > 1 for i, _ in occurrences[f])
-            free = (0 if twice else
-                    min(_free_units(space.products[i], j, now) for i, j in occurrences[f]))
+            free = (
+                0
+                if twice
+                else min(_free_units(space.products[i], j, now) for i, j in occurrences[f])
+            )
             if free > 0:
                 ranks[f] = (f in preferred, free)
         if not ranks:

@@ -151,8 +151,10 @@ class Space:
         starts = np.asarray([*self._starts, self.size])
         for (a, b), block_a, block_b in zip(self._links, *pairs, strict=True):
             # A statement may reach across several blocks on one side; most do not.
-            if a.min() < starts[block_a] or a.max() >= starts[block_a + 1] or (
-                b.min() < starts[block_b] or b.max() >= starts[block_b + 1]
+            if (
+                a.min() < starts[block_a]
+                or a.max() >= starts[block_a + 1]
+                or (b.min() < starts[block_b] or b.max() >= starts[block_b + 1])
             ):
                 joint = np.unique(np.stack([self.block_of(a), self.block_of(b)]), axis=1)
                 mixed_a.append(joint[0])

@@ -60,7 +60,8 @@ class Layer:
 
     def view(self, array: Array) -> Array:
         """Return ``array`` (shaped like the weight) as ``[G, O, I, *K]``; a view where possible."""
-        return array.reshape(self._sizes).transpose(self._order).reshape(self.view_shape)
+        view: Array = array.reshape(self._sizes).transpose(self._order).reshape(self.view_shape)
+        return view
 
     def unview(self, view: Array) -> Array:
         """Return an array in the canonical view in the layout of the weight."""

@@ -39,8 +39,14 @@ def choose_layers(
     ends = {"first_layer": layers[:1], "last_layer": layers[-1:]}
     for layer in layers:
         misfit = pattern.misfit(layer.view_shape)
-        policy = next((what for what, held in ends.items()
-                       if layer in held and getattr(options, what) == "keep"), None)
+        policy = next(
+            (
+                what
+                for what, held in ends.items()
+                if layer in held and getattr(options, what) == "keep"
+            ),
+            None,
+        )
         if not options.wants([layer.name, layer.value.name or ""]):
             skipped.append(Skipped(layer.name, "not selected by --only / --keep"))
         elif policy:
@@ -68,7 +74,7 @@ def _items(
 ) -> list[Item]:
     strategy = ALLOCATIONS.get(options.allocation)
     needs_scores = getattr(strategy, "needs_scores", True)
-    items = []
+    items: list[Item] = []
     for layer in layers:
         shape = layer.view_shape
         n = pattern.n_units(shape)
@@ -80,17 +86,17 @@ def _items(
         fixed = None
         if layer.name in overrides:
             fixed = round_keep((1 - overrides[layer.name]) * n, n, 1, 0)
-        weights: np.ndarray[Any, Any] | float = pattern.unit_sizes(shape)
-        if weights.strides == (0,):  # all alike: one number instead of one a unit
-            weights = float(weights[0]) if n else 1.0
-        if by_macs:
-            weights = weights * (layer.macs / max(layer.size, 1))
+        sizes = pattern.unit_sizes(shape)
+        share = layer.macs / max(layer.size, 1) if by_macs else 1.0
+        # All alike: one number instead of one a unit.
+        alike = sizes.strides == (0,)
+        weights = (float(sizes[0]) if n else 1.0) * share if alike else sizes * share
         dims = (shape[0] * shape[1], shape[2], *shape[3:])
         items.append(Item(layer.name, scores, weights, dims, fixed, criterion.degree))
     return items
 
 
-def _weights(layer: Layer) -> np.ndarray:  # type: ignore[type-arg]
+def _weights(layer: Layer) -> np.ndarray[Any, Any]:
     return layer.view(np.asarray(layer.tensor.numpy()))
 
 
@@ -142,8 +148,12 @@ def select_masks(analyzer: Analyzer, options: SelectOptions) -> tuple[PrunePlan,
         plan.masks[name] = mask
         plan.shapes[name] = list(mask.shape)
         plan.groups.append(
-            {"name": layer.name, "tensor": name, "weights": int(mask.size),
-             "kept": int(np.count_nonzero(mask))}
+            {
+                "name": layer.name,
+                "tensor": name,
+                "weights": int(mask.size),
+                "kept": int(np.count_nonzero(mask)),
+            }
         )
     return plan, skipped
 
@@ -162,7 +172,7 @@ def _counts(
     items = _items(layers, pattern, criterion, options, overrides, by_macs)
     if not options.target:
         return _keep_counts(items, options, options.sparsity)
-    (what, wanted), = options.target.items()
+    ((what, wanted),) = options.target.items()
     whole = float(sum(x.macs if what == "macs" else x.size for x in every))
 
     def left(sparsity: float) -> float:

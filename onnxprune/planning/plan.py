@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -69,7 +69,9 @@ class PrunePlan:
         if not isinstance(data, Mapping) or "onnxprune_plan" not in data:
             raise DataError("this is not a plan: it has no 'onnxprune_plan' field")
         if data["onnxprune_plan"] != VERSION:
-            raise DataError(f"plan version {data['onnxprune_plan']!r}; this program reads {VERSION}")
+            raise DataError(
+                f"plan version {data['onnxprune_plan']!r}; this program reads {VERSION}"
+            )
         plan = cls(str(data.get("kind", "")))
         if plan.kind not in ("structure", "mask"):
             raise DataError(f"plan kind {plan.kind!r}; it must be 'structure' or 'mask'")
@@ -84,9 +86,7 @@ class PrunePlan:
                 else:
                     bits = np.frombuffer(zlib.decompress(base64.b64decode(entry["mask"])), np.uint8)
                     size = int(np.prod(shape, dtype=np.int64))
-                    plan.masks[name] = (
-                        np.unpackbits(bits, count=size).astype(bool).reshape(shape)
-                    )
+                    plan.masks[name] = np.unpackbits(bits, count=size).astype(bool).reshape(shape)
         except (KeyError, TypeError, ValueError, AttributeError, zlib.error) as error:
             raise DataError(f"the plan is damaged: {error}") from error
         return plan
@@ -120,7 +120,7 @@ class PrunePlan:
         lines.append(f' "tensors": {{\n  {tensors}\n }}')
         return "\n".join([*lines, "}"]) + "\n"
 
-    def check_shape(self, name: str, shape: tuple[int, ...] | None) -> None:
+    def check_shape(self, name: str, shape: Sequence[int] | None) -> None:
         """Make sure the plan was made for a tensor of this shape.
 
         Raises:
@@ -144,7 +144,9 @@ def _read_kept(name: str, shape: list[int], kept: Any) -> Kept:
             out.append(None)
             continue
         numbers = [int(i) for i in indices]
-        if numbers != sorted(set(numbers)) or (numbers and not 0 <= numbers[0] <= numbers[-1] < size):
+        if numbers != sorted(set(numbers)) or (
+            numbers and not 0 <= numbers[0] <= numbers[-1] < size
+        ):
             raise ValueError(f"{name}: kept indices must ascend within 0..{size - 1}")
         out.append(numbers)
     return out

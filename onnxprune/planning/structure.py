@@ -128,9 +128,7 @@ def _overrides(options: SelectOptions, scored: list[ScoredGroup]) -> dict[str, f
     return {owner[layer]: level for layer, level in found.items()}
 
 
-def removed_by(
-    analyzer: Analyzer, scored: list[ScoredGroup], keep: dict[str, int]
-) -> Bools:
+def removed_by(analyzer: Analyzer, scored: list[ScoredGroup], keep: dict[str, int]) -> Bools:
     """Return the components that go: in every group those of least score."""
     removed = np.zeros(analyzer.partition.count, np.bool_)
     for s in scored:
@@ -177,7 +175,7 @@ def select_structure(analyzer: Analyzer, options: SelectOptions) -> tuple[PruneP
     level = options.sparsity
     if options.target:
         cost = CostModel(analyzer)
-        (what, wanted), = options.target.items()
+        ((what, wanted),) = options.target.items()
         count = cost.params if what == "params" else cost.macs
         whole = count()
 
@@ -192,8 +190,13 @@ def select_structure(analyzer: Analyzer, options: SelectOptions) -> tuple[PruneP
     for s in scored:
         gone = np.flatnonzero(removed[s.group.labels])
         plan.groups.append(
-            {"name": s.name, "units": len(s.group), "kept": len(s.group) - len(gone),
-             "layers": list(s.layers), "removed": gone.tolist()}
+            {
+                "name": s.name,
+                "units": len(s.group),
+                "kept": len(s.group) - len(gone),
+                "layers": list(s.layers),
+                "removed": gone.tolist(),
+            }
         )
     return plan, notes
 
@@ -219,7 +222,8 @@ def plan_of(analyzer: Analyzer, removed: Bools) -> PrunePlan:
     first: dict[str, Kept] = {}
     for name, key, tensor, axes in _entries(analyzer):
         kept: Kept = [
-            None if ids is None or not removed[labels[ids]].any()
+            None
+            if ids is None or not removed[labels[ids]].any()
             else np.flatnonzero(~removed[labels[ids]]).tolist()
             for ids in axes
         ]
@@ -232,7 +236,7 @@ def plan_of(analyzer: Analyzer, removed: Bools) -> PrunePlan:
             continue
         first.setdefault(name, kept)
         plan.kept[name] = kept
-        plan.shapes[name] = [int(d) for d in tensor.shape]
+        plan.shapes[name] = list(tensor.shape.numpy())
     return plan
 
 
@@ -247,7 +251,7 @@ def removed_from(analyzer: Analyzer, plan: PrunePlan) -> Bools:
     labels = analyzer.partition.labels
     shapes = {}
     for name, key, tensor, axes in _entries(analyzer):
-        shapes[name] = shapes[key] = tuple(int(d) for d in tensor.shape)
+        shapes[name] = shapes[key] = tensor.shape.numpy()
         kept = plan.kept.get(key, plan.kept.get(name))
         if kept is not None:
             plan.check_shape(name if name in plan.shapes else key, shapes[name])

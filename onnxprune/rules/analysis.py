@@ -138,9 +138,13 @@ class Analyzer:
         elif scale.size > 1:
             return None
         step = np.asarray(scale.numpy(), np.float32).reshape(shape)
-        base = np.float32(0) if offset is None else \
-            np.asarray(offset.numpy(), np.float32).reshape(shape if offset.size > 1 else [])
-        return (array.astype(np.float32) - base) * step
+        base = (
+            np.float32(0)
+            if offset is None
+            else np.asarray(offset.numpy(), np.float32).reshape(shape if offset.size > 1 else [])
+        )
+        scaled: np.ndarray[Any, Any] = (array.astype(np.float32) - base) * step
+        return scaled
 
     def known(self, value: ir.Value) -> np.ndarray[Any, Any] | None:
         """Return the elements of ``value`` when they do not depend on inputs or on sizes."""
@@ -150,8 +154,9 @@ class Analyzer:
         entries = self.sizes.of(value)
         if entries is None or any(e.value is None or e.leaves for e in entries.reshape(-1)):
             return None
-        numbers = np.array([e.value for e in entries.reshape(-1)])
-        return numbers.reshape(entries.shape)
+        flat = np.array([e.value for e in entries.reshape(-1)])
+        known: np.ndarray[Any, Any] = flat.reshape(entries.shape)
+        return known
 
     def dims(self, value: ir.Value) -> list[Dim] | None:
         """Return the dims of ``value``: int, symbol name or None; None when rank is unknown."""
@@ -222,10 +227,7 @@ class Analyzer:
                 raise GiveUp(f"{key} has no rule")
             entry.apply(view)
         except GiveUp as stop:
-            for kept, mark in zip(
-                (self.sites, self.contractions, self.patches), marks, strict=True
-            ):
-                del kept[mark:]
+            del self.sites[marks[0] :], self.contractions[marks[1] :], self.patches[marks[2] :]
             self._freeze_node(node, str(stop))
         view.finish()
 

@@ -318,11 +318,11 @@ class NodeView:
         def follows(entry: Any, position: int, kept: KeptOf) -> int | None:
             """Return the size the vector will give after the rewrite, None when unknown."""
             if entry.leaf is not None:
-                ids = self._analyzer.ids(*entry.leaf, None)
+                ids = self._analyzer.ids(entry.leaf[0], entry.leaf[1], None)
                 return None if ids is None else int(kept(ids).sum())
             if entry.leaves:
                 for leaf in entry.leaves:
-                    ids = self._analyzer.ids(*leaf, None)
+                    ids = self._analyzer.ids(leaf[0], leaf[1], None)
                     if ids is not None and not kept(ids).all():
                         return None
             return None if entry.value is None else int(entry.value)
@@ -366,7 +366,7 @@ class NodeView:
         dim = (self.dims(source) or [])[axis]
         if entry.value is not None and entry.value == dim:
             return True
-        return entry.leaf == (self.node.inputs[source], axis)
+        return bool(entry.leaf == (self.node.inputs[source], axis))
 
     # -- shorthands -------------------------------------------------------------------------
 
@@ -414,16 +414,19 @@ class Rewriter:
             old: the elements of a constant vector, or the length of a computed one.
         """
         n = old if isinstance(old, int) else len(old)
-        fixed = np.array([sizes.get(i, 0 if isinstance(old, int) else old[i]) for i in range(n)],
-                         np.int64)
+        fixed = np.array(
+            [sizes.get(i, 0 if isinstance(old, int) else old[i]) for i in range(n)], np.int64
+        )
         if not isinstance(old, int):
             self.set_input(index, fixed)
             return
         mask = np.array([i in sizes for i in range(n)])
         computed = self.node.inputs[index]
         base = computed.name if computed is not None and computed.name else "size"
-        chosen = [self._constants.add(f"{base}_{part}", array)
-                  for part, array in (("fixed", mask), ("sizes", fixed))]
+        chosen = [
+            self._constants.add(f"{base}_{part}", array)
+            for part, array in (("fixed", mask), ("sizes", fixed))
+        ]
         self._insert("Where", [*chosen, computed], index, base)
 
     def gather_before(self, index: int, axis: int, take: Ids) -> None:

@@ -18,8 +18,13 @@ import onnx_ir as ir
 
 Leaf = tuple[ir.Value, int]
 LIMIT = 64  # elements; shapes are short, anything longer is data
-INT_TYPES = {ir.DataType.INT64, ir.DataType.INT32, ir.DataType.FLOAT, ir.DataType.BOOL,
-             ir.DataType.DOUBLE}
+INT_TYPES = {
+    ir.DataType.INT64,
+    ir.DataType.INT32,
+    ir.DataType.FLOAT,
+    ir.DataType.BOOL,
+    ir.DataType.DOUBLE,
+}
 
 
 @dataclass(frozen=True)
@@ -79,6 +84,14 @@ ARITHMETIC: dict[str, Callable[..., float]] = {
     "Ceil": math.ceil,
     "Equal": lambda a, b: a == b,
     "Where": lambda c, a, b: a if c else b,
+}
+
+
+REDUCTIONS: dict[str, Callable[[tuple[float, ...]], float]] = {
+    "ReduceProd": math.prod,
+    "ReduceSum": sum,
+    "ReduceMax": max,
+    "ReduceMin": min,
 }
 
 
@@ -143,17 +156,18 @@ class SizeTracer:
             return np.concatenate(parts, axis=_int_attr(node, "axis", 0))
         if op == "Gather":
             index = np.vectorize(lambda e: int(e.value), otypes=[np.int64])(parts[1])
-            return np.take(parts[0], index, axis=_int_attr(node, "axis", 0))
+            taken: Sizes | Entry = np.take(parts[0], index, axis=_int_attr(node, "axis", 0))
+            return taken
         if op == "Slice":
             return self._slice(node, parts)
         if op == "Transpose":
             perm = node.attributes.get("perm")
-            return parts[0].transpose(perm.as_ints() if perm is not None else None)
+            moved: Sizes = parts[0].transpose(perm.as_ints() if perm is not None else None)
+            return moved
         if op == "ConstantOfShape":
             return self._fill(node, parts[0])
         if op in ("ReduceProd", "ReduceSum", "ReduceMax", "ReduceMin"):
-            fn = {"ReduceProd": math.prod, "ReduceSum": sum, "ReduceMax": max, "ReduceMin": min}
-            total = _combine(lambda *v: fn[op](v), *parts[0].reshape(-1))
+            total = _combine(lambda *v: REDUCTIONS[op](v), *parts[0].reshape(-1))
             return _array([total], (1,) if _int_attr(node, "keepdims", 1) else ())
         return None
 
@@ -177,7 +191,8 @@ class SizeTracer:
         if to in (ir.DataType.FLOAT, ir.DataType.DOUBLE):
             return arg
         entries = [
-            e if e.value is None or isinstance(e.value, int)
+            e
+            if e.value is None or isinstance(e.value, int)
             else Entry(int(e.value), e.leaf, e.leaves)
             for e in arg.reshape(-1)
         ]

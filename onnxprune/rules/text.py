@@ -245,8 +245,9 @@ class _Binding:
 
     def _contracted(self) -> list[str]:
         names = dict.fromkeys(x for is_in, _, _, ns in self.axes if is_in for x in ns)
-        return [x for x in names if x not in self.outputs_have and not self._position(x)
-                and x != "1"]
+        return [
+            x for x in names if x not in self.outputs_have and not self._position(x) and x != "1"
+        ]
 
     def contract(self) -> None:
         """Record where factors are summed over."""
@@ -276,8 +277,12 @@ class _Binding:
         n = self.n
         weight = next((i for i in self.rule.weight if n.is_weight(i)), None)
         contracted = set(self._contracted())
-        others = {x for is_in, i, _, ns in self.axes if is_in and i != weight
-                  and i in self.rule.weight + (0, 1) for x in ns}
+        others = {
+            x
+            for is_in, i, _, ns in self.axes
+            if is_in and i != weight and i in (*self.rule.weight, 0, 1)
+            for x in ns
+        }
         roles: list[tuple[tuple[str, int], ...]] = []
         for is_in, i, axis, names in self.axes:
             if not is_in or i != weight:

@@ -105,12 +105,12 @@ def reference_law(entry, proto):
 def check(proto, run_model):
     rng = np.random.default_rng(7)
     nothing = True
-    for trial in range(3):
+    for _trial in range(3):
         model = ir.from_proto(copy.deepcopy(proto))
         found = analyze(model, freeze_interface=False)
         partition = found.partition
         removed = (rng.random(partition.count) < 0.4) & ~partition.frozen
-        inputs = [v for v in model.graph.inputs]
+        inputs = list(model.graph.inputs)
         outputs = list(model.graph.outputs)
 
         def ids(value, axis, index=None, found=found):
@@ -119,7 +119,7 @@ def check(proto, run_model):
 
         keep_axes = {}
         for value in (*inputs, *outputs):
-            for axis, dim in enumerate(value.shape):
+            for axis, _dim in enumerate(value.shape):
                 block = ids(value, axis)
                 gone = removed[partition.labels[block]]
                 if gone.all() and len(gone):
@@ -149,9 +149,7 @@ def check(proto, run_model):
             for axis, keep in enumerate(keep_axes[value.name]):
                 want = np.compress(keep, want, axis=axis)
             np.testing.assert_allclose(have, want, rtol=1e-4, atol=1e-5, err_msg=value.name)
-            assert list(have.shape) == [
-                d for d in shrunk_shape(shrunk, value.name)
-            ], "declared shape"
+            assert list(have.shape) == list(shrunk_shape(shrunk, value.name)), "declared shape"
     PRUNED.setdefault(proto.graph.node[0].op_type, False)
     PRUNED[proto.graph.node[0].op_type] |= not nothing
 

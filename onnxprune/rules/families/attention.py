@@ -85,12 +85,13 @@ def attention(n: NodeView) -> None:
         raise GiveUp("Attention with present state")
     if n.rank(0) == 4:
         dims, shared = n.dims(0) or [], n.dims(1) or []
-        heads, few = dims[1], shared[1]
-        if not isinstance(heads, int) or not isinstance(few, int) or heads % few:
+        many, some = dims[1], shared[1]
+        if not isinstance(many, int) or not isinstance(some, int) or many % some:
             raise GiveUp("an unknown number of heads")
+        sizes = {"k": some, "r": many // some}
         TextRule(
             "b (k r) s d, b k t d, b k t e -> b (k r) s e",
-            lambda _: {"k": few, "r": heads // few},
+            lambda _: sizes,
             keep=("r", "d", "e", "s", "t"),
         )(n)
         return
@@ -119,7 +120,9 @@ def rotary(n: NodeView) -> None:
         TextRule("b h s d -> b h s d", keep=("d", "s"))(n)
     elif heads > 0:
         TextRule(
-            "b s (h d) -> b s (h d)", lambda _: {"h": heads}, group_attr=("num_heads", "h"),
+            "b s (h d) -> b s (h d)",
+            lambda _: {"h": heads},
+            group_attr=("num_heads", "h"),
             keep=("d", "s"),
         )(n)
     else:
@@ -133,8 +136,12 @@ register(
     "b s i, i (3 h d), (3 h d) -> b s (h d)",
     [
         Sample(((2, 3, 8), (8, 24), (24,)), {"num_heads": 4}, {1: "rand", 2: "rand"}, opset=1),
-        Sample(((2, 3, 8), (8, 24), (24,)), {"num_heads": 2, "qkv_hidden_sizes": [8, 8, 8]},
-               {1: "rand", 2: "rand"}, opset=1),
+        Sample(
+            ((2, 3, 8), (8, 24), (24,)),
+            {"num_heads": 2, "qkv_hidden_sizes": [8, 8, 8]},
+            {1: "rand", 2: "rand"},
+            opset=1,
+        ),
     ],
     domain=MS,
     exact=_TEXT,
@@ -153,8 +160,9 @@ register(
     "b (k r) s d, b k t d, b k t e -> b (k r) s e",
     [
         Sample(((2, 4, 3, 5), (2, 2, 6, 5), (2, 2, 6, 5)), opset=23),
-        Sample(((2, 3, 20), (2, 6, 10), (2, 6, 10)), {"q_num_heads": 4, "kv_num_heads": 2},
-               opset=23),
+        Sample(
+            ((2, 3, 20), (2, 6, 10), (2, 6, 10)), {"q_num_heads": 4, "kv_num_heads": 2}, opset=23
+        ),
     ],
     exact=_TEXT,
 )

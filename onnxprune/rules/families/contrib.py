@@ -61,11 +61,16 @@ register(
     TextRule(_CONV, _group, weight=(1,), group_attr=("group", "g"), mixed=("*t",)),
     _CONV,
     [
-        Sample(((2, 6, 5, 5), (8, 6, 3, 3), (8,)), {"activation": "Relu"}, opset=1,
-               result=(2, 8, 3, 3)),
+        Sample(
+            ((2, 6, 5, 5), (8, 6, 3, 3), (8,)), {"activation": "Relu"}, opset=1, result=(2, 8, 3, 3)
+        ),
         Sample(((2, 6, 5, 5), (8, 6, 1, 1), (8,), (2, 8, 5, 5)), {"activation": "Relu"}, opset=1),
-        Sample(((1, 8, 5, 5), (12, 2, 3, 3)), {"group": 4, "activation": "Relu"}, opset=1,
-               result=(1, 12, 3, 3)),
+        Sample(
+            ((1, 8, 5, 5), (12, 2, 3, 3)),
+            {"group": 4, "activation": "Relu"},
+            opset=1,
+            result=(1, 12, 3, 3),
+        ),
     ],
     domain=MS,
 )

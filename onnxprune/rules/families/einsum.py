@@ -18,9 +18,7 @@ def einsum_text(equation: str) -> str:
     left, arrow, right = equation.partition("->")
     if not arrow:
         letters = sorted(set(re.findall("[A-Za-z]", left)))
-        right = ("..." if "..." in left else "") + "".join(
-            x for x in letters if left.count(x) == 1
-        )
+        right = ("..." if "..." in left else "") + "".join(x for x in letters if left.count(x) == 1)
     terms = [*left.split(","), right]
     for term in terms:
         letters = re.findall("[A-Za-z]", term)

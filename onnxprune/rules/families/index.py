@@ -247,10 +247,20 @@ def pad(n: NodeView) -> None:
             keep, keep_out = kept(ids), kept(out)
             if keep.all() and keep_out.all():
                 continue
-            first = int(keep_out[:begin].sum()) if begin > 0 else -int(keep[:-begin].sum()) \
-                if begin < 0 else 0
-            last = int(keep_out[len(take) - end :].sum()) if end > 0 else \
-                -int(keep[len(ids) + end :].sum()) if end < 0 else 0
+            first = (
+                int(keep_out[:begin].sum())
+                if begin > 0
+                else -int(keep[:-begin].sum())
+                if begin < 0
+                else 0
+            )
+            last = (
+                int(keep_out[len(take) - end :].sum())
+                if end > 0
+                else -int(keep[len(ids) + end :].sum())
+                if end < 0
+                else 0
+            )
             new[axis] = (first, last)
         if new == pads:
             return
@@ -328,14 +338,25 @@ register(
     slice_,
     "coordinates start:end:step of `axes`",
     [
-        Sample(((2, 8, 3), (1,), (1,), (1,)), {}, _ints([2], [7], [1]),
-               dtypes={1: "int64", 2: "int64", 3: "int64"}),
-        Sample(((2, 8), (2,), (2,), (2,), (2,)), {}, _ints([0, -1], [2, -9], [0, 1], [1, -1]),
-               dtypes={1: "int64", 2: "int64", 3: "int64", 4: "int64"}),
-        Sample(((2, 9), (1,), (1,), (1,), (1,)), {}, _ints([0], [INT_MAX], [-1], [2]),
-               dtypes={1: "int64", 2: "int64", 3: "int64", 4: "int64"}),
-        Sample(((4, 8), (2,), (2,)), {}, _ints([1, 2], [4, 6]),
-               dtypes={1: "int64", 2: "int64"}),
+        Sample(
+            ((2, 8, 3), (1,), (1,), (1,)),
+            {},
+            _ints([2], [7], [1]),
+            dtypes={1: "int64", 2: "int64", 3: "int64"},
+        ),
+        Sample(
+            ((2, 8), (2,), (2,), (2,), (2,)),
+            {},
+            _ints([0, -1], [2, -9], [0, 1], [1, -1]),
+            dtypes={1: "int64", 2: "int64", 3: "int64", 4: "int64"},
+        ),
+        Sample(
+            ((2, 9), (1,), (1,), (1,), (1,)),
+            {},
+            _ints([0], [INT_MAX], [-1], [2]),
+            dtypes={1: "int64", 2: "int64", 3: "int64", 4: "int64"},
+        ),
+        Sample(((4, 8), (2,), (2,)), {}, _ints([1, 2], [4, 6]), dtypes={1: "int64", 2: "int64"}),
         Sample(((2, 8, 3),), {"axes": [1], "starts": [2], "ends": [-1]}, opset=9),
     ],
 )
@@ -357,8 +378,12 @@ register(
         Sample(((2, 4, 3, 3), (8,)), {}, _ints([0, 2, 0, 0, 0, 3, 0, 0]), dtypes=_I),
         Sample(((2, 4, 3), (6,)), {"mode": "reflect"}, _ints([0, 0, 1, 0, 0, 1]), dtypes=_I),
         Sample(((2, 6, 3), (6,)), {}, _ints([0, -2, 0, 0, 1, 0]), dtypes=_I),
-        Sample(((2, 4, 3), (2,), (), (1,)), {}, {1: [1, 2], 2: 0.5, 3: [1]},
-               dtypes={1: "int64", 3: "int64"}),
+        Sample(
+            ((2, 4, 3), (2,), (), (1,)),
+            {},
+            {1: [1, 2], 2: 0.5, 3: [1]},
+            dtypes={1: "int64", 3: "int64"},
+        ),
         Sample(((2, 4, 3),), {"pads": [0, 1, 0, 0, 1, 0]}, opset=2),
     ],
 )

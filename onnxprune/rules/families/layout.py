@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 
 import numpy as np
@@ -17,18 +18,17 @@ def _grow(a: Sequence[Dim], b: Sequence[Dim], i: int, j: int, step: int) -> tupl
     x, y = a[i], b[j]
     if not isinstance(x, int) or not isinstance(y, int):
         return (i + step, j + step) if x is not None and x == y else None
+    left, right = x, y
     i, j = i + step, j + step
-    while x != y:
-        if x < y:
-            if not 0 <= i < len(a) or not isinstance(a[i], int):
-                return None
-            x *= a[i]  # type: ignore[operator]
-            i += step
+    while left != right:
+        shorter, at = (a, i) if left < right else (b, j)
+        size = shorter[at] if 0 <= at < len(shorter) else None
+        if not isinstance(size, int):
+            return None
+        if left < right:
+            left, i = left * size, i + step
         else:
-            if not 0 <= j < len(b) or not isinstance(b[j], int):
-                return None
-            y *= b[j]  # type: ignore[operator]
-            j += step
+            right, j = right * size, j + step
     return i, j
 
 
@@ -72,9 +72,9 @@ def _suffix_products(sizes: Sequence[int]) -> list[int]:
 def common_atoms(a: Sequence[int], b: Sequence[int]) -> list[int] | None:
     """Return the coarsest common refinement of two factorisations of one number, or None."""
     cuts = sorted({1, *_suffix_products(a), *_suffix_products(b)})
-    if any(hi % lo for lo, hi in zip(cuts, cuts[1:], strict=False)):
+    if any(hi % lo for lo, hi in itertools.pairwise(cuts)):
         return None
-    return [hi // lo for lo, hi in zip(cuts, cuts[1:], strict=False)][::-1]
+    return [hi // lo for lo, hi in itertools.pairwise(cuts)][::-1]
 
 
 def _cover(size: int, atoms: list[tuple[int, Ids]]) -> list[Ids]:

@@ -21,8 +21,9 @@ def matmul(n: NodeView) -> None:
     """State what MatMul does; a vector operand loses its row or column axis."""
     a = "k" if n.rank(0) == 1 else "*b m k"
     b = "k" if n.rank(1) == 1 else "*b k n"
-    out = " ".join(["*b"] * (len(a) > 1 or len(b) > 1) + ["m"] * (len(a) > 1)
-                   + ["n"] * (len(b) > 1))
+    out = " ".join(
+        ["*b"] * (len(a) > 1 or len(b) > 1) + ["m"] * (len(a) > 1) + ["n"] * (len(b) > 1)
+    )
     TextRule(f"{a}, {b} -> {out}", weight=(1, 0), heads=True)(n)
 
 

@@ -125,7 +125,9 @@ def group(n: NodeView) -> None:
     """State what GroupNormalization does: whole groups pass, what is inside a group mixes."""
     groups = int(n.attr("num_groups", 1))
     text = _GROUP if n.opset >= 21 else _GROUP_OLD
-    rule = TextRule(text, lambda _: {"g": groups}, group_attr=("num_groups", "g"), mixed=("c", "*s"))
+    rule = TextRule(
+        text, lambda _: {"g": groups}, group_attr=("num_groups", "g"), mixed=("c", "*s")
+    )
     rule(n)
 
 

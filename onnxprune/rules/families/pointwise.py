@@ -3,25 +3,76 @@
 from onnxprune.rules.base import GiveUp, NodeView, Sample, register
 from onnxprune.rules.text import TextRule
 
-UNARY = (
-    "Abs Acos Acosh Asin Asinh Atan Atanh Ceil Celu Cos Cosh Elu Erf Exp Floor Gelu HardSigmoid "
-    "HardSwish Identity IsInf IsNaN LeakyRelu Log Mish Neg Reciprocal Relu Round Selu "
-    "Shrink Sigmoid Sign Sin Sinh Softplus Softsign Sqrt Swish Tan Tanh ThresholdedRelu"
-).split()
+UNARY = [
+    "Abs",
+    "Acos",
+    "Acosh",
+    "Asin",
+    "Asinh",
+    "Atan",
+    "Atanh",
+    "Ceil",
+    "Celu",
+    "Cos",
+    "Cosh",
+    "Elu",
+    "Erf",
+    "Exp",
+    "Floor",
+    "Gelu",
+    "HardSigmoid",
+    "HardSwish",
+    "Identity",
+    "IsInf",
+    "IsNaN",
+    "LeakyRelu",
+    "Log",
+    "Mish",
+    "Neg",
+    "Reciprocal",
+    "Relu",
+    "Round",
+    "Selu",
+    "Shrink",
+    "Sigmoid",
+    "Sign",
+    "Sin",
+    "Sinh",
+    "Softplus",
+    "Softsign",
+    "Sqrt",
+    "Swish",
+    "Tan",
+    "Tanh",
+    "ThresholdedRelu",
+]
 _OPSET = {"Gelu": 20, "Swish": 24}
-_BINARY_FLOAT = "Add Sub Mul Div Greater GreaterOrEqual Less LessOrEqual Equal PRelu Pow".split()
+_BINARY_FLOAT = [
+    "Add",
+    "Sub",
+    "Mul",
+    "Div",
+    "Greater",
+    "GreaterOrEqual",
+    "Less",
+    "LessOrEqual",
+    "Equal",
+    "PRelu",
+    "Pow",
+]
 
 _UNARY_TEXT = "*d -> *d"
 _BINARY_TEXT = "*d, *d -> *d"
 
 for _op in UNARY:
     register(
-        _op, TextRule(_UNARY_TEXT), _UNARY_TEXT, [Sample(((2, 3, 4, 5),), opset=_OPSET.get(_op, 18))]
+        _op,
+        TextRule(_UNARY_TEXT),
+        _UNARY_TEXT,
+        [Sample(((2, 3, 4, 5),), opset=_OPSET.get(_op, 18))],
     )
 register("Not", TextRule(_UNARY_TEXT), _UNARY_TEXT, [Sample(((3, 4),), dtypes={0: "bool"})])
-register(
-    "BitwiseNot", TextRule(_UNARY_TEXT), _UNARY_TEXT, [Sample(((3, 4),), dtypes={0: "int32"})]
-)
+register("BitwiseNot", TextRule(_UNARY_TEXT), _UNARY_TEXT, [Sample(((3, 4),), dtypes={0: "int32"})])
 register("Cast", TextRule(_UNARY_TEXT), _UNARY_TEXT, [Sample(((3, 4),), {"to": 11})])
 register(
     "CastLike", TextRule(_UNARY_TEXT), _UNARY_TEXT, [Sample(((3, 4), (1,)), dtypes={1: "float64"})]
@@ -67,13 +118,9 @@ for _op in ("And", "Or", "Xor"):
     register(
         _op, binary, _BINARY_TEXT, [Sample(((2, 3, 4), (3, 1)), dtypes={0: "bool", 1: "bool"})]
     )
-register(
-    "Mod", binary, _BINARY_TEXT, [Sample(((2, 3, 4), (3, 1)), {"fmod": 1})]
-)
+register("Mod", binary, _BINARY_TEXT, [Sample(((2, 3, 4), (3, 1)), {"fmod": 1})])
 for _op in ("BitwiseAnd", "BitwiseOr", "BitwiseXor"):
-    register(
-        _op, binary, _BINARY_TEXT, [Sample(((2, 3), (3,)), dtypes={0: "int32", 1: "int32"})]
-    )
+    register(_op, binary, _BINARY_TEXT, [Sample(((2, 3), (3,)), dtypes={0: "int32", 1: "int32"})])
 register(
     "BitShift",
     binary,

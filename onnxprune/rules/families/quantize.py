@@ -39,8 +39,7 @@ register(
     _TEXT,
     [
         Sample(((2, 3, 4), (), ()), {}, {1: 0.1, 2: 3}, dtypes={0: "uint8", 2: "uint8"}),
-        Sample(((3, 4), (3,), (3,)), {"axis": 0}, {2: [1, 2, 3]},
-               dtypes={0: "int8", 2: "int8"}),
+        Sample(((3, 4), (3,), (3,)), {"axis": 0}, {2: [1, 2, 3]}, dtypes={0: "int8", 2: "int8"}),
         Sample(((3,), (3,)), {"axis": 0}, dtypes={0: "int32"}),
     ],
 )

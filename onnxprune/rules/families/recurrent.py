@@ -6,8 +6,12 @@ from onnxprune.rules.base import GiveUp, KeptOf, NodeView, Rewriter, Sample, reg
 from onnxprune.rules.text import TextRule
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
-_TEXT = "t b i, e (q h) i, e (q h) h, e (w h)?, b?, e b h?, e b h?, e (p h)? -> t e b h, e b h, e b h"
-_BATCH = "b t i, e (q h) i, e (q h) h, e (w h)?, b?, b e h?, b e h?, e (p h)? -> b t e h, b e h, b e h"
+_TEXT = (
+    "t b i, e (q h) i, e (q h) h, e (w h)?, b?, e b h?, e b h?, e (p h)? -> t e b h, e b h, e b h"
+)
+_BATCH = (
+    "b t i, e (q h) i, e (q h) h, e (w h)?, b?, b e h?, b e h?, e (p h)? -> b t e h, b e h, b e h"
+)
 
 
 def recurrent(n: NodeView) -> None:
@@ -67,8 +71,13 @@ register(
             opset=14,
             outputs=2,
         ),
-        Sample(((5, 2, 3), (2, 12, 3), (2, 12, 4)), {**_H, "direction": "bidirectional"},
-               {1: "rand", 2: "rand"}, opset=14, outputs=2),
+        Sample(
+            ((5, 2, 3), (2, 12, 3), (2, 12, 4)),
+            {**_H, "direction": "bidirectional"},
+            {1: "rand", 2: "rand"},
+            opset=14,
+            outputs=2,
+        ),
     ],
 )
 register(

@@ -77,9 +77,7 @@ _SAMPLES = [
 for _op in SUMS:
     register(_op, reduce, "kept axes pass, reduced axes contract", _SAMPLES)
 for _op in OTHERS:
-    register(
-        _op, reduce, "kept axes pass, reduced axes mix", _SAMPLES, exact="mixed axis frozen"
-    )
+    register(_op, reduce, "kept axes pass, reduced axes mix", _SAMPLES, exact="mixed axis frozen")
 for _op in ("ArgMax", "ArgMin"):
     register(
         _op,

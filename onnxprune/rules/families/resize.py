@@ -35,12 +35,12 @@ def resize(n: NodeView) -> None:
     sizes = n.op == "Resize" and n.opset >= 11 and n.has(3) and given is None
     if n.attr("coordinate_transformation_mode", "half_pixel") == "tf_crop_and_resize":
         raise GiveUp("tf_crop_and_resize crops")
-    if n.attr("keep_aspect_ratio_policy", "stretch") != "stretch":
-        raise GiveUp("a resize that keeps the aspect ratio")
+    # Otherwise the size asked for is a bound, and the scale is common to all of ``axes``.
+    stretch = n.attr("keep_aspect_ratio_policy", "stretch") == "stretch"
     for axis in range(rank):
         ids, out = n.ids(0, axis), n.out_ids(axis)
         at = axes.index(axis) if axis in axes else None
-        if at is None or _kept_size(n, axis, scales, at if sizes else None):
+        if at is None or (stretch and _kept_size(n, axis, scales, at if sizes else None)):
             n.link(ids, out)
         else:
             n.freeze(ids, "is resampled here")
@@ -49,6 +49,7 @@ def resize(n: NodeView) -> None:
         n.keep_sizes(3, [n.out_ids(axis) for axis in axes])
 
 
+_GRID = "n c *s, n *p -> n c *t"
 _DCR = "n (r q c) h w -> n c (h r) (w q)"
 _CRD = "n (c r q) h w -> n c (h r) (w q)"
 _S2D = "n c (h r) (w q) -> n (r q c) h w"
@@ -78,6 +79,12 @@ register(
         Sample((_X, (0,), (4,)), {}, _SCALES),
         Sample((_X, (0,), (0,), (4,)), _LINEAR, _SIZES, dtypes={3: "int64"}),
         Sample((_X, None, (2,)), {"axes": [2, 3], "mode": "cubic"}, {2: [2.0, 2.0]}),
+        Sample(
+            (_X, None, None, (2,)),
+            {"axes": [2, 3], "keep_aspect_ratio_policy": "not_larger", "mode": "linear"},
+            {3: [6, 9]},
+            dtypes={3: "int64"},
+        ),
         Sample((_X, (4,)), {}, {1: [1.0, 1.0, 2.0, 2.0]}, opset=10),
     ],
 )
@@ -91,6 +98,15 @@ register(
     ],
 )
 register(
+    "GridSample",
+    TextRule(_GRID),
+    _GRID,
+    [
+        Sample(((2, 3, 4, 5), (2, 3, 6, 2))),
+        Sample(((1, 3, 4, 5, 3), (1, 2, 3, 4, 3)), {"mode": "nearest"}, opset=20),
+    ],
+)
+register(
     "DepthToSpace",
     depth_to_space,
     _DCR + " (CRD: (c r q))",
@@ -99,6 +115,4 @@ register(
         Sample(((2, 12, 3, 3),), {"blocksize": 2, "mode": "CRD"}),
     ],
 )
-register(
-    "SpaceToDepth", TextRule(_S2D, _bind), _S2D, [Sample(((2, 3, 4, 6),), {"blocksize": 2})]
-)
+register("SpaceToDepth", TextRule(_S2D, _bind), _S2D, [Sample(((2, 3, 4, 6),), {"blocksize": 2})])
