@@ -1,7 +1,5 @@
 """Small torch building blocks shared by the zoo's own network definitions."""
 
-# mypy: disable-error-code="misc,no-any-return"
-
 from __future__ import annotations
 
 from collections.abc import Sequence
@@ -11,7 +9,9 @@ import torch
 from torch import nn
 
 
-def image(size: int = 64, channels: int = 3, batch: int = 1, width: int | None = None) -> torch.Tensor:
+def image(
+    size: int = 64, channels: int = 3, batch: int = 1, width: int | None = None
+) -> torch.Tensor:
     """Random image batch [batch, channels, size, width or size]."""
     return torch.randn(batch, channels, size, width or size)
 
@@ -31,9 +31,7 @@ def conv_bn(
         sizes = (kernel, kernel) if isinstance(kernel, int) else kernel
         padding = (dilation * (sizes[0] // 2), dilation * (sizes[1] // 2))
     parts: list[nn.Module] = [
-        nn.Conv2d(
-            cin, cout, kernel, stride, padding, groups=groups, dilation=dilation, bias=False
-        ),
+        nn.Conv2d(cin, cout, kernel, stride, padding, groups=groups, dilation=dilation, bias=False),
         nn.BatchNorm2d(cout),
     ]
     if act is not None:
@@ -44,7 +42,9 @@ def conv_bn(
 class SqueezeExcite(nn.Module):
     """Channel gate of Hu et al. 2018 (arXiv:1709.01507), spelled with 1x1 convolutions."""
 
-    def __init__(self, channels: int, reduction: int = 4, gate: type[nn.Module] = nn.Sigmoid) -> None:
+    def __init__(
+        self, channels: int, reduction: int = 4, gate: type[nn.Module] = nn.Sigmoid
+    ) -> None:
         super().__init__()
         self.reduce = nn.Conv2d(channels, max(channels // reduction, 4), 1)
         self.expand = nn.Conv2d(max(channels // reduction, 4), channels, 1)
@@ -101,7 +101,9 @@ def pool_head(channels: int, classes: int = 10) -> nn.Sequential:
 class Wrap(nn.Module):
     """Call a network with fixed keyword arguments and return chosen fields of what it returns."""
 
-    def __init__(self, net: nn.Module, names: Sequence[str], fields: Sequence[str], **fixed: Any) -> None:
+    def __init__(
+        self, net: nn.Module, names: Sequence[str], fields: Sequence[str], **fixed: Any
+    ) -> None:
         super().__init__()
         self.net = net
         self.names = tuple(names)

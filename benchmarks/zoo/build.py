@@ -4,10 +4,8 @@
 
 Needs torch, timm, transformers, onnxscript, onnxruntime; README.md says how to get them in a
 throw-away environment. A model that cannot be exported is recorded with its reason and the rest
-goes on. Files that are already there and whose definition did not change are kept (`--force` rebuilds).
+goes on. Files that are there and whose definition did not change are kept (`--force` rebuilds).
 """
-
-# mypy: disable-error-code="misc,no-any-return"
 
 from __future__ import annotations
 
@@ -40,13 +38,23 @@ _NEEDED = {
 #: Modules that register cases when imported.
 FAMILIES = (
     "classic",
+    "dense_prediction",
+    "detectors",
+    "generative",
+    "language",
+    "nhwc",
+    "sequence",
+    "speech_vision",
     "mobile",
     "timm_cnn",
+    "timm_vision",
 )
 
 
 def _missing() -> list[str]:
-    return [f"pip install {how}" for name, how in _NEEDED.items() if not importlib.util.find_spec(name)]
+    return [
+        f"pip install {how}" for name, how in _NEEDED.items() if not importlib.util.find_spec(name)
+    ]
 
 
 def _definition(case: Any) -> str:
@@ -74,7 +82,10 @@ def _input_specs(case: Any, args: tuple[Any, ...]) -> tuple[list[dict[str, Any]]
 
 def _other_sizes(case: Any, sizes: dict[str, int]) -> dict[str, int]:
     steps = {"batch": 1, "height": 32, "width": 64}
-    return {symbol: case.other.get(symbol, size + steps.get(symbol, 5)) for symbol, size in sizes.items()}
+    return {
+        symbol: case.other.get(symbol, size + steps.get(symbol, 5))
+        for symbol, size in sizes.items()
+    }
 
 
 def _run(path: Path, feeds: dict[str, Any]) -> list[Any]:
@@ -102,7 +113,7 @@ def _verify(path: Path, module: Any, entry: dict[str, Any]) -> None:
     import onnx
     import torch
 
-    from zoo.feeds import make_feeds
+    from zoo.feeds import deviation, make_feeds
 
     model = onnx.load(path)
     try:
@@ -122,16 +133,19 @@ def _verify(path: Path, module: Any, entry: dict[str, Any]) -> None:
             raise ValueError("the network's output is not finite with these weights")
         if expected.std() == 0 and expected.size > 1:
             raise ValueError("the network's output is constant with these weights")
-        scale = max(float(expected.std()), 1e-9)
-        worst = max(worst, float(np.abs(left.astype(np.float64) - expected).max()) / scale)
+        worst = max(worst, deviation(left, expected))
     entry["export_error"] = worst
     if worst > 5e-2:
-        raise ValueError(f"exported file differs from torch by {worst:.3g} of the output's deviation")
+        raise ValueError(
+            f"exported file differs from torch by {worst:.3g} of the output's deviation"
+        )
     if entry["other_sizes"]:
         _run(path, make_feeds(entry, entry["other_sizes"]))
     entry["ops"] = dict(sorted(Counter(_qualified(node) for node in model.graph.node).items()))
     entry["params"] = sum(
-        int(np.prod(tensor.dims)) for tensor in model.graph.initializer if tensor.data_type in (1, 10, 16)
+        int(np.prod(tensor.dims))
+        for tensor in model.graph.initializer
+        if tensor.data_type in (1, 10, 16)
     ) + sum(
         int(np.prod(attribute.t.dims))
         for node in model.graph.node
@@ -206,8 +220,12 @@ def _write(out: Path, models: dict[str, Any], failed: dict[str, Any]) -> None:
 
 def main() -> int:
     """Entry point; returns the number of cases that failed, capped at 1."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--out", type=Path, default=Path(".cache/zoo"), help="folder for the models")
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
+    parser.add_argument(
+        "--out", type=Path, default=Path(".cache/zoo"), help="folder for the models"
+    )
     parser.add_argument("--only", default="", help="regular expression on case or family names")
     parser.add_argument("--force", action="store_true", help="rebuild what is already there")
     parser.add_argument("--list", action="store_true", help="print the cases and stop")
@@ -234,12 +252,16 @@ def _build(chosen: list[Any], out: Path, force: bool, known: set[str]) -> int:
 
     torch.set_num_threads(2)
     out.mkdir(parents=True, exist_ok=True)
-    old = json.loads((out / "manifest.json").read_text()) if (out / "manifest.json").exists() else {}
+    old = (
+        json.loads((out / "manifest.json").read_text()) if (out / "manifest.json").exists() else {}
+    )
     models = {entry["name"]: entry for entry in old.get("models", []) if entry["name"] in known}
     failed = {entry["name"]: entry for entry in old.get("failed", []) if entry["name"] in known}
     for case in chosen:
         there = models.get(case.name)
-        fresh = there and there["definition"] == _definition(case) and (out / there["file"]).exists()
+        fresh = (
+            there and there["definition"] == _definition(case) and (out / there["file"]).exists()
+        )
         if fresh and not force:
             continue
         models.pop(case.name, None)

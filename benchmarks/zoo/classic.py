@@ -1,7 +1,5 @@
 """Classification networks of 2012-2018 at reduced width, own definitions after the papers."""
 
-# mypy: disable-error-code="misc,no-any-return"
-
 from __future__ import annotations
 
 from typing import Any
@@ -156,7 +154,9 @@ def resnet18() -> Built:
     return nn.Sequential(*parts, pool_head(cin)), (image(64),)
 
 
-def _resnet50(width: int, groups: int, mid: float, depth: tuple[int, ...], se: bool = False) -> Built:
+def _resnet50(
+    width: int, groups: int, mid: float, depth: tuple[int, ...], se: bool = False
+) -> Built:
     parts: list[nn.Module] = [_stem(width)]
     cin = width
     for stage, count in enumerate(depth):
@@ -170,12 +170,23 @@ def _resnet50(width: int, groups: int, mid: float, depth: tuple[int, ...], se: b
     return nn.Sequential(*parts, pool_head(cin)), (image(64),)
 
 
-@case("resnet50", family="resnet", opset=13, dynamic=BATCH, variants={"dynamo": {"exporter": "dynamo", "opset": 20}})
+@case(
+    "resnet50",
+    family="resnet",
+    opset=13,
+    dynamic=BATCH,
+    variants={"dynamo": {"exporter": "dynamo", "opset": 20}},
+)
 def resnet50() -> Built:
     return _resnet50(16, 1, 1, (3, 4, 6, 3))
 
 
-@case("resnext50", family="resnext", opset=13, variants={"dynamo": {"exporter": "dynamo", "opset": 18}})
+@case(
+    "resnext50",
+    family="resnext",
+    opset=13,
+    variants={"dynamo": {"exporter": "dynamo", "opset": 18}},
+)
 def resnext50() -> Built:
     return _resnet50(16, 8, 2, (3, 4, 6, 3))
 
@@ -185,7 +196,13 @@ def wide_resnet50() -> Built:
     return _resnet50(12, 1, 2, (3, 4, 6, 3))
 
 
-@case("se_resnet50", family="senet", opset=13, dynamic=BATCH, variants={"unfolded": {"unfolded": True}})
+@case(
+    "se_resnet50",
+    family="senet",
+    opset=13,
+    dynamic=BATCH,
+    variants={"unfolded": {"unfolded": True}},
+)
 def se_resnet50() -> Built:
     return _resnet50(16, 1, 1, (2, 3, 3, 2), se=True)
 
@@ -206,7 +223,10 @@ class _OptionA(nn.Module):
     family="resnet_option_a",
     opset=11,
     dynamic=BATCH,
-    variants={"dynamo": {"exporter": "dynamo", "opset": 18}, "unfolded": {"unfolded": True, "opset": 17}},
+    variants={
+        "dynamo": {"exporter": "dynamo", "opset": 18},
+        "unfolded": {"unfolded": True, "opset": 17},
+    },
 )
 def resnet20_option_a() -> Built:
     parts: list[nn.Module] = [conv_bn(3, 16)]
@@ -282,7 +302,9 @@ def densenet121() -> Built:
             parts += [nn.BatchNorm2d(channels), nn.ReLU()]
             parts += [nn.Conv2d(channels, channels // 2, 1, bias=False), nn.AvgPool2d(2, 2)]
             channels //= 2
-    return nn.Sequential(*parts, nn.BatchNorm2d(channels), nn.ReLU(), pool_head(channels)), (image(64),)
+    return nn.Sequential(*parts, nn.BatchNorm2d(channels), nn.ReLU(), pool_head(channels)), (
+        image(64),
+    )
 
 
 class _Fire(nn.Module):
@@ -301,7 +323,9 @@ class _Fire(nn.Module):
 def _squeezenet(skip: bool) -> Built:
     parts: list[nn.Module] = [nn.Conv2d(3, 32, 3, 2), nn.ReLU(), nn.MaxPool2d(3, 2, ceil_mode=True)]
     cin = 32
-    for index, (squeeze, expand) in enumerate(((8, 32), (8, 32), (16, 48), (16, 48), (24, 64), (24, 64))):
+    for index, (squeeze, expand) in enumerate(
+        ((8, 32), (8, 32), (16, 48), (16, 48), (24, 64), (24, 64))
+    ):
         fire = _Fire(cin, squeeze, expand)
         parts.append(Residual(fire) if skip and cin == 2 * expand else fire)
         if index in (1, 3):
@@ -330,7 +354,13 @@ def _inception(cin: int, a: int, b: tuple[int, int], c: tuple[int, int], d: int)
     )
 
 
-@case("googlenet", family="inception", opset=13, dynamic=BATCH, variants={"dynamo": {"exporter": "dynamo", "opset": 18}})
+@case(
+    "googlenet",
+    family="inception",
+    opset=13,
+    dynamic=BATCH,
+    variants={"dynamo": {"exporter": "dynamo", "opset": 18}},
+)
 def googlenet() -> Built:
     net = nn.Sequential(
         conv_bn(3, 16, 7, 2),
@@ -389,7 +419,13 @@ class _InceptionE(nn.Module):
         return torch.cat([self.one(x), self.two_split(self.two(x)), self.pool(x)], 1)
 
 
-@case("inception_v3", family="inception", opset=17, dynamic=BATCH, variants={"ort": {"post": ("ort",)}})
+@case(
+    "inception_v3",
+    family="inception",
+    opset=17,
+    dynamic=BATCH,
+    variants={"ort": {"post": ("ort",)}},
+)
 def inception_v3() -> Built:
     def cut(cin: int) -> nn.Module:
         return Branches(conv_bn(cin, 48, 3, 2, padding=0), nn.MaxPool2d(3, 2))
@@ -415,7 +451,14 @@ def inception_v3() -> Built:
 def nin() -> Built:
     def block(cin: int, cout: int, kernel: int) -> list[nn.Module]:
         first = nn.Conv2d(cin, cout, kernel, padding=kernel // 2)
-        return [first, nn.ReLU(), nn.Conv2d(cout, cout, 1), nn.ReLU(), nn.Conv2d(cout, cout, 1), nn.ReLU()]
+        return [
+            first,
+            nn.ReLU(),
+            nn.Conv2d(cout, cout, 1),
+            nn.ReLU(),
+            nn.Conv2d(cout, cout, 1),
+            nn.ReLU(),
+        ]
 
     parts = [*block(3, 48, 5), nn.MaxPool2d(3, 2, 1), nn.Dropout(), *block(48, 64, 5)]
     parts += [nn.AvgPool2d(3, 2, 1), nn.Dropout(), *block(64, 64, 3), nn.Conv2d(64, 10, 1)]
@@ -437,7 +480,9 @@ def xception() -> Built:
         parts.append(Residual(body, conv_bn(cin, cout, 1, 2, act=None)))
         cin = cout
     for _ in range(2):
-        parts.append(Residual(nn.Sequential(nn.ReLU(), separable(cin, cin), nn.ReLU(), separable(cin, cin))))
+        parts.append(
+            Residual(nn.Sequential(nn.ReLU(), separable(cin, cin), nn.ReLU(), separable(cin, cin)))
+        )
     return nn.Sequential(*parts, pool_head(cin)), (image(64),)
 
 
@@ -445,5 +490,8 @@ def xception() -> Built:
 def se_conv_net() -> Built:
     parts: list[nn.Module] = [conv_bn(3, 24, 3, 2)]
     for cin, cout in ((24, 48), (48, 64), (64, 96)):
-        parts += [_basic(cin, cout, 2, SqueezeExcite(cout)), _basic(cout, cout, 1, SqueezeExcite(cout))]
+        parts += [
+            _basic(cin, cout, 2, SqueezeExcite(cout)),
+            _basic(cout, cout, 1, SqueezeExcite(cout)),
+        ]
     return nn.Sequential(*parts, pool_head(96)), (image(64),)

@@ -1,10 +1,9 @@
 """From a torch module to an ONNX file with either of torch's exporters."""
 
-# mypy: disable-error-code="misc,no-any-return"
-
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 import logging
 import warnings
@@ -28,7 +27,7 @@ def _dynamic_axes(case: Case) -> dict[str, dict[int, str]]:
 
 
 def _dims(spec: Mapping[int, str]) -> dict[int, Any]:
-    return {axis: torch.export.Dim.DYNAMIC for axis in spec}
+    return dict.fromkeys(spec, torch.export.Dim.DYNAMIC)
 
 
 def export(case: Case, module: nn.Module, args: tuple[Any, ...], path: Path) -> None:
@@ -66,7 +65,11 @@ def _script(case: Case, module: nn.Module, args: tuple[Any, ...], path: Path) ->
 
 
 def _dynamo(case: Case, module: nn.Module, args: tuple[Any, ...], path: Path) -> None:
-    shapes = tuple(_dims(case.dynamic.get(name, {})) for name in case.inputs)
+    shapes: tuple[Any, ...] = tuple(_dims(case.dynamic.get(name, {})) for name in case.inputs)
+    if any(
+        p.kind == p.VAR_POSITIONAL for p in inspect.signature(module.forward).parameters.values()
+    ):
+        shapes = (shapes,)
     with torch.no_grad():
         program = torch.onnx.export(
             module,

@@ -34,3 +34,20 @@ def make_feeds(entry: Mapping[str, Any], sizes: Mapping[str, int], seed: int = 0
         else:
             raise ValueError(f"input {spec['name']!r}: fill {fill!r} is not known")
     return feeds
+
+
+def deviation(got: npt.NDArray[Any], want: npt.NDArray[Any]) -> float:
+    """Largest absolute difference in units of the standard deviation of `want`.
+
+    A single value has no deviation: its own size is the unit then. Returns inf where shapes differ
+    or one side is not finite where the other is.
+    """
+    if got.shape != want.shape:
+        return float("inf")
+    left, right = got.astype(np.float64), want.astype(np.float64)
+    if not (np.isfinite(left) == np.isfinite(right)).all():
+        return float("inf")
+    if left.size == 0:
+        return 0.0
+    spread = float(right.std()) if right.size > 1 else float(np.abs(right).max())
+    return float(np.nanmax(np.abs(left - right))) / max(spread, 1e-12)

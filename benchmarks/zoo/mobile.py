@@ -1,7 +1,5 @@
 """Networks built around grouped convolutions and channel shuffles, own definitions."""
 
-# mypy: disable-error-code="misc,no-any-return"
-
 from __future__ import annotations
 
 from typing import Any
@@ -45,7 +43,10 @@ class _ShuffleUnitV1(nn.Module):
     "shufflenet_v1_g3",
     family="shufflenet",
     opset=13,
-    variants={"dynamo": {"exporter": "dynamo", "opset": 18}, "dynamic": {"dynamic": BHW, "opset": 17}},
+    variants={
+        "dynamo": {"exporter": "dynamo", "opset": 18},
+        "dynamic": {"dynamic": BHW, "opset": 17},
+    },
 )
 def shufflenet_v1() -> Built:
     parts: list[nn.Module] = [conv_bn(3, 24, 3, 2)]
@@ -117,7 +118,9 @@ def shufflenet_v2_x1_0() -> Built:
 class _Inverted(nn.Module):
     """MobileNetV2 / V3 block with optional gate, written out as in torchvision."""
 
-    def __init__(self, cin: int, mid: int, cout: int, stride: int, gate: bool, act: type[nn.Module]) -> None:
+    def __init__(
+        self, cin: int, mid: int, cout: int, stride: int, gate: bool, act: type[nn.Module]
+    ) -> None:
         super().__init__()
         parts: list[nn.Module] = []
         if mid != cin:
@@ -133,7 +136,13 @@ class _Inverted(nn.Module):
         return x + self.body(x) if self.skip else self.body(x)
 
 
-@case("mobilenet_v2_tv", family="mobilenet", opset=11, dynamic=BATCH, variants={"opset7": {"opset": 7}})
+@case(
+    "mobilenet_v2_tv",
+    family="mobilenet",
+    opset=11,
+    dynamic=BATCH,
+    variants={"opset7": {"opset": 7}},
+)
 def mobilenet_v2_tv() -> Built:
     parts: list[nn.Module] = [conv_bn(3, 16, 3, 2, act=nn.ReLU6)]
     cin = 16
@@ -167,7 +176,7 @@ def mobilenet_v3_tv() -> Built:
 
 @case("grouped_net", family="grouped", opset=13, dynamic=BATCH)
 def grouped_net() -> Built:
-    """Grouped convolutions in a row with different group counts, one depth-wise with multiplier 2."""
+    """Grouped convolutions in a row, group counts differ, one depth-wise with multiplier 2."""
     net = nn.Sequential(
         conv_bn(3, 32, 3, 2),
         conv_bn(32, 64, 3, 1, groups=4),
@@ -182,7 +191,7 @@ def grouped_net() -> Built:
 
 @case("igc_interleaved", family="grouped", opset=17, dynamic=BATCH)
 def igc_interleaved() -> Built:
-    """Interleaved group convolutions (Zhang et al. 2017): grouped, shuffle, grouped the other way."""
+    """Interleaved group convolutions (Zhang et al. 2017): grouped, shuffled, grouped again."""
 
     class Unit(nn.Module):
         def __init__(self, channels: int, primary: int) -> None:

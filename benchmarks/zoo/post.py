@@ -2,12 +2,12 @@
 
 Names, as used in `Case.post`:
 
-* `ort`: onnxruntime's own graph optimizer at EXTENDED level (FusedConv, fused Gelu, SkipLayerNorm ...);
-* `ort-bert`, `ort-gpt2`: onnxruntime's transformer optimizer (Attention, EmbedLayerNormalization ...);
+* `ort`: onnxruntime's graph optimizer at EXTENDED level (FusedConv, fused Gelu ...);
+* `ort-bert`, `ort-gpt2`: its transformer optimizer (Attention, EmbedLayerNormalization ...);
 * `keras`: node and weight names in the style of tf2onnx, output `Identity:0`;
 * `constants`: initializers become Constant nodes;
 * `nameless`: node names removed, as some writers leave them;
-* `simplify-shapes`: onnxruntime at BASIC level (folds constants and shape chains, keeps ai.onnx ops).
+* `simplify-shapes`: onnxruntime at BASIC level (folds constants, keeps to ai.onnx operators).
 """
 
 from __future__ import annotations

@@ -6,9 +6,6 @@ statistic is drawn at random per channel, then running statistics are measured o
 perturbed, so that a deep network neither explodes nor dies.
 """
 
-# torch is not installed where the project is type-checked, so its classes are Any there.
-# mypy: disable-error-code="misc,no-any-return"
-
 from __future__ import annotations
 
 import math

@@ -1,8 +1,8 @@
 """What a zoo entry is, and the list of all of them.
 
 A *case* is one network definition plus the way it is exported. One definition may be exported in
-several ways (`variants`): another exporter, another opset, batch norms left unfolded, onnxruntime's
-optimizer afterwards. A variant is a case of its own, named `<name>.<variant>`, with the same `arch`.
+several ways (`variants`): another exporter, another opset, batch norms left unfolded, optimized by
+onnxruntime. A variant is a case of its own, named `<name>.<variant>`, with the same `arch`.
 """
 
 from __future__ import annotations
@@ -40,14 +40,14 @@ class Case:
     family: e.g. "resnet"; kind: one of KINDS.
     build: makes the module and its example arguments.
     inputs, outputs: ONNX names, in order.
-    dynamic: per input name, axis -> symbolic name (also used for outputs by the TorchScript exporter).
+    dynamic: per input name, axis -> symbolic name.
     exporter: "script" (torch.onnx.export, dynamo=False) or "dynamo" (dynamo=True).
     opset: ai.onnx opset asked for.
     unfolded: keep BatchNormalization and constants as written (no folding by the exporter).
     post: rewrites applied afterwards, in order; see post.py.
     fill: per input name how a feed is drawn.
     other: per symbolic name another size the exported file must run with.
-    norm: "calibrate" randomises norms and weights (randomize.py); "keep" leaves the module as built.
+    norm: "calibrate" randomises norms and weights (randomize.py); "keep" leaves them as built.
     """
 
     name: str

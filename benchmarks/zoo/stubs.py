@@ -45,7 +45,7 @@ def _make(name: str) -> types.ModuleType:
             raise AttributeError(attribute)
         return made.setdefault(attribute, _Member(attribute, (), {}))
 
-    module.__getattr__ = member  # type: ignore[method-assign]
+    module.__getattr__ = member
     return module
 
 

@@ -1,9 +1,8 @@
 """Convolutional networks from timm's definitions, at reduced width where timm lets us say so."""
 
-# mypy: disable-error-code="misc,no-any-return"
-
 from __future__ import annotations
 
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -19,6 +18,26 @@ _DYNAMO: Mapping[str, Mapping[str, Any]] = {"dynamo": {"exporter": "dynamo", "op
 _UNFOLDED: Mapping[str, Mapping[str, Any]] = {"unfolded": {"unfolded": True}}
 
 
+def _create(name: str, arch: Mapping[str, Any]) -> nn.Module:
+    """timm's network `name` with constructor arguments replaced by `arch`.
+
+    timm's entry points fix some arguments; so the call that they end in is intercepted.
+    """
+    timm = import_timm()
+    entry = timm.models.model_entrypoint(name)
+    module = sys.modules[entry.__module__]
+    original = module.build_model_with_cfg
+
+    def build(cls: Any, variant: str, pretrained: bool, **kwargs: Any) -> Any:
+        return original(cls, variant, pretrained, **{**kwargs, **arch})
+
+    module.build_model_with_cfg = build
+    try:
+        return timm.create_model(name, pretrained=False, num_classes=10)
+    finally:
+        module.build_model_with_cfg = original
+
+
 def timm_case(
     name: str,
     size: int,
@@ -26,16 +45,21 @@ def timm_case(
     family: str,
     kind: str = "cnn",
     arch: Mapping[str, Any] | None = None,
+    fused: bool = True,
     **fields: Any,
 ) -> None:
-    """Register timm's network `name` on [1, 3, size, size]; `arch` goes to timm.create_model."""
+    """Register timm's network `name` on [1, 3, size, size]; `arch` goes to its constructor.
+
+    fused=False spells attention out as MatMul, Softmax, MatMul, as exporters before opset 14 must;
+    the case is then called `<name>_unfused`.
+    """
 
     def build() -> Built:
         timm = import_timm()
-        net = timm.create_model(name, pretrained=False, num_classes=10, **(arch or {}))
-        return net, (image(size),)
+        timm.layers.set_fused_attn(fused)
+        return _create(name, arch or {}), (image(size),)
 
-    case(name, family=family, kind=kind, **fields)(build)
+    case(name if fused else f"{name}_unfused", family=family, kind=kind, **fields)(build)
 
 
 _SMALL = {"channels": (24, 48, 72, 96), "layers": (1, 2, 2, 1), "stem_width": 16}
@@ -49,7 +73,9 @@ timm_case(
     dynamic=BHW,
     variants={**_DYNAMO, **_UNFOLDED, "ort": {"post": ("ort",)}, "keras": {"post": ("keras",)}},
 )
-timm_case("mobilenetv3_small_050", 64, family="mobilenet", opset=13, dynamic=BATCH, variants=_DYNAMO)
+timm_case(
+    "mobilenetv3_small_050", 64, family="mobilenet", opset=13, dynamic=BATCH, variants=_DYNAMO
+)
 timm_case("mobilenetv3_large_100", 64, family="mobilenet", opset=17, dynamic=BATCH)
 timm_case("mobilenetv4_conv_small", 64, family="mobilenet", opset=17, dynamic=BATCH)
 timm_case("mnasnet_small", 64, family="mnasnet", opset=11, dynamic=BATCH)
