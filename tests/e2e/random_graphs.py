@@ -89,8 +89,9 @@ class Grower:
             if isinstance(p, int):
                 pieces.append(self.net.ints(p))
             else:
-                pieces.append(self.net.op("Slice", shape, self.net.ints(p[0]),
-                                          self.net.ints(p[0] + p[1])))
+                pieces.append(
+                    self.net.op("Slice", shape, self.net.ints(p[0]), self.net.ints(p[0] + p[1]))
+                )
         return str(self.net.op("Concat", *pieces, axis=0))
 
     # -- products -----------------------------------------------------------------------------
@@ -138,8 +139,14 @@ class Grower:
         if self.coin():
             names.append(self.weight(self.net.uniform(-0.5, 0.5, group * per)))
         oh, ow = ((s - 1) * stride + k for s in (h, w))
-        self.op("ConvTranspose", x.name, *names, dims=(n, group * per, oh, ow), group=group,
-                strides=[stride, stride])
+        self.op(
+            "ConvTranspose",
+            x.name,
+            *names,
+            dims=(n, group * per, oh, ow),
+            group=group,
+            strides=[stride, stride],
+        )
 
     def dense_last(self) -> None:
         """MatMul over the last axis of a channels-last copy."""
@@ -179,8 +186,15 @@ class Grower:
             if self.coin():
                 shape = self.pick((out,), (1, out), ())
                 names.append(self.weight(self.net.uniform(-0.5, 0.5, *shape)))
-            self.op("Gemm", x.name, *names, dims=(n, out), transB=trans,
-                    alpha=self.pick(1.0, 0.5), beta=self.pick(1.0, 2.0))
+            self.op(
+                "Gemm",
+                x.name,
+                *names,
+                dims=(n, out),
+                transB=trans,
+                alpha=self.pick(1.0, 0.5),
+                beta=self.pick(1.0, 2.0),
+            )
         else:
             y = self.net.op("MatMul", x.name, self.weight(self.net.normal(k, out, fan_in=k)))
             self.op("Add", self.weight(self.net.uniform(-0.5, 0.5, out)), y, dims=(n, out))
@@ -193,17 +207,30 @@ class Grower:
             self.op("Unsqueeze", x.name, self.net.ints(2, 3), dims=(n, k, 1, 1))
         else:
             c = self.pick(*[d for d in range(1, k + 1) if k % d == 0])
-            target = self.net.ints(0, c, k // c, 1) if how == 1 else self.sizes(
-                x, (0, 1), c, -1, 1
-            )
+            target = self.net.ints(0, c, k // c, 1) if how == 1 else self.sizes(x, (0, 1), c, -1, 1)
             self.op("Reshape", x.name, target, dims=(n, c, k // c, 1))
 
     # -- pointwise ----------------------------------------------------------------------------
 
     def unary(self) -> None:
         x = self.value(None)
-        kind = self.pick("Relu", "Relu", "Sigmoid", "Tanh", "LeakyRelu", "HardSwish", "Softplus",
-                         "Elu", "Abs", "Neg", "Identity", "Dropout", "Erf", "Clip", "Cast")
+        kind = self.pick(
+            "Relu",
+            "Relu",
+            "Sigmoid",
+            "Tanh",
+            "LeakyRelu",
+            "HardSwish",
+            "Softplus",
+            "Elu",
+            "Abs",
+            "Neg",
+            "Identity",
+            "Dropout",
+            "Erf",
+            "Clip",
+            "Cast",
+        )
         if kind == "Clip":
             self.op("Clip", x.name, self.net.scalar(-0.5), self.net.scalar(1.5), dims=x.dims)
         elif kind == "Cast":
@@ -238,8 +265,13 @@ class Grower:
     def join(self) -> None:
         """Two values of one shape into one; a 1x1 Conv adapts the channels where needed."""
         a = self.value()
-        others = [v for v in self.pool if len(v.dims) == 4 and v is not a
-                  and (v.dims[0], *v.dims[2:]) == (a.dims[0], *a.dims[2:])]
+        others = [
+            v
+            for v in self.pool
+            if len(v.dims) == 4
+            and v is not a
+            and (v.dims[0], *v.dims[2:]) == (a.dims[0], *a.dims[2:])
+        ]
         b = self.pick(*others) if others else a
         if b.dims[1] not in (1, a.dims[1]):
             w = self.weight(self.net.normal(a.dims[1], b.dims[1], 1, 1))
@@ -253,7 +285,7 @@ class Grower:
 
     def excite(self) -> None:
         x = self.value()
-        n, c = x.dims[:2]
+        c = x.dims[1]
         if self.coin():
             y = self.net.op("GlobalAveragePool", x.name)
         else:
@@ -275,8 +307,14 @@ class Grower:
     def concat(self) -> None:
         a = self.value()
         axis = self.pick(1, 1, 1, 1 if self.dynamic_space else 2)
-        others = [v for v in self.pool if len(v.dims) == 4 and all(
-            i == axis or p == q for i, (p, q) in enumerate(zip(a.dims, v.dims, strict=True)))]
+        others = [
+            v
+            for v in self.pool
+            if len(v.dims) == 4
+            and all(
+                i == axis or p == q for i, (p, q) in enumerate(zip(a.dims, v.dims, strict=True))
+            )
+        ]
         parts = [a, *(self.pick(*others) for _ in range(self.pick(1, 2)))]
         size = sum(p.dims[axis] for p in parts)
         if size > 24:
@@ -294,7 +332,9 @@ class Grower:
         else:
             first = self.draw(st.integers(1, c - 1))
             sizes = [first, c - first]
-            names = self.net.op("Split", x.name, self.net.ints(*sizes), outs=2, axis=self.pick(1, -3))
+            names = self.net.op(
+                "Split", x.name, self.net.ints(*sizes), outs=2, axis=self.pick(1, -3)
+            )
         for name, size in zip(names, sizes, strict=True):
             self.add(name, n, size, h, w)
 
@@ -321,12 +361,13 @@ class Grower:
         x = self.value()
         c = x.dims[1]
         take = self.draw(st.lists(st.integers(-c, c - 1), min_size=1, max_size=8))
-        self.op("Gather", x.name, self.net.ints(*take), axis=1,
-                dims=(x.dims[0], len(take), *x.dims[2:]))
+        self.op(
+            "Gather", x.name, self.net.ints(*take), axis=1, dims=(x.dims[0], len(take), *x.dims[2:])
+        )
 
     def pad(self) -> None:
         x = self.value()
-        n, c, h, w = x.dims
+        h, w = x.dims[2:]
         mode = self.pick("constant", "constant", "reflect", "edge")
         begin, end = ([0, 0, self.pick(0, 1), self.pick(0, 1)] for _ in range(2))
         if mode == "constant":
@@ -370,8 +411,15 @@ class Grower:
             if ceil and (out - 1) * stride >= s + pad:
                 out -= 1
             sizes.append(out)
-        self.op(kind, x.name, dims=(n, c, *sizes), kernel_shape=[k, k], strides=[stride, stride],
-                pads=[pad] * 4, **attributes)
+        self.op(
+            kind,
+            x.name,
+            dims=(n, c, *sizes),
+            kernel_shape=[k, k],
+            strides=[stride, stride],
+            pads=[pad] * 4,
+            **attributes,
+        )
 
     def global_pool(self) -> None:
         x = self.value()
@@ -393,7 +441,7 @@ class Grower:
 
     def shuffle(self) -> None:
         x = self.value(where=lambda v: v.dims[1] > 1)
-        n, c, h, w = x.dims
+        c = x.dims[1]
         g = self.pick(*[g for g in range(2, c + 1) if c % g == 0])
         y = self.net.op("Reshape", x.name, self.sizes(x, (0, 1), g, c // g, (2, 2)))
         y = self.net.op("Transpose", y, perm=[0, 2, 1, 3, 4])
@@ -403,8 +451,13 @@ class Grower:
     def depth_to_space(self) -> None:
         x = self.value(where=lambda v: v.dims[1] % 4 == 0 and v.dims[2] * v.dims[3] <= 36)
         n, c, h, w = x.dims
-        self.op("DepthToSpace", x.name, dims=(n, c // 4, 2 * h, 2 * w), blocksize=2,
-                mode=self.pick("DCR", "CRD"))
+        self.op(
+            "DepthToSpace",
+            x.name,
+            dims=(n, c // 4, 2 * h, 2 * w),
+            blocksize=2,
+            mode=self.pick("DCR", "CRD"),
+        )
 
     def space_to_depth(self) -> None:
         x = self.value(where=lambda v: v.dims[2] % 2 == v.dims[3] % 2 == 0 and v.dims[1] <= 4)
@@ -414,7 +467,7 @@ class Grower:
     def positions(self) -> None:
         """Pixels as one axis and back, with something done on the way."""
         x = self.value(where=lambda v: v.dims[2] * v.dims[3] > 1)
-        n, c, h, w = x.dims
+        c = x.dims[1]
         y = self.net.op("Reshape", x.name, self.sizes(x, (0, 1), c, -1))
         if self.coin():
             y = self.net.op("Softmax", y, axis=self.pick(1, 2))
@@ -449,12 +502,33 @@ class Grower:
 
 
 BLOCKS: dict[Callable[[Grower], None], int] = {
-    Grower.conv: 8, Grower.conv_transpose: 1, Grower.dense_last: 1, Grower.flatten: 1,
-    Grower.gemm: 2, Grower.unflatten: 1, Grower.unary: 4, Grower.norm: 3, Grower.affine: 2,
-    Grower.join: 4, Grower.excite: 1, Grower.concat: 3, Grower.split: 2, Grower.slice: 2,
-    Grower.gather: 1, Grower.pad: 2, Grower.tile: 1, Grower.expand: 1, Grower.pool2d: 2,
-    Grower.global_pool: 1, Grower.resize: 1, Grower.shuffle: 1, Grower.depth_to_space: 1,
-    Grower.space_to_depth: 1, Grower.positions: 1, Grower.reduce_space: 1, Grower.attend: 1,
+    Grower.conv: 8,
+    Grower.conv_transpose: 1,
+    Grower.dense_last: 1,
+    Grower.flatten: 1,
+    Grower.gemm: 2,
+    Grower.unflatten: 1,
+    Grower.unary: 4,
+    Grower.norm: 3,
+    Grower.affine: 2,
+    Grower.join: 4,
+    Grower.excite: 1,
+    Grower.concat: 3,
+    Grower.split: 2,
+    Grower.slice: 2,
+    Grower.gather: 1,
+    Grower.pad: 2,
+    Grower.tile: 1,
+    Grower.expand: 1,
+    Grower.pool2d: 2,
+    Grower.global_pool: 1,
+    Grower.resize: 1,
+    Grower.shuffle: 1,
+    Grower.depth_to_space: 1,
+    Grower.space_to_depth: 1,
+    Grower.positions: 1,
+    Grower.reduce_space: 1,
+    Grower.attend: 1,
 }
 _WEIGHTED = [block for block, count in BLOCKS.items() for _ in range(count)]
 

@@ -73,16 +73,27 @@ def channel_shuffle_static(net: Net) -> None:
     net.output(net.conv(net.op("Reshape", x, net.ints(1, 8, 8, 8)), 8, 4, name="tail"))
 
 
+def _shuffle_unit(net: Net, groups: int) -> None:
+    x = net.relu(net.conv(net.input(("batch", 3, 8, 8)), 3, 12, name="stem"))
+    y = net.relu(net.conv(x, 12, 12, 1, group=groups, name="g1"))
+    y = net.op("Reshape", y, net.ints(-1, groups, 12 // groups, 8, 8))
+    y = net.op("Reshape", net.op("Transpose", y, perm=[0, 2, 1, 3, 4]), net.ints(-1, 12, 8, 8))
+    y = net.conv(y, 12, 12, group=12, name="deep")
+    y = net.conv(y, 12, 12, 1, group=groups, name="g2")
+    net.output(net.conv(net.op("Add", x, y), 12, 4, name="tail"), ("batch", 4, 8, 8))
+
+
 @graph(shrinks="stem.w deep.w tail.w", other={"batch": 2})
 def channel_shuffle_grouped(net: Net) -> None:
     """ShuffleNet unit: grouped 1x1, shuffle with -1, depth-wise, grouped 1x1, residual."""
-    x = net.relu(net.conv(net.input(("batch", 3, 8, 8)), 3, 12, name="stem"))
-    y = net.relu(net.conv(x, 12, 12, 1, group=3, name="g1"))
-    y = net.op("Reshape", y, net.ints(-1, 3, 4, 8, 8))
-    y = net.op("Reshape", net.op("Transpose", y, perm=[0, 2, 1, 3, 4]), net.ints(-1, 12, 8, 8))
-    y = net.conv(y, 12, 12, group=12, name="deep")
-    y = net.conv(y, 12, 12, 1, group=3, name="g2")
-    net.output(net.conv(net.op("Add", x, y), 12, 4, name="tail"), ("batch", 4, 8, 8))
+    _shuffle_unit(net, 2)
+
+
+@graph(shrinks="stem.w tail.w", keeps="deep.w", other={"batch": 2})
+def channel_shuffle_grouped_odd(net: Net) -> None:
+    """Shuffling 3 groups of 4: no choice of channels leaves both sides with equal groups of whole
+    rows, so the shuffled channels are one unit."""
+    _shuffle_unit(net, 3)
 
 
 @graph(shrinks="stem.w tail.w")
