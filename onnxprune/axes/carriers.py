@@ -3,8 +3,9 @@
 A product axis can lose whole coordinates of one factor only. Factors that are the same axis
 elsewhere (linked blocks) form a *family*, and a family is either live, then it carries every
 product it is a factor of, or fixed, then its coordinates stay. Two families that meet in one
-product cannot both be live: choosing is an independent-set problem, solved greedily: preferred families
-(attention heads) first, then whichever leaves more units free, then the earlier in the graph.
+product cannot both be live: choosing is an independent-set problem, solved greedily: families that a live
+one depends on first, then preferred ones (attention heads), then whichever leaves more units free,
+then the earlier in the graph.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ def choose_carriers(space: Space) -> tuple[list[tuple[Ids, Ids]], list[tuple[Ids
         return int(family_of_block[space.block_of(ids[:1])[0]])
 
     factors = [[family(f) for f in p.factors] for p in space.products]
+    wholes = [family(p.whole) for p in space.products]
     preferred = {family(ids) for ids in space.prefer}
     undecided = {f for row in factors for f in row}
     occurrences: dict[int, list[tuple[int, int]]] = {f: [] for f in undecided}
@@ -56,7 +58,7 @@ def choose_carriers(space: Space) -> tuple[list[tuple[Ids, Ids]], list[tuple[Ids
 
     now = space.partition()
     while undecided:
-        ranks: dict[int, tuple[bool, int]] = {}
+        ranks: dict[int, tuple[bool, bool, int]] = {}
         for f in undecided:
             # A family met twice in one product would have to be cut along both at once.
             twice = any(factors[i].count(f) > 1 for i, _ in occurrences[f])
@@ -66,7 +68,10 @@ def choose_carriers(space: Space) -> tuple[list[tuple[Ids, Ids]], list[tuple[Ids
                 else min(_free_units(space.products[i], j, now) for i, j in occurrences[f])
             )
             if free > 0:
-                ranks[f] = (f in preferred, free)
+                # Unless one of its own factors is live, a live family that is a product itself
+                # (query heads = shared heads x repeats) could not be cut after all.
+                needed = any(wholes[i] in live for i, _ in occurrences[f])
+                ranks[f] = (needed, f in preferred, free)
         if not ranks:
             break
         # Repeated layers tie: deciding all families of the best rank in one round keeps the

@@ -27,7 +27,7 @@ from onnxprune.rules.sizes import SizeTracer
 Use = tuple[ir.Node, int]
 Patch = Callable[[Rewriter, KeptOf], None]
 # Inputs that are sizes and that a rule keeps right when the sizes change.
-SIZE_INPUTS = {("Reshape", 1), ("Expand", 1), ("Resize", 3), ("Split", 1)}
+SIZE_INPUTS = {("Reshape", 1), ("Expand", 1), ("Resize", 3), ("Split", 1), ("ConstantOfShape", 0)}
 STANDARD = ("", "ai.onnx")
 FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE}
 

@@ -292,6 +292,11 @@ def expand(n: NodeView) -> None:
     n.keep_sizes(1, axes[rank - given[0] :], neutral=1)
 
 
+def constant_of_shape(n: NodeView) -> None:
+    """State what ConstantOfShape does: every coordinate is like any other, so all are free."""
+    n.keep_sizes(0, [n.out_ids(axis) for axis in range(n.out_rank())])
+
+
 def tile(n: NodeView) -> None:
     """State what Tile does: output coordinate j is input coordinate j modulo the size."""
     if n.opset < 6:
@@ -396,6 +401,12 @@ register(
         Sample(((2, 3, 1, 1), (2,)), {}, _ints([4, 5]), dtypes=_I),
         Sample(((2, 3, 1), (3,)), {}, _ints([1, 3, 4]), dtypes=_I),
     ],
+)
+register(
+    "ConstantOfShape",
+    constant_of_shape,
+    "coordinates are made here",
+    [Sample(((3,),), {}, {0: [2, 3, 4]}, dtypes={0: "int64"})],
 )
 register(
     "Tile",
