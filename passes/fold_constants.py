@@ -45,6 +45,7 @@ MIXING = (
     "MeanVarianceNormalization",
     "CumSum",
 )
+ROUNDS = 64  # a round that learns nothing is the last; this only bounds a surprise
 # What may lie between weights and an operator that mixes them.
 BETWEEN = (
     *MIXING,
@@ -73,6 +74,14 @@ BETWEEN = (
     "Slice",
     "Expand",
 )
+# Axis of the data, axis of the weight it must equal, rank of the weight.
+DEMANDS = {
+    "MatMul": (-1, 0, 2),
+    "Conv": (1, 1, 4),
+    "ConvTranspose": (1, 0, 4),
+    "BatchNormalization": (1, 0, 1),
+    "LayerNormalization": (-1, 0, 1),
+}
 EXACT = {
     ir.DataType.INT64,
     ir.DataType.INT32,
@@ -101,13 +110,14 @@ class FoldConstants(Pass):
     def run(self, model: ir.Model, context: Context) -> PassResult:
         """Fold until nothing changes; shapes are inferred between rounds."""
         folded = 0
-        while True:
+        for _ in range(ROUNDS):
             InferShapes().run(model, context)
             folder = _Folder(model, self.max_elements)
-            done = folder.fold()
-            if not done:
-                return PassResult(model, folded > 0, {"folded": folded})
-            folded += done
+            learned = folder.fold()
+            folded += folder.replaced
+            if not learned:
+                break
+        return PassResult(model, folded > 0, {"folded": folded})
 
 
 class _Folder:
@@ -117,6 +127,7 @@ class _Folder:
         self.limit = limit
         self.open = overridable(model)
         self.constants = Constants(model.graph)
+        self.replaced = 0
         self._tensors: dict[ir.Value, ir.TensorProtocol | None] = {}
         self._weights: dict[ir.Value, bool] = {}
         self._arrays: dict[ir.Value, np.ndarray[Any, Any] | None] = {}
@@ -161,7 +172,7 @@ class _Folder:
         for node in self.graph:
             if node.op_type in KEPT or node.domain not in STANDARD:
                 continue
-            learned += self._learn_shape(tracer, node)
+            learned += self._learn_shape(tracer, node) + self._imply(node)
             if tracer.visit(node):
                 array = self._size(tracer, node.outputs[0])
             else:
@@ -174,6 +185,7 @@ class _Folder:
             replaced += self._replace(node.outputs[0], array, known)
         if replaced:
             self._sweep()
+        self.replaced = replaced
         return replaced + learned
 
     def _learn_shape(self, tracer: SizeTracer, node: ir.Node) -> int:
@@ -200,6 +212,26 @@ class _Folder:
         if merged == old:
             return 0
         out.shape = ir.Shape(merged)
+        return 1
+
+    def _imply(self, node: ir.Node) -> int:
+        """Give an input the size that the node's weight demands of it; return 1 if it was open."""
+        place = DEMANDS.get(node.op_type)
+        if place is None or len(node.inputs) < 2 or None in node.inputs[:2]:
+            return 0
+        source, weight = node.inputs[0], node.inputs[1]
+        assert source is not None and weight is not None
+        tensor, dims = self.const(weight), self.dims(source)
+        if tensor is None or dims is None or len(tensor.shape) != place[2] or not dims:
+            return 0
+        axis, size = place[0] % len(dims), tensor.shape.numpy()[place[1]]
+        if node.op_type == "Conv":
+            group = node.attributes.get("group")
+            size *= group.as_int() if group is not None else 1
+        if isinstance(dims[axis], int) or source.is_graph_input():
+            return 0
+        dims[axis] = size
+        source.shape = ir.Shape(dims)
         return 1
 
     def _size(self, tracer: SizeTracer, value: ir.Value) -> np.ndarray[Any, Any] | None:
