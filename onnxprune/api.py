@@ -29,6 +29,9 @@ __all__ = [
     "validate",
 ]
 
+PROOF_SAMPLES = 64
+"""Samples a proof runs on when nothing else is asked for."""
+
 
 def prune(
     model: Source | io.Loaded,
@@ -50,6 +53,7 @@ def prune(
     proof: bool = True,
     data: Any = None,
     samples: int | None = None,
+    recover: str | None = None,
     recipe: Recipe | str | PathLike[str] | None = None,
     progress: Progress = silent,
 ) -> Result:
@@ -73,11 +77,15 @@ def prune(
         plan: replay this plan (object, or path of its JSON) instead of selecting.
         mask_only: leave shapes alone; write the dense model with zeros.
         proof: compare with the dense model in onnxruntime before returning.
-        data: inputs for the proof: ``.npz``, folder, ``file.py:function``, dict or iterable of
-            feeds; random inputs when None.
-        samples: how many samples of ``data`` to use; 64 when None.
-        recipe: takes the place of all options above but ``plan``, ``data`` and ``samples``, which
-            win over what it says; a :class:`Recipe` or the path of one.
+        data: unlabelled samples for the proof and for ``recover``: ``.npz``, folder,
+            ``file.py:function``, dict or iterable of feeds; random inputs, and no recovery, when
+            None.
+        samples: how many samples of ``data`` to use; when None 64 for the proof, 1024 for recovery.
+        recover: ``auto``: with ``data``, masks are searched and kept weights solved anew so that
+            the outputs stay what they were, as far as that helps on held-out samples; ``none``:
+            kept weights stay as they are. None for what the recipe says, which is ``auto``.
+        recipe: takes the place of all options above but ``plan``, ``data``, ``samples`` and
+            ``recover``, which win over what it says; a :class:`Recipe` or the path of one.
         progress: called with (stage, fraction done).
 
     Returns:
@@ -116,13 +124,19 @@ def prune(
         plan = PrunePlan.load(Path(plan))
     if plan is not None:
         recipe = recipe.for_plan(plan)
-    feeds = None
+    feeds = calibration = None
     data = data if data is not None else recipe.data.path
+    if recover is not None:
+        recipe = recipe.with_recover(recover)
     if data is not None:
         from onnxprune.calibration.feeds import open_feeds
+        from onnxprune.calibration.samples import calibration_feeds
 
         samples = samples if samples is not None else recipe.data.samples
-        feeds = list(open_feeds(data, loaded.model.graph.inputs, samples))
+        inputs = loaded.model.graph.inputs
+        feeds = list(open_feeds(data, inputs, samples or PROOF_SAMPLES))
+        if recipe.recover == "auto":
+            calibration = calibration_feeds(data, inputs, samples)
     return run_prune(
         loaded,
         recipe.select,
@@ -130,6 +144,7 @@ def prune(
         mask_only=recipe.mask_only,
         prove=proof and recipe.proof.run,
         feeds=feeds,
+        calibration=calibration,
         before=recipe.before,
         after=recipe.after,
         progress=progress,

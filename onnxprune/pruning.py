@@ -56,6 +56,7 @@ def run_prune(
     mask_only: bool = False,
     prove: bool = True,
     feeds: Sequence[Mapping[str, np.ndarray[Any, Any]]] | None = None,
+    calibration: Sequence[Mapping[str, np.ndarray[Any, Any]]] | None = None,
     after: Sequence[Pass] = (),
     before: Sequence[Pass] = (),
     progress: Progress = silent,
@@ -69,6 +70,8 @@ def run_prune(
         mask_only: leave shapes alone and write zeros.
         prove: compare against the dense model in onnxruntime.
         feeds: inputs for the proof; random ones when None.
+        calibration: samples from which what stays of masked layers gets new values; None to leave
+            every kept weight as it is.
         before: passes that run on the dense model first.
         after: passes that run on the pruned model.
         progress: called with (stage, fraction done).
@@ -101,10 +104,12 @@ def run_prune(
         "params": {"before": cost.params()},
         "macs": {"before": cost.macs()},
         "bytes": {"before": size_before},
+        "recovery": None,
     }
     progress("select", 0.2)
     notes: list[str] = []
     skipped: list[dict[str, str]] = []
+    replay = plan is not None
     if plan is None and kind == "structure":
         plan, notes = select_structure(analyzer, options)
     elif plan is None:
@@ -124,7 +129,14 @@ def run_prune(
         units["removed"] = 0
         report["params"]["after"] = report["params"]["before"]
         report["macs"]["after"] = report["macs"]["before"]
-        proof = prove_mask(analyzer, plan, feeds, on=prove)
+        if calibration is not None and plan.masks:
+            from onnxprune.recovery.apply_prune import recover_and_prove
+
+            proof, report["recovery"] = recover_and_prove(
+                analyzer, plan, options, calibration, replay=replay, on=prove, progress=progress
+            )
+        else:
+            proof = prove_mask(analyzer, plan, feeds, on=prove)
     for step in after:
         step.run(model, context)
     sparsity = weight_sparsity(analyze(model) if kind == "structure" else analyzer)

@@ -23,6 +23,7 @@ from onnxprune.passes.base import PASSES, Pass
 from onnxprune.planning import PrunePlan, SelectOptions
 
 VERSION = 1
+RECOVER = ("auto", "none")
 APPLY = ApplyPlan.name
 
 
@@ -32,11 +33,11 @@ class DataOptions:
 
     Attributes:
         path: ``.npz``, folder or ``file.py:function``; None for random inputs.
-        samples: how many of them to use at most, None for all.
+        samples: how many of them to use at most; None for 64 in the proof, 1024 in recovery.
     """
 
     path: str | None = None
-    samples: int | None = 64
+    samples: int | None = None
 
     def __post_init__(self) -> None:
         """Check the number.
@@ -68,6 +69,7 @@ class Recipe:
         plan: path of a plan to replay instead of selecting.
         passes: in this order; exactly one is ``apply-plan``, those before it see the dense model.
         data: samples.
+        recover: what is done with samples beside the proof: ``auto`` or ``none``.
         proof: the proof.
     """
 
@@ -75,14 +77,17 @@ class Recipe:
     plan: str | None = None
     passes: tuple[Pass, ...] = (ApplyPlan(),)
     data: DataOptions = field(default_factory=DataOptions)
+    recover: str = "auto"
     proof: ProofOptions = field(default_factory=ProofOptions)
 
     def __post_init__(self) -> None:
-        """Check that the passes hold ``apply-plan`` once.
+        """Check that the passes hold ``apply-plan`` once, and that ``recover`` is known.
 
         Raises:
-            UsageError: they do not.
+            UsageError: they do not, or it is not.
         """
+        if self.recover not in RECOVER:
+            raise UsageError(f"recover is {self.recover!r}; choose from: {', '.join(RECOVER)}")
         count = sum(isinstance(p, ApplyPlan) for p in self.passes)
         if count != 1:
             raise UsageError(
@@ -116,6 +121,14 @@ class Recipe:
         passes = tuple(ApplyPlan(on) if isinstance(p, ApplyPlan) else p for p in self.passes)
         return dataclasses.replace(self, passes=passes)
 
+    def with_recover(self, what: str) -> Recipe:
+        """Return the recipe with another :attr:`recover`.
+
+        Raises:
+            UsageError: there is no such choice.
+        """
+        return dataclasses.replace(self, recover=what)
+
     def for_plan(self, plan: PrunePlan) -> Recipe:
         """Return the recipe with what ``plan`` says it was selected by, as far as that is known."""
         names = {f.name for f in dataclasses.fields(SelectOptions)}
@@ -133,6 +146,7 @@ class Recipe:
             "plan": self.plan,
             "passes": [{p.name: p.options()} if p.options() else p.name for p in self.passes],
             "data": dataclasses.asdict(self.data),
+            "recover": self.recover,
             "proof": dataclasses.asdict(self.proof),
         }
 
@@ -162,8 +176,9 @@ class Recipe:
         samples = _read(DataOptions, data.get("data"), f"{where}: data")
         proof = _read(ProofOptions, data.get("proof"), f"{where}: proof")
         passes = (ApplyPlan(),) if data.get("passes") is None else _passes(data["passes"], where)
+        recover = _typed(data.get("recover", "auto"), "str", f"{where}: recover")
         try:
-            return cls(select, plan, passes, samples, proof)
+            return cls(select, plan, passes, samples, recover, proof)
         except UsageError as error:
             raise UsageError(f"{where}: {error}") from error
 

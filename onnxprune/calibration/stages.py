@@ -115,7 +115,7 @@ class Stages:
                 makers[self._makers[name].output[0]] = self._makers[name]
                 todo.extend(_used(self._makers[name]))
         # Graph order: makers were met in it.
-        order = [n for n in dict.fromkeys(id(m) for m in self._makers.values())]
+        order = list(dict.fromkeys(id(m) for m in self._makers.values()))
         wanted = {id(m): m for m in makers.values()}
         first = [wanted[i] for i in order if i in wanted]
         first = [_without(m, held) for m in first]

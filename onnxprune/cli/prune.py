@@ -107,9 +107,21 @@ def _layers(context: click.Context, parameter: click.Parameter, texts: tuple[str
 @click.option(
     "--data",
     metavar="PATH",
-    help="Samples for the proof: .npz, a folder of them, or file.py:function.  [default: random]",
+    help="Unlabelled samples, for the proof and --recover: .npz, a folder of them, or "
+    "file.py:function.  [default: random ones, for the proof only]",
 )
-@click.option("--samples", type=click.IntRange(min=1), metavar="N", help="Use at most N of them.")
+@click.option(
+    "--samples",
+    type=click.IntRange(min=1),
+    metavar="N",
+    help="Use at most N of them.  [default: 64 for the proof, 1024 for --recover]",
+)
+@click.option(
+    "--recover",
+    type=click.Choice(["auto", "none"]),
+    help="auto: with --data, search masks and solve kept weights anew so that outputs stay what "
+    "they were; none: kept weights stay as they are.  [default: auto]",
+)
 @click.option(
     "--report", type=click.Path(path_type=Path), metavar="FILE.json|.html", help="Write a report."
 )
@@ -170,6 +182,7 @@ def build_recipe(options: dict[str, Any]) -> Recipe:
             recipe.data,
             **{k: v for k, v in (("path", options["data"]), ("samples", options["samples"])) if v},
         ),
+        recover=options["recover"] or recipe.recover,
         proof=dataclasses.replace(recipe.proof, run=recipe.proof.run and not options["no_proof"]),
     )
     if options["samples"] and not recipe.data.path:

