@@ -1,37 +1,132 @@
-// Estimates in cycles of one core at its multiply-add peak. Calibrated with kernel_bench.
+#include "cost.h"
+
 #include <algorithm>
+#include <cmath>
 
 #include "plan.h"
-#include "weights_impl.h"
 
 namespace onnxprune::kernels {
 namespace {
 
-// Floats multiplied and added per cycle at the peak (two vector units).
-double peak(Isa isa) { return isa == Isa::avx512 ? 32.0 : isa == Isa::avx2 ? 16.0 : 4.0; }
+// Cycles per multiply-add of one vector: `base` plus what every stored column costs, which is shared
+// by the weights of the column that the kernel sees together and so falls with density. Fitted with
+// kernel_bench --chain on the layers of ResNet-50 (Zen 5, two 512-bit units); `short_run` is what
+// runs of few vectors lose, as a share at one vector, falling with the square of their number.
+struct Rate {
+  double base, per_density, short_run;
+};
 
-double cycles(Storage kind, double stored, double pixels, Isa isa) {
-  const double share = kind == Storage::dense || kind == Storage::block ? 0.8 : 0.4;
-  return stored * pixels / (peak(isa) * share);
+Rate rate_of(const KernelRecord& kernel) {
+  switch (kernel.entry.isa) {
+    case Isa::avx512:
+      if (kernel.entry.generated) return {0.72, 0.047, 10.0};
+      if (kernel.family == Family::block) return {0.57, 0.009, 1.0};
+      if (kernel.family == Family::rows4) return {0.66, 0.075, 5.0};
+      return {0.95, 0.050, 1.0};
+    case Isa::avx2:
+      if (kernel.entry.generated) return {0.95, 0.045, 10.0};
+      if (kernel.family == Family::block) return {0.62, 0.006, 1.0};
+      if (kernel.family == Family::rows4) return {0.72, 0.055, 2.0};
+      return {0.82, 0.010, 1.0};
+    default:
+      if (kernel.family == Family::block) return {1.10, 0.010, 1.0};
+      return {1.25, 0.015, 1.0};
+  }
+}
+
+int vector_width(Isa isa) { return isa == Isa::avx512 ? 16 : isa == Isa::avx2 ? 8 : 4; }
+
+constexpr double kRowVector = 2.0;  // start, finish and store of one vector of one row
+
+}  // namespace
+
+CostInput cost_input(const Analysis& a, std::int64_t pixels) {
+  CostInput in;
+  in.rows = in.rows_per_group = static_cast<double>(a.rows);
+  in.columns = static_cast<double>(a.columns);
+  in.nnz = static_cast<double>(a.nnz);
+  in.pixels = static_cast<double>(pixels);
+  for (int i = 0; i < 4; ++i) in.stored[i] = a.block_fill[i] > 0 ? in.nnz / a.block_fill[i] : in.rows * in.columns;
+  return in;
+}
+
+CostInput cost_input(const WeightsImpl& w, std::int64_t pixels) {
+  CostInput in;
+  in.rows = static_cast<double>(w.rows());
+  in.columns = static_cast<double>(w.columns());
+  in.rows_per_group = in.rows / w.shape.groups;
+  in.nnz = static_cast<double>(w.nnz());
+  in.pixels = static_cast<double>(pixels);
+  const double density = in.rows * in.columns > 0 ? in.nnz / (in.rows * in.columns) : 1.0;
+  for (int i = 0; i < 4; ++i) {
+    const int height = 2 << i;
+    if (w.kind == Storage::dense) {
+      in.stored[i] = in.rows * in.columns;
+    } else if (w.kind == Storage::block && height <= w.block_rows) {
+      in.stored[i] = static_cast<double>(w.stored());
+    } else {  // as if independent
+      in.stored[i] = in.rows * in.columns * (1.0 - std::pow(1.0 - density, height));
+    }
+  }
+  return in;
+}
+
+double kernel_cycles(const KernelRecord& kernel, const CostInput& in) {
+  const double vectors = std::max(1.0, std::ceil(in.pixels / vector_width(kernel.entry.isa)));
+  const double density = std::clamp(in.rows * in.columns > 0 ? in.nnz / (in.rows * in.columns) : 1.0, 1e-3, 1.0);
+  const Rate rate = rate_of(kernel);
+  double weights = in.nnz, share = density;
+  if (kernel.family == Family::block && !kernel.entry.generated) {
+    const int height = kernel.block_rows;
+    weights = in.stored[height == 8 ? 2 : 1];
+    share = std::min(1.0, weights / std::max(1.0, in.rows * in.columns));
+    if (in.rows_per_group < height) weights *= height / std::max(1.0, in.rows_per_group);
+  }
+  double per_weight = rate.base + rate.per_density / share;
+  per_weight *= 1.0 + rate.short_run / (vectors * vectors) * (vectors < 16 ? 1.0 : 0.0);
+  if (kernel.family != Family::csr || kernel.entry.generated) {
+    if (in.rows_per_group < 4) per_weight *= 4;  // nothing to share between rows
+  }
+  return vectors * (weights * per_weight + in.rows * kRowVector) + in.rows * 10.0;
+}
+
+std::vector<std::size_t> rank_kernels(const CostInput& input, Isa isa, bool generate_code) {
+  std::vector<std::pair<double, std::size_t>> costs;
+  for (std::size_t i = 0; i < kernel_count(); ++i) {
+    const KernelRecord& kernel = kernel_record(i);
+    if (kernel.entry.isa != isa || (kernel.entry.generated && !generate_code)) continue;
+    costs.emplace_back(kernel_cycles(kernel, input), i);
+  }
+  std::stable_sort(costs.begin(), costs.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+  std::vector<std::size_t> order;
+  for (const auto& cost : costs) order.push_back(cost.second);
+  return order;
+}
+
+namespace {
+
+double cheapest(const CostInput& input, Isa isa, bool generate_code) {
+  const bool code = generate_code && code_generation_available(nullptr);
+  const std::vector<std::size_t> order = rank_kernels(input, isa, code);
+  return order.empty() ? 0.0 : kernel_cycles(kernel_record(order.front()), input);
 }
 
 }  // namespace
 
-double estimate_cycles(const Weights& weights, std::int64_t pixels, Isa isa, bool) {
-  return cycles(weights.storage(), static_cast<double>(weights.stored()), static_cast<double>(pixels), isa);
+double estimate_cycles(const Weights& weights, std::int64_t pixels, Isa isa, bool generate_code) {
+  return cheapest(cost_input(static_cast<const WeightsImpl&>(weights), pixels), isa, generate_code);
 }
 
-double estimate_cycles(const Analysis& a, std::int64_t pixels, Isa isa, bool) {
-  std::int32_t height = 0;
-  const Storage kind = choose_storage(a, &height);
-  double stored = static_cast<double>(a.nnz);
-  if (kind == Storage::dense) stored = static_cast<double>(a.rows) * static_cast<double>(a.columns);
-  if (kind == Storage::block) stored /= a.block_fill[height == 8 ? 2 : 1];
-  return cycles(kind, stored, static_cast<double>(pixels), isa);
+double estimate_cycles(const Analysis& analysis, std::int64_t pixels, Isa isa, bool generate_code) {
+  return cheapest(cost_input(analysis, pixels), isa, generate_code);
 }
 
-double estimate_dense_cycles(const ConvGeometry& g, std::int64_t pixels, Isa isa) {
-  return static_cast<double>(g.columns()) * g.out_channels * static_cast<double>(pixels) / (peak(isa) * 0.85);
+double estimate_dense_cycles(const ConvGeometry& g, std::int64_t pixels, Isa) {
+  // onnxruntime picks the best instruction set by itself, whatever is forced here: 84-88 % of the
+  // peak of its multiply-add units on convolutions of this kind.
+  const Isa best = isa_supported(Isa::avx512) ? Isa::avx512 : isa_supported(Isa::avx2) ? Isa::avx2 : Isa::scalar;
+  const double lanes = best == Isa::scalar ? 2.0 : 2.0 * vector_width(best);
+  return static_cast<double>(g.columns()) * g.out_channels * static_cast<double>(pixels) / (lanes * 0.86);
 }
 
 }  // namespace onnxprune::kernels

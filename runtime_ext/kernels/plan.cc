@@ -4,7 +4,7 @@
 #include <cstring>
 #include <limits>
 
-#include "dispatch.h"
+#include "cost.h"
 #include "phases.h"
 #include "plan_impl.h"
 
@@ -15,33 +15,38 @@ bool same_size(const PlaneLayout& out, const ConvGeometry& g, const PlaneLayout&
   return out.height == g.out_height(in.height) && out.width == g.out_width(in.width) && out.height > 0 && out.width > 0;
 }
 
-// The best kernel of this instruction set for the storage; kernel_count() when there is none.
-std::size_t choose_kernel(const WeightsImpl& w, Isa isa) {
-  const double density = static_cast<double>(w.nnz()) / std::max<double>(1.0, static_cast<double>(w.rows()) * static_cast<double>(w.columns()));
-  const std::int32_t per_group = w.shape.out_channels / w.shape.groups;
-  Family family = Family::csr;
-  std::int32_t height = 1;
-  if (per_group < 4) {
-    family = Family::csr;  // depthwise and its like: nothing to share between rows
-  } else if (w.kind == Storage::dense) {
-    family = Family::block;
-    height = 8;
-  } else if (w.kind == Storage::block && w.block_rows >= 4) {
-    family = Family::block;
-    height = w.block_rows;
-  } else if (density > 0.25 || w.kind == Storage::block) {
-    family = Family::rows4;
-  }
-  for (int attempt = 0; attempt < 2; ++attempt) {
-    for (std::size_t i = 0; i < kernel_count(); ++i) {
-      const KernelRecord& record = kernel_record(i);
-      if (record.entry.isa != isa || record.family != family || record.entry.generated) continue;
-      if (family == Family::block && record.tiles().block_rows > height) continue;
-      return i;
+Status make_with(const PlanRequest& request, std::size_t kernel, PlanPtr* plan) {
+  const bool generated = kernel_record(kernel).entry.generated;
+  return generated ? make_column_plan(request, kernel, plan) : make_tile_plan(request, kernel, plan);
+}
+
+Status make_pixel_plan(const PlanRequest& request, PlanPtr* plan) {
+  const PlanOptions& o = request.options;
+  const char* reason = "not wanted";
+  const bool code = o.generate_code && code_generation_available(&reason);
+  const std::int64_t pixels = flat_pixels(request.out.height, request.out.width, request.in.pitch);
+  const CostInput cost = cost_input(request.weights, pixels);
+  std::vector<std::size_t> order = rank_kernels(cost, o.isa, code);
+  if (o.kernel != nullptr) {
+    const std::size_t wanted = find_kernel(o.kernel);
+    if (wanted >= kernel_count() || kernel_record(wanted).entry.isa != o.isa) {
+      return failure(Code::unsupported, "plan: no kernel '%s' for %s", o.kernel, isa_name(o.isa));
     }
-    family = Family::csr;
+    if (kernel_record(wanted).entry.generated && !code) {
+      return failure(Code::unsupported, "plan: no generated code: %s", reason);
+    }
+    order = {wanted};
   }
-  return kernel_count();
+  // The next best takes over when one cannot do it (executable memory refused, displacements too long).
+  Status status = failure(Code::unsupported, "plan: no kernel for %s", isa_name(o.isa));
+  for (const std::size_t kernel : order) {
+    status = make_with(request, kernel, plan);
+    if (status.ok()) {
+      const_cast<PlanInfo&>((*plan)->info()).cycles = kernel_cycles(kernel_record(kernel), cost);
+      break;
+    }
+  }
+  return status;
 }
 
 }  // namespace
@@ -106,21 +111,7 @@ Status make_tuned_plan(const Weights& weights, const PlaneLayout& in, const Plan
       if (!reads_within(w.shape, in)) {
         return failure(Code::unsupported, "plan: the input layout lacks the padding or the phases of this convolution");
       }
-      std::size_t kernel = choose_kernel(w, options.isa);
-      if (options.kernel != nullptr) {
-        kernel = find_kernel(options.kernel);
-        if (kernel < kernel_count() && kernel_record(kernel).entry.isa != options.isa) kernel = kernel_count();
-      }
-      if (kernel >= kernel_count()) {
-        return failure(Code::unsupported, "plan: no kernel '%s' for %s", options.kernel == nullptr ? "" : options.kernel,
-                       isa_name(options.isa));
-      }
-      const bool generated = kernel_record(kernel).entry.generated;
-      const char* reason = "";
-      if (generated && !(options.generate_code && code_generation_available(&reason))) {
-        return failure(Code::unsupported, "plan: no generated code (%s)", reason);
-      }
-      status = generated ? make_column_plan(request, kernel, plan) : make_tile_plan(request, kernel, plan);
+      status = make_pixel_plan(request, plan);
     }
     if (status.ok()) {
       const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;

@@ -14,10 +14,11 @@ namespace onnxprune::kernels {
 struct Tuning {
   std::int64_t input_budget = 0;   // bytes of input a column block may touch per tile; 0 = default
   std::int32_t max_vectors = 0;    // tile length; 0 = the kernel's
+  std::int32_t pack = -1;          // 1 pack the input, 0 do not, -1 decide
   // Generated kernels:
   std::int32_t pixels = 0, rows = 0;  // registers: vectors of pixels, rows of a group; 0 = default
   bool embedded = true;            // weights as memory operands
-  std::int32_t prefetch = 0;       // code prefetch distance
+  std::int32_t prefetch = -1;      // code prefetch distance; -1 = default, 0 = none
 };
 
 struct PlanRequest {

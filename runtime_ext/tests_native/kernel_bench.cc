@@ -2,7 +2,7 @@
 // of the multiply-add peak of this core, measured in the same process. Batch 1, one thread, hot.
 //
 //   kernel_bench [--kernel NAME] [--isa ISA] [--pattern u80|u90|u95|b80|b90|nm24|dense ...] [--quick]
-//                [--chain] [--layer TEXT | --custom IN,OUT,KERNEL,SIZE] [--budget BYTES] [--vectors N] [--no-code]
+//                [--chain] [--layer TEXT | --custom IN,OUT,KERNEL,WIDTH[,HEIGHT[,COUNT]] ...] [--budget BYTES] [--vectors N] [--pack 0|1] [--no-code]
 //                [--pixels N] [--rows N] [--registers] [--prefetch BYTES]     (generated kernels)
 #include <algorithm>
 #include <chrono>
@@ -28,6 +28,8 @@ double now() {
 
 struct Layer {
   int in, out, kernel, size, count;
+  int height = 0;  // rows, when not square
+  int rows() const { return height > 0 ? height : size; }
 };
 // light ResNet-50 (stride in the 1x1 of each stage's first block taken as already split).
 const Layer kLayers[] = {
@@ -75,6 +77,10 @@ struct Prepared {
   std::vector<float> scratch;
 };
 
+float* align(std::vector<float>& v) {
+  return reinterpret_cast<float*>((reinterpret_cast<std::uintptr_t>(v.data()) + 63) & ~std::uintptr_t{63});
+}
+
 bool prepare(const Layer& layer, const std::string& pattern, const Options& o, Prepared* p) {
   ConvGeometry g;
   g.in_channels = layer.in;
@@ -87,7 +93,7 @@ bool prepare(const Layer& layer, const std::string& pattern, const Options& o, P
   const std::vector<float> bias(static_cast<std::size_t>(layer.out), 0.01f);
   pack.bias = bias.data();
   Status status = pack_dense(g, DenseView{w.data(), g.columns(), 1}, pack, &weights);
-  const PlaneLayout layout = make_layout(layer.size, layer.size, conv_need(g, layer.size, layer.size));
+  const PlaneLayout layout = make_layout(layer.rows(), layer.size, conv_need(g, layer.rows(), layer.size));
   PlanOptions options;
   options.isa = o.isa;
   options.kernel = o.kernel;
@@ -101,13 +107,10 @@ bool prepare(const Layer& layer, const std::string& pattern, const Options& o, P
   p->in.resize(static_cast<std::size_t>(layout.buffer_floats(layer.in)) + 16);
   p->out.resize(static_cast<std::size_t>(layout.buffer_floats(layer.out)) + 16);
   p->scratch.resize(p->plan->scratch_bytes() / 4 + 16);
-  auto align = [](std::vector<float>& v) {
-    return reinterpret_cast<float*>((reinterpret_cast<std::uintptr_t>(v.data()) + 63) & ~std::uintptr_t{63});
-  };
   p->args.in = align(p->in);
   p->args.out = align(p->out);
   testing::Random random(3);
-  std::vector<float> image(static_cast<std::size_t>(layer.in) * layer.size * layer.size);
+  std::vector<float> image(static_cast<std::size_t>(layer.in) * layer.rows() * layer.size);
   for (float& v : image) v = random.symmetric();
   import_nchw(image.data(), layout, align(p->in), 0, layer.in);
   return true;
@@ -148,7 +151,7 @@ void run_chain(const Options& o) {
       const double start = now();
       double before = start;
       for (std::size_t i = 0; i < chain.size(); ++i) {
-        chain[i].plan->run(chain[i].args, 0, chain[i].plan->work_items(1), chain[i].scratch.data());
+        chain[i].plan->run(chain[i].args, 0, chain[i].plan->work_items(1), align(chain[i].scratch));
         const double after = now();
         layer_time[i] = std::min(layer_time[i], after - before);
         before = after;
@@ -166,19 +169,19 @@ void run_chain(const Options& o) {
         info = &chain[i].plan->info();
       }
       std::printf("    %dx%d %4d-%4d@%2d x%d  %7.3f ms  %6.1f GF/s  %s\n", layer.kernel, layer.kernel, layer.in, layer.out, layer.size,
-                  layer.count, t * 1e3, 2.0 * static_cast<double>(info->nnz) * layer.size * layer.size * layer.count / t / 1e9, info->kernel);
+                  layer.count, t * 1e3, 2.0 * static_cast<double>(info->nnz) * layer.rows() * layer.size * layer.count / t / 1e9, info->kernel);
     }
   }
 }
 
-double best_time(const Prepared& p, double seconds) {
+double best_time(Prepared& p, double seconds) {
   const std::int64_t items = p.plan->work_items(1);
   double best = 1e30;
   const double start = now();
   int runs = 0;
   do {
     const double t = now();
-    p.plan->run(p.args, 0, items, const_cast<float*>(p.scratch.data()));
+    p.plan->run(p.args, 0, items, align(p.scratch));
     best = std::min(best, now() - t);
   } while (++runs < 5 || now() - start < seconds);
   return best;
@@ -195,8 +198,9 @@ int main(int argc, char** argv) {
     else if (a == "--layer") o.layer = next, ++i;
     else if (a == "--custom") {
       Layer l{0, 0, 1, 1, 1};
-      if (std::sscanf(next, "%d,%d,%d,%d", &l.in, &l.out, &l.kernel, &l.size) != 4) return 2;
-      o.layers = {l};
+      if (std::sscanf(next, "%d,%d,%d,%d,%d,%d", &l.in, &l.out, &l.kernel, &l.size, &l.height, &l.count) < 4) return 2;
+      if (o.layers.size() == std::size(kLayers)) o.layers.clear();
+      o.layers.push_back(l);
       ++i;
     } else if (a == "--isa") isa_from_name(next, &o.isa), ++i;
     else if (a == "--pattern") o.patterns.push_back(next), ++i;
@@ -205,6 +209,7 @@ int main(int argc, char** argv) {
     else if (a == "--pixels") o.tuning.pixels = std::atoi(next), ++i;
     else if (a == "--rows") o.tuning.rows = std::atoi(next), ++i;
     else if (a == "--prefetch") o.tuning.prefetch = std::atoi(next), ++i;
+    else if (a == "--pack") o.tuning.pack = std::atoi(next), ++i;
     else if (a == "--registers") o.tuning.embedded = false;
     else if (a == "--chain") o.chain = true;
     else if (a == "--quick") o.seconds = 0.01;
@@ -228,13 +233,13 @@ int main(int argc, char** argv) {
     char name[64];
     std::snprintf(name, sizeof name, "%dx%d %4d-%4d@%2d x%d", layer.kernel, layer.kernel, layer.in, layer.out, layer.size, layer.count);
     if (o.layer != nullptr && std::strstr(name, o.layer) == nullptr) continue;
-    dense_flops += 2.0 * layer.in * layer.out * layer.kernel * layer.kernel * layer.size * layer.size * layer.count;
+    dense_flops += 2.0 * layer.in * layer.out * layer.kernel * layer.kernel * layer.rows() * layer.size * layer.count;
     std::printf("%-22s", name);
     for (std::size_t i = 0; i < o.patterns.size(); ++i) {
       Prepared p;
       if (!prepare(layer, o.patterns[i], o, &p)) return 1;
       const double t = best_time(p, o.seconds);
-      const double work = 2.0 * static_cast<double>(p.plan->info().nnz) * layer.size * layer.size;
+      const double work = 2.0 * static_cast<double>(p.plan->info().nnz) * layer.rows() * layer.size;
       std::printf(" | %6.1f GF %4.1f%% ", work / t / 1e9, 100.0 * work / t / 1e9 / peak);
       std::fflush(stdout);
       total[i] += t * layer.count;

@@ -31,8 +31,9 @@ struct ColumnShape {
   int pixels = 1;              // vectors of pixels at once
   int rows = 28;               // rows in a group, at most `column_rows_limit`
   bool embedded = true;        // weight as broadcast memory operand of each multiply-add (wide only)
-  std::int32_t channels = 0;   // input channels in a column block; 0 = all
-  int prefetch = 0;            // bytes ahead to prefetch code into the second-level cache; 0 = none
+  std::int64_t block_columns = 0;  // columns in a block
+  std::int64_t input_step = 16;    // floats from a vector of pixels to the next one
+  int prefetch = 0;            // bytes ahead to prefetch code; 0 = none
 };
 // Rows that the registers allow for.
 int column_rows_limit(bool wide, int pixels, bool embedded);
@@ -61,7 +62,7 @@ struct ColumnCode {
   }
 };
 
-// `column_offset[c]` in floats as for tile kernels; `out_stride` floats between output rows. Fails
+// `column_offset[c]` in floats from the block's base, as for tile kernels; `out_stride` floats between output rows. Fails
 // with `unsupported` where executable memory is refused or displacements do not fit.
 Status generate_columns(const WeightsImpl& weights, const std::vector<std::int32_t>& column_offset,
                         const ColumnShape& shape, const ColumnEpilogue& epilogue, std::int64_t out_stride,

@@ -20,7 +20,16 @@ class ColumnPlan final : public PixelPlan {
     const int width = shape.wide ? 16 : 8;
     vectors_ = tile_vectors(request, shape);
     cut(width, vectors_, shape.pixels);
-    shape.channels = channels_per_block(request);
+    const Tuning& tuning = request.tuning;
+    const bool packed = tuning.pack < 0 ? packing_pays(request.weights) : tuning.pack > 0 && g.groups == 1;
+    // One pass over an input vector serves all weights of its column, so that the second-level cache
+    // is fast enough for it; only the shifted, line-crossing reads of larger windows want the first.
+    const CacheSizes caches = cache_sizes();
+    const std::int64_t wanted = packed || g.taps() > 1 ? caches.l1_data * 17 / 20 : caches.l2 * 3 / 10;
+    const std::int64_t budget = tuning.input_budget != 0 ? tuning.input_budget : wanted;
+    if (!plan_input(g, budget, packed, true)) return failure(Code::unsupported, "plan: more than 2^31 floats in one image");
+    shape.block_columns = input_.block_columns;
+    shape.input_step = packed ? input_.vector_stride : width;
     ColumnEpilogue epilogue;
     if (direct_) {
       epilogue.masked = !mask_.empty();
@@ -29,10 +38,9 @@ class ColumnPlan final : public PixelPlan {
       epilogue.residual = clamp_.enough && epilogue_.residual != Residual::none;
       epilogue.residual_after = epilogue_.residual == Residual::after_activation;
     }
-    std::vector<std::int32_t> offsets;
-    if (!column_offsets(g, in_, &offsets)) return failure(Code::unsupported, "plan: more than 2^31 floats in one image");
-    const Status status = generate_columns(request.weights, offsets, shape, epilogue, out_stride(), &code_);
+    const Status status = generate_columns(request.weights, input_.offset, shape, epilogue, out_stride(), &code_);
     if (!status.ok()) return status;
+    input_.offset = {};
     pixels_ = shape.pixels;
     if (epilogue.masked && !shape.wide) expand_mask();
     const std::int32_t parts = std::min(wanted_parts(request.options.threads, code_.group_rows[1]), code_.groups());
@@ -49,15 +57,15 @@ class ColumnPlan final : public PixelPlan {
   }
 
  protected:
-  void multiply(TileJob* job, std::int32_t part, const Tile& tile) const override {
+  void multiply(TileJob* job, std::int32_t part, const Tile& tile, float* area) const override {
     const float limits[2] = {job->low, job->high};
     ColumnArgs args;
-    args.in = job->in;
     args.count = tile.vectors / pixels_;
     args.mask = wide_mask_.empty() ? static_cast<const void*>(job->mask) : wide_mask_.data() + tile.q;
     args.limits = limits;
     const std::int32_t groups = code_.groups();
     for (std::int32_t b = 0; b < code_.blocks; ++b) {
+      args.in = block_input(b, job->in, tile, area);
       for (std::int32_t g = part_groups_[part]; g < part_groups_[part + 1]; ++g) {
         const ColumnPiece& piece = code_.pieces[static_cast<std::size_t>(b) * groups + g];
         if (piece.code == kNoCode) continue;
@@ -78,7 +86,7 @@ class ColumnPlan final : public PixelPlan {
     shape.pixels = request.tuning.pixels > 0 ? request.tuning.pixels : 1;
     shape.embedded = shape.wide && request.tuning.embedded;
     shape.rows = request.tuning.rows > 0 ? request.tuning.rows : 64;
-    shape.prefetch = request.tuning.prefetch;
+    shape.prefetch = request.tuning.prefetch >= 0 ? request.tuning.prefetch : 16384;
     return shape;
   }
 
@@ -86,15 +94,10 @@ class ColumnPlan final : public PixelPlan {
     const int width = shape.wide ? 16 : 8;
     const std::int64_t pixels = (request.out.height - 1) * static_cast<std::int64_t>(in_.pitch) + request.out.width;
     const std::int64_t all = (pixels + width - 1) / width;
-    const std::int64_t wanted = request.tuning.max_vectors > 0 ? request.tuning.max_vectors : 16;
+    const std::int64_t usual = request.weights.shape.taps() > 1 ? 16 : 8;
+    const std::int64_t wanted = request.tuning.max_vectors > 0 ? request.tuning.max_vectors : usual;
     const std::int64_t tile = std::min(wanted, all);
     return static_cast<int>((tile + shape.pixels - 1) / shape.pixels * shape.pixels);
-  }
-
-  std::int32_t channels_per_block(const PlanRequest& request) const {
-    std::int64_t budget = request.tuning.input_budget;
-    if (budget == 0) budget = cache_sizes().l1_data * 3 / 4;
-    return channels_for(request.weights.shape, bytes_per_channel(request.weights.shape, longest_), budget);
   }
 
   // AVX2 has no lane masks: eight floats of all ones or zeros a vector.

@@ -14,6 +14,7 @@ inline onnxprune::kernels::OpsTable filled_table() {
   t.binary = binary;
   t.window_max = window_max;
   t.window_sum = window_sum;
+  t.pack = pack;
   t.sum = sum;
   t.largest = largest;
   t.layer_norm = layer_norm;

@@ -81,6 +81,15 @@ void window_sum(const float* in, const std::int64_t* offsets, std::int64_t taps,
   });
 }
 
+void pack(const float* in, const std::int32_t* offsets, std::int64_t columns, int vectors, float* to,
+          std::int64_t column_stride, std::int64_t vector_stride) {
+  for (std::int64_t c = 0; c < columns; ++c) {
+    const float* from = in + offsets[c];
+    float* target = to + c * column_stride;
+    for (int v = 0; v < vectors; ++v) Simd::store(target + v * vector_stride, Simd::load(from + v * kW));
+  }
+}
+
 float sum(const float* row, std::int64_t count) {
   Reg total = Simd::zero();
   for_vectors(count, [&](std::int64_t i, int lanes) { total = Simd::add(total, read(row + i, lanes)); });

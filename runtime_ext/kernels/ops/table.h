@@ -24,6 +24,9 @@ struct OpsTable {
                      std::int64_t count);
   void (*window_sum)(const float* in, const std::int64_t* offsets, std::int64_t taps, float scale, float* out,
                      std::int64_t count);
+  // to[c * column_stride + v * vector_stride ..] = in[offsets[c] + v * width ..], whole vectors.
+  void (*pack)(const float* in, const std::int32_t* offsets, std::int64_t columns, int vectors, float* to,
+               std::int64_t column_stride, std::int64_t vector_stride);
   float (*sum)(const float* row, std::int64_t count);
   float (*largest)(const float* row, std::int64_t count);
   // Tokens [first, last) of [feature][token] planes, see layer_norm in ops.h.

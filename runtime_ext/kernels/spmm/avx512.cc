@@ -10,6 +10,6 @@ namespace onnxprune::kernels {
 TileSet tiles_block8_avx512() { return tile_set<BlockTile8, 3>(8); }
 TileSet tiles_block4_avx512() { return tile_set<BlockTile4, 6>(4); }
 TileSet tiles_rows4_avx512() { return tile_set<Rows4Tile, 6>(4); }
-TileSet tiles_csr_avx512() { return tile_set<CsrTile, 14>(1); }
+TileSet tiles_csr_avx512() { return tile_set<CsrTile, 8>(1); }
 
 }  // namespace onnxprune::kernels

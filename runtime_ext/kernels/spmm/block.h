@@ -6,7 +6,7 @@
 
 namespace {
 
-template <int R, int P>
+template <int R, int P, class Offsets>
 struct BlockTile {
   static void run(const TileJob& job) {
     const Span* const end = job.spans + job.span_count;
@@ -18,7 +18,7 @@ struct BlockTile {
         const std::int64_t row = span->row + r < job.rows ? span->row + r : job.rows - 1;
         start_row<P>(job, span->flags, row, sum[r]);
       }
-      const std::int32_t* offset = job.offsets + span->offsets;
+      const Offsets offset(job, span->offsets);
       const float* weight = job.values + static_cast<std::int64_t>(span->values) * R;
       for (std::uint32_t k = 0; k < span->count; ++k) {
         const float* x = job.in + offset[k];
@@ -40,9 +40,9 @@ struct BlockTile {
   }
 };
 
-template <int P>
-using BlockTile4 = BlockTile<4, P>;
-template <int P>
-using BlockTile8 = BlockTile<8, P>;
+template <int P, class Offsets>
+using BlockTile4 = BlockTile<4, P, Offsets>;
+template <int P, class Offsets>
+using BlockTile8 = BlockTile<8, P, Offsets>;
 
 }  // namespace

@@ -6,14 +6,14 @@
 
 namespace {
 
-template <int P>
+template <int P, class Offsets>
 struct CsrTile {
   static void run(const TileJob& job) {
     const Span* const end = job.spans + job.span_count;
     for (const Span* span = job.spans; span != end; ++span) {
       Simd::Reg sum[P];
       start_row<P>(job, span->flags, span->row, sum);
-      const std::int32_t* offset = job.offsets + span->offsets;
+      const Offsets offset(job, span->offsets);
       const float* weight = job.values + span->values;
       for (std::uint32_t k = 0; k < span->count; ++k) {
         const float* x = job.in + offset[k];

@@ -56,9 +56,8 @@ class Build {
   Build(const WeightsImpl& w, const std::vector<std::int32_t>& column_offset, const TileDataOptions& options,
         TileData* data)
       : w_(w), offset_(column_offset), o_(options), d_(*data) {
-    const std::int32_t channels = w.shape.in_channels;
-    block_columns_ = (o_.channels_per_block > 0 ? std::min(o_.channels_per_block, channels) : channels) *
-                     w.shape.taps();
+    const auto all = static_cast<std::int64_t>(offset_.size());
+    block_columns_ = o_.block_columns > 0 ? std::min<std::int64_t>(o_.block_columns, all) : all;
     d_.blocks = static_cast<std::int32_t>((static_cast<std::int64_t>(offset_.size()) + block_columns_ - 1) / block_columns_);
   }
 
@@ -76,14 +75,29 @@ class Build {
       RowBlock block(w_, o_.block_rows);
       for (std::int32_t p = 0; p < d_.parts(); ++p) block_part(d_.part_rows[p], d_.part_rows[p + 1], &block);
     }
-    d_.offsets.shrink_to_fit();
+    d_.wide.shrink_to_fit();
+    d_.narrow.shrink_to_fit();
     d_.values.shrink_to_fit();
     d_.spans.shrink_to_fit();
   }
 
  private:
+  std::size_t offset_count() const { return o_.narrow ? d_.narrow.size() : d_.wide.size(); }
+
+  void add_offset(std::uint32_t column) {
+    if (o_.narrow) {
+      d_.narrow.push_back(static_cast<std::uint16_t>(offset_[column] / kLane));
+    } else {
+      d_.wide.push_back(offset_[column]);
+    }
+  }
+
   void reserve(std::int64_t offsets, std::int64_t values) {
-    d_.offsets.reserve(static_cast<std::size_t>(offsets));
+    if (o_.narrow) {
+      d_.narrow.reserve(static_cast<std::size_t>(offsets));
+    } else {
+      d_.wide.reserve(static_cast<std::size_t>(offsets));
+    }
     d_.values.reserve(static_cast<std::size_t>(values));
   }
 
@@ -151,10 +165,10 @@ class Build {
         return a.flags != b.flags ? a.flags < b.flags : a.count > b.count;
       });
       for (const Piece& piece : list) {
-        const auto at = static_cast<std::uint32_t>(d_.offsets.size());
+        const auto at = static_cast<std::uint32_t>(offset_count());
         d_.spans.push_back({at, at, piece.count, piece.row, piece.flags});
         for (std::uint32_t i = piece.begin; i < piece.begin + piece.count; ++i) {
-          d_.offsets.push_back(offset_[columns[i]]);
+          add_offset(columns[i]);
           d_.values.push_back(values[i]);
         }
       }
@@ -166,7 +180,7 @@ class Build {
   struct List {
     std::vector<Span> spans;
     std::vector<std::uint32_t> patterns;
-    std::vector<std::int32_t> offsets;
+    std::vector<std::uint32_t> columns;
     std::vector<float> values;
   };
 
@@ -189,7 +203,7 @@ class Build {
       }
     }
     for (const List& list : lists) {
-      const auto offsets = static_cast<std::uint32_t>(d_.offsets.size());
+      const auto offsets = static_cast<std::uint32_t>(offset_count());
       const auto height = static_cast<std::size_t>(o_.family == Family::block ? o_.block_rows : 1);
       const auto values = static_cast<std::uint32_t>(d_.values.size() / height);
       for (Span span : list.spans) {
@@ -198,20 +212,20 @@ class Build {
         d_.spans.push_back(span);
       }
       d_.patterns.insert(d_.patterns.end(), list.patterns.begin(), list.patterns.end());
-      d_.offsets.insert(d_.offsets.end(), list.offsets.begin(), list.offsets.end());
+      for (const std::uint32_t column : list.columns) add_offset(column);
       d_.values.insert(d_.values.end(), list.values.begin(), list.values.end());
       end_list();
     }
   }
 
   void append(const RowBlock& block, std::size_t begin, std::size_t end, Span span, List* list) {
-    span.offsets = static_cast<std::uint32_t>(list->offsets.size());
+    span.offsets = static_cast<std::uint32_t>(list->columns.size());
     span.count = static_cast<std::uint32_t>(end - begin);
     const auto height = static_cast<std::size_t>(o_.block_rows);
     if (o_.family == Family::block) {
       span.values = static_cast<std::uint32_t>(list->values.size() / height);
       for (std::size_t i = begin; i < end; ++i) {
-        list->offsets.push_back(offset_[block.columns[i]]);
+        list->columns.push_back(block.columns[i]);
         const float* v = block.values(block.columns[i]);
         list->values.insert(list->values.end(), v, v + height);
       }
@@ -223,7 +237,7 @@ class Build {
           const std::uint32_t c = block.columns[i];
           if (block.used(c) != pattern) continue;
           ++count;
-          list->offsets.push_back(offset_[c]);
+          list->columns.push_back(c);
           for (int r = 0; r < 4; ++r) {
             if (pattern >> r & 1) list->values.push_back(block.values(c)[r]);
           }
@@ -241,7 +255,9 @@ class Build {
            (w_.shape.groups == 1 || per_group % o_.block_rows == 0);
   }
 
-  void dense_offsets() { d_.offsets.assign(offset_.begin(), offset_.end()); }
+  void dense_offsets() {
+    for (std::uint32_t c = 0; c < offset_.size(); ++c) add_offset(c);
+  }
 
   void dense_part(std::int32_t first, std::int32_t last) {
     const std::int32_t per_group = w_.shape.out_channels / w_.shape.groups;

@@ -47,20 +47,35 @@ inline void finish_row(const TileJob& job, std::uint32_t flags, std::int64_t row
   for (int i = 0; i < P; ++i) Simd::store(out + i * Simd::kWidth, sum[i]);
 }
 
-// Fills TileSet::run with Kernel<1> .. Kernel<Max>.
-template <template <int> class Kernel, int Max>
+// The two ways of storing offsets.
+struct WideOffsets {
+  const std::int32_t* at;
+  explicit WideOffsets(const TileJob& job, std::uint32_t first) : at(job.wide + first) {}
+  inline std::int64_t operator[](std::uint32_t i) const { return at[i]; }
+  inline void advance(std::uint32_t count) { at += count; }
+};
+struct NarrowOffsets {
+  const std::uint16_t* at;
+  explicit NarrowOffsets(const TileJob& job, std::uint32_t first) : at(job.narrow + first) {}
+  inline std::int64_t operator[](std::uint32_t i) const { return static_cast<std::int64_t>(at[i]) * 16; }
+  inline void advance(std::uint32_t count) { at += count; }
+};
+
+// Fills a TileSet with Kernel<1> .. Kernel<Max>.
+template <template <int, class> class Kernel, int Max>
 struct FillTiles {
   static void into(TileSet* set) {
     FillTiles<Kernel, Max - 1>::into(set);
-    set->run[Max - 1] = &Kernel<Max>::run;
+    set->wide[Max - 1] = &Kernel<Max, WideOffsets>::run;
+    set->narrow[Max - 1] = &Kernel<Max, NarrowOffsets>::run;
   }
 };
-template <template <int> class Kernel>
+template <template <int, class> class Kernel>
 struct FillTiles<Kernel, 0> {
   static void into(TileSet*) {}
 };
 
-template <template <int> class Kernel, int Max>
+template <template <int, class> class Kernel, int Max>
 TileSet tile_set(int block_rows) {
   TileSet set;
   set.block_rows = block_rows;

@@ -54,26 +54,77 @@ std::int32_t PixelPlan::wanted_parts(std::int32_t threads, std::int32_t block_ro
   return std::max(1, std::min(parts, (rows_ + block_rows - 1) / block_rows));
 }
 
-std::int64_t PixelPlan::bytes_per_channel(const ConvGeometry& g, int vectors) const {
+std::int64_t PixelPlan::bytes_per_channel(const ConvGeometry& g) const {
   // Each distinct (phase, row) it reads, or the whole plane when that is less.
   std::vector<std::int64_t> rows;
   for (const std::int64_t offset : tap_offsets(g, in_)) rows.push_back(offset / std::max(in_.pitch, 1));
   std::sort(rows.begin(), rows.end());
   const std::int64_t distinct = std::unique(rows.begin(), rows.end()) - rows.begin();
-  const std::int64_t run = static_cast<std::int64_t>(vectors) * width_ * 4 + (g.taps() > 1 ? 64 : 0);
+  const std::int64_t run = tile_floats() * 4 + (g.taps() > 1 ? 64 : 0);
   return std::max<std::int64_t>(1, std::min(distinct * run, in_.plane_stride * 4));
 }
 
-std::int32_t PixelPlan::channels_for(const ConvGeometry& g, std::int64_t bytes_per_channel, std::int64_t budget) const {
-  const std::int64_t fit = std::max<std::int64_t>(budget / bytes_per_channel, 8);
-  if (g.groups > 1 || fit >= g.in_channels) return 0;
-  const std::int64_t blocks = (g.in_channels + fit - 1) / fit;
-  return static_cast<std::int32_t>((g.in_channels + blocks - 1) / blocks);
+bool PixelPlan::packing_pays(const WeightsImpl& w) const {
+  // Packed, every tap has its own copy, so fewer columns fit the cache; measured, this pays only for
+  // images of a few vectors with many uses of every input (7 x 7 with 512 channels at 90 % zeros).
+  const double uses = static_cast<double>(w.nnz()) / (static_cast<double>(w.columns()) * w.shape.groups);
+  return w.shape.groups == 1 && w.shape.taps() > 1 && longest_ <= 4 && tiles_.size() == 1 && uses >= 40.0;
+}
+
+bool PixelPlan::plan_input(const ConvGeometry& g, std::int64_t budget, bool packed, bool by_vector) {
+  std::vector<std::int32_t> absolute;
+  if (!column_offsets(g, in_, &absolute)) return false;
+  const auto columns = static_cast<std::int64_t>(absolute.size());
+  Input& in = input_;
+  in.packed = packed;
+  const std::int64_t vector_bytes = static_cast<std::int64_t>(width_) * 4;
+  if (packed) {
+    const std::int64_t fit = std::max<std::int64_t>(budget / (longest_ * vector_bytes), 32);
+    const std::int64_t blocks = (columns + fit - 1) / fit;
+    in.block_columns = (columns + blocks - 1) / blocks;
+  } else {
+    const std::int64_t fit = std::max<std::int64_t>(budget / bytes_per_channel(g), 8);
+    const std::int64_t blocks = g.groups > 1 ? 1 : (g.in_channels + fit - 1) / fit;
+    in.block_columns = (g.in_channels + blocks - 1) / blocks * g.taps();
+  }
+  in.blocks = static_cast<std::int32_t>((columns + in.block_columns - 1) / in.block_columns);
+  in.column_stride = by_vector ? width_ : tile_floats();
+  in.vector_stride = by_vector ? in.block_columns * width_ : width_;
+  in.offset.resize(absolute.size());
+  std::int64_t most = 0;
+  bool lines = true;
+  for (std::int64_t first = 0; first < columns; first += in.block_columns) {
+    const std::int64_t last = std::min(columns, first + in.block_columns);
+    const std::int64_t base = packed ? 0 : *std::min_element(absolute.begin() + first, absolute.begin() + last);
+    if (!packed) in.base.push_back(base);
+    for (std::int64_t c = first; c < last; ++c) {
+      const std::int64_t offset = packed ? (c - first) * in.column_stride : absolute[static_cast<std::size_t>(c)] - base;
+      in.offset[static_cast<std::size_t>(c)] = static_cast<std::int32_t>(offset);
+      most = std::max(most, offset);
+      lines = lines && offset % kLane == 0;
+    }
+  }
+  in.narrow = lines && most / kLane <= 0xffff;
+  if (packed) in.source = std::move(absolute);
+  return true;
+}
+
+const float* PixelPlan::block_input(std::int32_t b, const float* tile_input, const Tile& tile, float* area) const {
+  if (!input_.packed) return tile_input + input_.base[static_cast<std::size_t>(b)];
+  const std::int64_t first = b * input_.block_columns;
+  const std::int64_t last = std::min<std::int64_t>(first + input_.block_columns, static_cast<std::int64_t>(input_.source.size()));
+  ops_.pack(tile_input, input_.source.data() + first, last - first, tile.vectors, area, input_.column_stride, input_.vector_stride);
+  return area;
+}
+
+std::int64_t PixelPlan::packed_floats() const {
+  return input_.packed ? input_.block_columns * tile_floats() : 0;
 }
 
 std::int64_t PixelPlan::shared_bytes() const {
   return static_cast<std::int64_t>(bias_.capacity() * 4 + mask_.capacity() * 2 + tiles_.capacity() * sizeof(Tile) +
-                                   part_rows_.capacity() * 4);
+                                   part_rows_.capacity() * 4 + input_.base.capacity() * 8 +
+                                   (input_.offset.capacity() + input_.source.capacity()) * 4);
 }
 
 std::int64_t PixelPlan::work_items(std::int32_t images) const {
@@ -81,10 +132,11 @@ std::int64_t PixelPlan::work_items(std::int32_t images) const {
 }
 
 std::size_t PixelPlan::scratch_bytes() const {
-  if (direct_) return 0;
+  const std::size_t packed = static_cast<std::size_t>(packed_floats()) * sizeof(float);
+  if (direct_) return packed;
   std::int32_t most = 0;
   for (std::int32_t p = 0; p < parts(); ++p) most = std::max(most, part_rows_[p + 1] - part_rows_[p]);
-  return static_cast<std::size_t>(most + 1) * tile_floats() * sizeof(float);  // one more for a residual
+  return packed + static_cast<std::size_t>(most + 1) * tile_floats() * sizeof(float);  // one more for a residual
 }
 
 void PixelPlan::run(const RunArgs& args, std::int64_t first, std::int64_t last, void* scratch) const {
@@ -99,15 +151,16 @@ void PixelPlan::run(const RunArgs& args, std::int64_t first, std::int64_t last, 
     one.residual = args.residual == nullptr || epilogue_.residual == Residual::none
                        ? nullptr
                        : args.residual + image * args.out_image_stride;
+    auto* const area = static_cast<float*>(scratch);
     if (direct_) {
-      run_direct(one, part, tile);
+      run_direct(one, part, tile, area);
     } else {
-      run_scattered(one, part, tile, static_cast<float*>(scratch));
+      run_scattered(one, part, tile, area, area + packed_floats());
     }
   }
 }
 
-void PixelPlan::run_direct(const RunArgs& args, std::int32_t part, std::size_t index) const {
+void PixelPlan::run_direct(const RunArgs& args, std::int32_t part, std::size_t index, float* area) const {
   const Tile& tile = tiles_[index];
   TileJob job;
   job.in = args.in + tile.q;
@@ -124,7 +177,7 @@ void PixelPlan::run_direct(const RunArgs& args, std::int32_t part, std::size_t i
     job.low = -std::numeric_limits<float>::infinity();
     job.high = std::numeric_limits<float>::infinity();
   }
-  multiply(&job, part, tile);
+  multiply(&job, part, tile, area);
   const std::int32_t first = part_rows_[part], last = part_rows_[part + 1];
   const std::int64_t count = static_cast<std::int64_t>(tile.vectors) * width_;
   if (!clamp_.enough) {
@@ -144,7 +197,7 @@ void PixelPlan::zero_rows(float* out, std::int64_t first, std::int64_t last, std
   }
 }
 
-void PixelPlan::run_scattered(const RunArgs& args, std::int32_t part, std::size_t index, float* scratch) const {
+void PixelPlan::run_scattered(const RunArgs& args, std::int32_t part, std::size_t index, float* area, float* scratch) const {
   const Tile& tile = tiles_[index];
   const std::int64_t stride = tile_floats(), count = static_cast<std::int64_t>(tile.vectors) * width_;
   const std::int32_t first = part_rows_[part], last = part_rows_[part + 1];
@@ -155,7 +208,7 @@ void PixelPlan::run_scattered(const RunArgs& args, std::int32_t part, std::size_
   job.out_stride = stride;
   job.low = -std::numeric_limits<float>::infinity();
   job.high = std::numeric_limits<float>::infinity();
-  multiply(&job, part, tile);
+  multiply(&job, part, tile, area);
   for (std::int64_t r = first; r < last; ++r) {
     float* row = scratch + (r - first) * stride;
     float* plane = args.out + r * out_.plane_stride;

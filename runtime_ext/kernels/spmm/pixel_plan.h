@@ -34,14 +34,36 @@ class PixelPlan : public PlanBase {
   std::int64_t tile_floats() const { return static_cast<std::int64_t>(longest_) * width_; }
   // Floats from row to row of what `multiply` writes.
   std::int64_t out_stride() const { return direct_ ? out_.plane_stride : tile_floats(); }
-  // Bytes of input that a tile of `vectors` touches in one channel.
-  std::int64_t bytes_per_channel(const ConvGeometry& geometry, int vectors) const;
-  // Channels per column block so that a tile's input fits the budget; 0 = all in one.
-  std::int32_t channels_for(const ConvGeometry& geometry, std::int64_t bytes_per_channel, std::int64_t budget) const;
+  // Bytes of input that a tile touches in one channel.
+  std::int64_t bytes_per_channel(const ConvGeometry& geometry) const;
   std::int64_t shared_bytes() const;
 
-  // The whole sum of the part's rows over one tile, with the clamp and residual of the job.
-  virtual void multiply(TileJob* job, std::int32_t part, const Tile& tile) const = 0;
+  // How kernels see the input: in blocks of columns, in place or packed. Packing copies what a tile
+  // reads of a block, column by column, next to each other: every load is then aligned and in the
+  // first-level cache, for the price of one copy per column and tile.
+  struct Input {
+    bool packed = false;
+    bool narrow = false;                     // `offset` holds whole lines, fewer than 2^16 per block
+    std::int64_t block_columns = 0;          // columns in a block
+    std::int32_t blocks = 1;
+    std::vector<std::int32_t> offset;        // of each column from the block's base, floats
+    std::vector<std::int64_t> base;          // in place: of each block from the tile's first pixel
+    std::vector<std::int32_t> source;        // packed: of each column from the tile's first pixel
+    std::int64_t column_stride = 0, vector_stride = 0;  // packed: floats
+  };
+  // `budget` bytes of input per block and tile; `by_vector`: packed [vector][column] instead of
+  // [column][vector]. False when an offset does not fit 31 bits.
+  bool plan_input(const ConvGeometry& geometry, std::int64_t budget, bool packed, bool by_vector);
+  // Whether packing pays: every packed vector is used for enough multiply-adds.
+  bool packing_pays(const WeightsImpl& weights) const;
+  // Where block `b` of the tile begins, packing it into `area` first if need be.
+  const float* block_input(std::int32_t b, const float* tile_input, const Tile& tile, float* area) const;
+
+  // The whole sum of the part's rows over one tile, with the clamp and residual of the job. `area`:
+  // room for a packed block.
+  virtual void multiply(TileJob* job, std::int32_t part, const Tile& tile, float* area) const = 0;
+
+  Input input_;
 
   std::vector<Tile> tiles_;
   std::vector<std::uint16_t> mask_;       // empty: all pixels of all tiles are real
@@ -53,8 +75,9 @@ class PixelPlan : public PlanBase {
   bool direct_ = true;
 
  private:
-  void run_direct(const RunArgs& args, std::int32_t part, std::size_t index) const;
-  void run_scattered(const RunArgs& args, std::int32_t part, std::size_t index, float* scratch) const;
+  std::int64_t packed_floats() const;
+  void run_direct(const RunArgs& args, std::int32_t part, std::size_t index, float* area) const;
+  void run_scattered(const RunArgs& args, std::int32_t part, std::size_t index, float* area, float* scratch) const;
   void zero_rows(float* out, std::int64_t first, std::int64_t last, std::int64_t begin, std::int64_t end) const;
   Scatter scatter_;
 };

@@ -17,19 +17,21 @@ class TilePlan final : public PixelPlan {
     set_ = kernel.tiles();
     const int asked = request.tuning.max_vectors;
     cut(set_.width, asked > 0 ? std::min(asked, set_.max_vectors) : set_.max_vectors, 1);
+    // So much input that what a tile reads of it stays in cache while all rows pass over it.
+    const Tuning& tuning = request.tuning;
+    const bool packed = tuning.pack < 0 ? packing_pays(request.weights) : tuning.pack > 0 && g.groups == 1;
+    const std::int64_t budget = tuning.input_budget != 0 ? tuning.input_budget : input_budget(request.weights, kernel.family, packed);
+    const bool fits = plan_input(g, budget, packed, false);
     TileDataOptions options;
     options.family = kernel.family;
     options.block_rows = set_.block_rows;
     options.parts = wanted_parts(request.options.threads, set_.block_rows);
-    // So many input channels that what a tile reads of them stays in cache while all rows pass over it.
-    const CacheSizes caches = cache_sizes();
-    std::int64_t budget = request.tuning.input_budget;
-    if (budget == 0) budget = kernel.family == Family::csr ? caches.l1_data * 3 / 4 : caches.l2 / 2;
-    options.channels_per_block = channels_for(g, bytes_per_channel(g, longest_), budget);
-    std::vector<std::int32_t> offsets;
-    if (!column_offsets(g, in_, &offsets) || !build_tile_data(request.weights, offsets, options, &data_)) {
+    options.block_columns = static_cast<std::int32_t>(input_.block_columns);
+    options.narrow = input_.narrow;
+    if (!fits || !build_tile_data(request.weights, input_.offset, options, &data_)) {
       return failure(Code::unsupported, "plan: more than 2^31 floats or weights in one image");
     }
+    input_.offset = {};
     part_rows_ = data_.part_rows;
     info_.kernel = kernel.entry.name;
     info_.bytes = static_cast<std::int64_t>(sizeof *this) + shared_bytes() + data_.bytes();
@@ -37,9 +39,12 @@ class TilePlan final : public PixelPlan {
   }
 
  protected:
-  void multiply(TileJob* job, std::int32_t part, const Tile& tile) const override {
+  void multiply(TileJob* job, std::int32_t part, const Tile& tile, float* area) const override {
+    const float* const tile_input = job->in;
+    const TileFn run = (input_.narrow ? set_.narrow : set_.wide)[tile.vectors - 1];
     job->bias = bias_.data();
-    job->offsets = data_.offsets.data();
+    job->wide = data_.wide.data();
+    job->narrow = data_.narrow.data();
     job->values = data_.values.data();
     job->rows = rows_;
     for (std::int32_t b = 0; b < data_.blocks; ++b) {
@@ -48,11 +53,27 @@ class TilePlan final : public PixelPlan {
       job->spans = data_.spans.data() + begin;
       job->span_count = data_.list_begin[list + 1] - begin;
       job->patterns = data_.patterns.data() + (data_.patterns.empty() ? 0 : begin * 15);
-      set_.run[tile.vectors - 1](*job);
+      if (job->span_count == 0) continue;
+      job->in = block_input(b, tile_input, tile, area);
+      run(*job);
     }
   }
 
  private:
+  // Bytes of input per column block. The first-level cache is best unless rows are so sparse that
+  // sums would be loaded and stored for a handful of weights each.
+  std::int64_t input_budget(const WeightsImpl& w, Family family, bool packed) const {
+    const CacheSizes caches = cache_sizes();
+    const std::int64_t first = caches.l1_data * 3 / 4;
+    if (packed) return first;
+    if (family == Family::block) return caches.l2 / 2;
+    const double density = std::max(1e-4, static_cast<double>(w.nnz()) / (static_cast<double>(w.columns()) * static_cast<double>(w.rows())));
+    if (family == Family::rows4) return density >= 0.4 ? first : 2 * first;
+    const double columns = 8.0 / density;  // eight weights a row and block
+    const double per_column = static_cast<double>(bytes_per_channel(w.shape)) / w.shape.taps();
+    return std::max(first, static_cast<std::int64_t>(std::min(columns * per_column, static_cast<double>(caches.l2) / 3)));
+  }
+
   TileSet set_;
   TileData data_;
 };

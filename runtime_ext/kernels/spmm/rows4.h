@@ -7,8 +7,8 @@
 
 namespace {
 
-template <int P, int Pattern>
-inline void run_pattern(const float* in, const std::int32_t*& offset, const float*& weight,
+template <int P, int Pattern, class Offsets>
+inline void run_pattern(const float* in, Offsets& offset, const float*& weight,
                         std::uint32_t count, Simd::Reg (&sum)[4][P]) {
   constexpr int kUsed = (Pattern & 1) + (Pattern >> 1 & 1) + (Pattern >> 2 & 1) + (Pattern >> 3 & 1);
   for (std::uint32_t k = 0; k < count; ++k) {
@@ -26,10 +26,10 @@ inline void run_pattern(const float* in, const std::int32_t*& offset, const floa
     }
     weight += kUsed;
   }
-  offset += count;
+  offset.advance(count);
 }
 
-template <int P>
+template <int P, class Offsets>
 struct Rows4Tile {
   static void run(const TileJob& job) {
     for (std::int64_t s = 0; s < job.span_count; ++s) {
@@ -41,7 +41,7 @@ struct Rows4Tile {
         const std::int64_t row = span.row + r < job.rows ? span.row + r : job.rows - 1;
         start_row<P>(job, span.flags, row, sum[r]);
       }
-      const std::int32_t* offset = job.offsets + span.offsets;
+      Offsets offset(job, span.offsets);
       const float* weight = job.values + span.values;
       run_pattern<P, 1>(job.in, offset, weight, counts[0], sum);
       run_pattern<P, 2>(job.in, offset, weight, counts[1], sum);

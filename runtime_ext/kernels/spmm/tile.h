@@ -7,7 +7,7 @@ namespace onnxprune::kernels {
 
 // Consecutive stored columns of one row (or one block of rows) inside one block of columns.
 struct Span {
-  std::uint32_t offsets = 0;  // first entry in TileJob::offsets
+  std::uint32_t offsets = 0;  // first entry in the offsets of TileJob
   std::uint32_t values = 0;   // first entry in TileJob::values, in units of the block height
   std::uint32_t count = 0;
   std::int32_t row = 0;       // (first) output row
@@ -24,7 +24,10 @@ struct TileJob {
   const float* residual = nullptr;  // same strides as out; null = none
   const std::uint16_t* mask = nullptr;  // kept lanes, one entry a vector; null = all
   const float* bias = nullptr;
-  const std::int32_t* offsets = nullptr;  // floats
+  // From `in` to what each stored column reads: floats (`wide`), or cache lines of 16 floats from
+  // `in` (`narrow`, when all offsets are whole lines: packed input, 1x1 convolutions).
+  const std::int32_t* wide = nullptr;
+  const std::uint16_t* narrow = nullptr;
   const float* values = nullptr;
   const Span* spans = nullptr;
   std::int64_t span_count = 0;
@@ -42,7 +45,8 @@ struct TileSet {
   int block_rows = 1;
   int width = 1;  // floats per vector
   int max_vectors = 1;
-  TileFn run[kMaxVectors] = {};
+  TileFn wide[kMaxVectors] = {};    // for TileJob::wide
+  TileFn narrow[kMaxVectors] = {};  // for TileJob::narrow
 };
 
 }  // namespace onnxprune::kernels
