@@ -42,11 +42,14 @@ LIMIT = 1e-3
 TIMEOUT = 600.0
 
 
-def _prune(tool: list[str], arguments: list[str]) -> tuple[dict[str, Any], str]:
-    """Run the command line; returns its JSON object, and what went wrong as text ("" if nothing)."""
+def _prune(tool: list[str], arguments: list[str], cwd: Path) -> tuple[dict[str, Any], str]:
+    """Run the command line; returns its JSON object, and what went wrong as text ("" if nothing).
+
+    cwd: where it runs; not the checkout, whose folder would hide the installed package.
+    """
     try:
         done = subprocess.run(
-            [*tool, "prune", *arguments], capture_output=True, text=True, timeout=TIMEOUT
+            [*tool, "prune", *arguments], capture_output=True, text=True, timeout=TIMEOUT, cwd=cwd
         )
     except subprocess.TimeoutExpired:
         return {}, f"no answer within {TIMEOUT:.0f} s"
@@ -73,7 +76,9 @@ def check_one(entry: dict[str, Any], zoo: Path, out: Path, tool: list[str]) -> d
     for old in (target, masked, plan):
         old.unlink(missing_ok=True)
     start = time.perf_counter()
-    answer, wrong = _prune(tool, [str(source), "-o", str(target), *REQUEST, "--plan", str(plan)])
+    answer, wrong = _prune(
+        tool, [str(source), "-o", str(target), *REQUEST, "--plan", str(plan)], out
+    )
     row["seconds"] = round(time.perf_counter() - start, 2)
     if wrong:
         return {**row, "status": "refused", "why": [wrong]}
@@ -82,7 +87,7 @@ def check_one(entry: dict[str, Any], zoo: Path, out: Path, tool: list[str]) -> d
     row["frozen"] = answer["frozen"][:20]
     row["notes"] = answer.get("notes", [])
     arguments = [str(source), "-o", str(masked), "--from-plan", str(plan), "--mask-only", "--json"]
-    _, wrong = _prune(tool, arguments)
+    _, wrong = _prune(tool, arguments, out)
     if wrong:
         return {**row, "status": "refused", "why": [f"--mask-only: {wrong}"]}
     try:
@@ -139,6 +144,7 @@ def main() -> int:
         "--tool", default=f"{sys.executable} -m onnxprune", help="command in place of `onnxprune`"
     )
     given = parser.parse_args()
+    given.zoo, given.out = given.zoo.resolve(), given.out.resolve()
     manifest = given.zoo / "manifest.json"
     if not manifest.exists():
         print(f"{manifest} is not there; build the zoo first: see benchmarks/zoo/README.md")
