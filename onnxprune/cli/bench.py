@@ -8,7 +8,6 @@ from typing import Any
 import click
 
 from onnxprune.cli._console import progress_bar, show
-from onnxprune.report.jsonable import dumps
 
 
 def _counts(context: click.Context, parameter: click.Parameter, text: str) -> list[int]:
@@ -55,6 +54,7 @@ def command(models: tuple[Path, ...], as_json: bool, **options: Any) -> None:
     """Time MODELS on the same inputs; ratios are to the first, above 1 is faster."""
     from onnxprune import api
     from onnxprune.report.compare_text import bench_tables
+    from onnxprune.report.jsonable import dumps
 
     with progress_bar() as progress:
         report = api.bench(models, progress=progress, **options)

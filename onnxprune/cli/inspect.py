@@ -7,7 +7,6 @@ from pathlib import Path
 import click
 
 from onnxprune.cli._console import show
-from onnxprune.report.jsonable import dumps
 
 
 @click.command("inspect")
@@ -17,6 +16,7 @@ def command(model: Path, as_json: bool) -> None:
     """Show what MODEL consists of and what of it can be pruned."""
     from onnxprune import api
     from onnxprune.report.inspect_text import tables
+    from onnxprune.report.jsonable import dumps
 
     report = {"model": str(model), **api.inspect(model)}
     if as_json:

@@ -10,7 +10,6 @@ from typing import Any
 import click
 
 from onnxprune.cli._console import show
-from onnxprune.report.jsonable import dumps
 from onnxprune.report.tables import Table
 
 Rows = list[dict[str, Any]]
@@ -81,7 +80,7 @@ def formats() -> Rows:
 
 def _first_sentence(member: type) -> str:
     first = " ".join((inspect.getdoc(member) or "").partition("\n\n")[0].split())
-    return first.partition(". ")[0].rstrip(".")
+    return first.partition(". ")[0].rstrip(".").replace("``", "`")
 
 
 KINDS: dict[str, Callable[[], Rows]] = {
@@ -96,6 +95,8 @@ def command(kind: str, as_json: bool) -> None:
     """Show what there is to choose from, as the program itself knows it."""
     rows = KINDS[kind]()
     if as_json:
+        from onnxprune.report.jsonable import dumps
+
         click.echo(dumps({kind: rows}))
         return
     columns = list(rows[0])

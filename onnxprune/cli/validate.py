@@ -9,7 +9,6 @@ import click
 
 from onnxprune.cli._console import progress_bar, show
 from onnxprune.errors import ProofError
-from onnxprune.report.jsonable import dumps
 
 
 @click.command("validate")
@@ -51,6 +50,7 @@ def command(dense: Path, pruned: Path, as_json: bool, **options: Any) -> None:
     """
     from onnxprune import api
     from onnxprune.report.compare_text import validate_tables
+    from onnxprune.report.jsonable import dumps
 
     with progress_bar() as progress:
         progress("compare", 0.0)
