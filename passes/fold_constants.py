@@ -19,7 +19,7 @@ from onnx.reference import ReferenceEvaluator
 from onnxprune.passes.base import PASSES, Context, Pass, PassResult
 from onnxprune.passes.infer_shapes import InferShapes
 from onnxprune.rules.analysis import STANDARD, overridable
-from onnxprune.rules.base import Constants
+from onnxprune.rules.rewriter import Constants
 from onnxprune.rules.sizes import SizeTracer, reshape_dims
 
 # Deterministic makers of filler; folding anything else that is float would rename weights.

@@ -17,7 +17,8 @@ import onnx_ir as ir
 
 from onnxprune.axes import Bools, Ids
 from onnxprune.rules.analysis import Analyzer, Use
-from onnxprune.rules.base import Constants, Rewriter, Site
+from onnxprune.rules.base import Site
+from onnxprune.rules.rewriter import Constants, Rewriter
 
 PASSING = ("Identity", "Cast", "Transpose", "DequantizeLinear")
 

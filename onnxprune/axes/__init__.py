@@ -1,5 +1,6 @@
 """Coordinates, links and units; knows no operator by name."""
 
+from onnxprune.axes.carriers import solve
 from onnxprune.axes.space import Bools, Ids, Partition, Product, Reason, Space
 from onnxprune.axes.units import Group, Span, group_units
 
@@ -13,4 +14,5 @@ __all__ = [
     "Space",
     "Span",
     "group_units",
+    "solve",
 ]

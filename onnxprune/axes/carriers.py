@@ -99,3 +99,9 @@ def choose_carriers(space: Space) -> tuple[list[tuple[Ids, Ids]], list[tuple[Ids
             for ids in (product.whole, *product.factors):
                 frozen.append((ids, reason))
     return links, frozen
+
+
+def solve(space: Space) -> Partition:
+    """Choose a carrier for every product and return the final components."""
+    links, frozen = choose_carriers(space)
+    return space.partition(links, frozen)

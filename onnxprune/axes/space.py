@@ -9,7 +9,7 @@ operator. Rules make four kinds of statement about blocks:
   ... (row-major). It can be cut along one of its factors only, the *carrier*;
 * nothing: the coordinate is free.
 
-:meth:`Space.solve` chooses carriers and returns the connected components.
+:func:`onnxprune.axes.solve` chooses carriers and returns the connected components.
 """
 
 from __future__ import annotations
@@ -185,10 +185,3 @@ class Space:
         for index in range(len(statements) - 1, -1, -1):
             reason[labels[statements[index][0]]] = index
         return Partition(labels, count, reason, [r for _, r in statements])
-
-    def solve(self) -> Partition:
-        """Choose a carrier for every product and return the final components."""
-        from onnxprune.axes.carriers import choose_carriers
-
-        links, frozen = choose_carriers(self)
-        return self.partition(links, frozen)

@@ -247,7 +247,7 @@ class Reconstruction:
 def apply_recovered(analyzer: Analyzer, recovered: Recovered) -> None:
     """Write the new weights and biases into the analyzed model."""
     from onnxprune.passes.shrink import set_constant
-    from onnxprune.rules.base import Constants
+    from onnxprune.rules.rewriter import Constants
 
     layers = {layer.value.name or "": layer for layer in find_layers(analyzer)}
     constants = Constants(analyzer.graph)

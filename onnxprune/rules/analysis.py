@@ -10,19 +10,12 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from onnxprune.axes import Group, Ids, Partition, Reason, Space, group_units
-from onnxprune.rules.base import (
-    RULES,
-    Contraction,
-    Dim,
-    GiveUp,
-    KeptOf,
-    NodeView,
-    Rewriter,
-    Site,
-)
+from onnxprune.axes import Group, Ids, Partition, Reason, Space, group_units, solve
+from onnxprune.rules.base import RULES, Contraction, Dim, GiveUp, KeptOf, Site
+from onnxprune.rules.rewriter import Rewriter
 from onnxprune.rules.shapes import infer_shapes
 from onnxprune.rules.sizes import SizeTracer
+from onnxprune.rules.view import NodeView
 
 Use = tuple[ir.Node, int]
 Patch = Callable[[Rewriter, KeptOf], None]
@@ -58,6 +51,7 @@ class Analyzer:
         self.producers: list[tuple[ir.Node, Ids]] = []
         self.parameters: dict[tuple[ir.Value, Use | None], list[Ids | None]] = {}
         self.unsupported: dict[str, int] = {}
+        self.unknown: set[ir.Node] = set()  # no rule, or one that gave up
         self.learned = 0
         self._overridable = overridable(model)
         self._tensors: dict[ir.Value, ir.TensorProtocol | None] = {}
@@ -65,7 +59,7 @@ class Analyzer:
         self._labels: dict[ir.Node, str] = {}
         self.sizes = SizeTracer(self.tensor, self.dims)
         self._run(freeze_interface)
-        self.partition: Partition = self.space.solve()
+        self.partition: Partition = solve(self.space)
 
     # -- facts about values -------------------------------------------------------------------
 
@@ -228,6 +222,7 @@ class Analyzer:
             entry.apply(view)
         except GiveUp as stop:
             del self.sites[marks[0] :], self.contractions[marks[1] :], self.patches[marks[2] :]
+            self.unknown.add(node)
             self._freeze_node(node, str(stop))
         view.finish()
 

@@ -20,7 +20,8 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from onnxprune.axes import Ids
-from onnxprune.rules.base import Contraction, Dim, GiveUp, NodeView
+from onnxprune.rules.base import Contraction, Dim, GiveUp
+from onnxprune.rules.view import NodeView
 
 Sizes = Mapping[str, int]
 

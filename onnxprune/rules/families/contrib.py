@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from onnxprune.rules.base import GiveUp, NodeView, Sample, register
+from onnxprune.rules.base import GiveUp, Sample, register
 from onnxprune.rules.families.norm import mix
 from onnxprune.rules.text import TextRule
+from onnxprune.rules.view import NodeView
 
 MS = "com.microsoft"
 _CONV = "n (g i) *s, (g o) i *k, (g o)?, n (g o) *t? -> n (g o) *t"

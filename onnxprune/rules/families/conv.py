@@ -1,7 +1,8 @@
 """Convolutions of any number of spatial dims, grouped, depth-wise, transposed."""
 
-from onnxprune.rules.base import NodeView, Sample, register
+from onnxprune.rules.base import Sample, register
 from onnxprune.rules.text import TextRule
+from onnxprune.rules.view import NodeView
 
 
 def _group(n: NodeView) -> dict[str, int]:

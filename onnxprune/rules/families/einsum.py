@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 
-from onnxprune.rules.base import GiveUp, NodeView, Sample, register
+from onnxprune.rules.base import GiveUp, Sample, register
 from onnxprune.rules.text import TextRule
+from onnxprune.rules.view import NodeView
 
 
 def einsum_text(equation: str) -> str:

@@ -7,7 +7,9 @@ from typing import Any
 import numpy as np
 
 from onnxprune.axes import Ids
-from onnxprune.rules.base import GiveUp, KeptOf, NodeView, Rewriter, Sample, register
+from onnxprune.rules.base import GiveUp, KeptOf, Sample, register
+from onnxprune.rules.rewriter import Rewriter
+from onnxprune.rules.view import NodeView
 
 INT_MAX = 2**63 - 1
 _I = {1: "int64"}

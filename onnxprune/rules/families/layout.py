@@ -8,7 +8,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from onnxprune.axes import Ids
-from onnxprune.rules.base import Dim, GiveUp, KeptOf, NodeView, Rewriter, Sample, register
+from onnxprune.rules.base import Dim, GiveUp, KeptOf, Sample, register
+from onnxprune.rules.rewriter import Rewriter
+from onnxprune.rules.view import NodeView
 
 Segment = tuple[list[int], list[int]]
 

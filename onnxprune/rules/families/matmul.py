@@ -1,7 +1,8 @@
 """Matrix products."""
 
-from onnxprune.rules.base import NodeView, Sample, register
+from onnxprune.rules.base import Sample, register
 from onnxprune.rules.text import TextRule
+from onnxprune.rules.view import NodeView
 
 _GEMM = "m k, k n, (m | 1) (n | 1)? -> m n, after transA / transB"
 _MATMUL = "*b m k, *b k n -> *b m n"

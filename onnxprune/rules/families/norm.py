@@ -2,8 +2,9 @@
 
 from collections.abc import Iterable
 
-from onnxprune.rules.base import GiveUp, NodeView, Sample, register
+from onnxprune.rules.base import GiveUp, Sample, register
 from onnxprune.rules.text import TextRule
+from onnxprune.rules.view import NodeView
 
 _BATCH = "n c *s, c, c, c, c -> n c *s"
 _INSTANCE = "n c *s, c, c -> n c *s"

@@ -1,7 +1,8 @@
 """Operators that work element by element, with numpy broadcasting."""
 
-from onnxprune.rules.base import GiveUp, NodeView, Sample, register
+from onnxprune.rules.base import GiveUp, Sample, register
 from onnxprune.rules.text import TextRule
+from onnxprune.rules.view import NodeView
 
 UNARY = [
     "Abs",

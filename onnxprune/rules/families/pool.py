@@ -1,7 +1,8 @@
 """Pooling: channels pass, positions stay."""
 
-from onnxprune.rules.base import NodeView, Sample, register
+from onnxprune.rules.base import Sample, register
 from onnxprune.rules.text import TextRule
+from onnxprune.rules.view import NodeView
 
 _POOL = "n c *s -> n c *t"
 _ROI = "n c *s, r *a, r -> r c *t"

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from onnxprune.rules.base import GiveUp, NodeView, Sample, register
+from onnxprune.rules.base import GiveUp, Sample, register
+from onnxprune.rules.view import NodeView
 
 _TEXT = "*d, scale of `axis`, zero point of `axis`? -> *d"
 

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from onnxprune.rules.base import GiveUp, KeptOf, NodeView, Rewriter, Sample, register
+from onnxprune.rules.base import GiveUp, KeptOf, Sample, register
+from onnxprune.rules.rewriter import Rewriter
 from onnxprune.rules.text import TextRule
+from onnxprune.rules.view import NodeView
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 _TEXT = (

@@ -1,6 +1,7 @@
 """Reductions: kept axes pass; a summed axis contracts, any other reduced axis mixes."""
 
-from onnxprune.rules.base import GiveUp, NodeView, Sample, register
+from onnxprune.rules.base import GiveUp, Sample, register
+from onnxprune.rules.view import NodeView
 
 # Zero is neutral for these, so absence equals zero.
 SUMS = ("ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2")

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from onnxprune.rules.base import GiveUp, NodeView, Sample, register
+from onnxprune.rules.base import GiveUp, Sample, register
 from onnxprune.rules.text import TextRule
+from onnxprune.rules.view import NodeView
 
 
 def _kept_size(n: NodeView, axis: int, scales: list[float] | None, sizes_at: int | None) -> bool:

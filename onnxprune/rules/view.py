@@ -1,0 +1,283 @@
+"""One node as its rule sees it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import onnx_ir as ir
+
+from onnxprune.axes import Ids, Reason
+from onnxprune.rules.base import Contraction, Dim, GiveUp, KeptOf, Site
+from onnxprune.rules.rewriter import Rewriter
+
+if TYPE_CHECKING:
+    from onnxprune.rules.analysis import Analyzer
+
+
+class NodeView:
+    """One node as its rule sees it; all statements go to the analyzer's space."""
+
+    def __init__(self, analyzer: Analyzer, node: ir.Node) -> None:
+        self._analyzer = analyzer
+        self.node = node
+        self.space = analyzer.space
+        self.op = node.op_type
+        self.where = analyzer.label(node)
+        self.opset = analyzer.opset(node)
+        self._spoken: set[tuple[str, int, int]] = set()
+
+    # -- what the node is -------------------------------------------------------------------
+
+    @property
+    def n_inputs(self) -> int:
+        """Number of inputs, omitted optional ones in the middle counted."""
+        return len(self.node.inputs)
+
+    @property
+    def n_outputs(self) -> int:
+        """Number of outputs."""
+        return len(self.node.outputs)
+
+    def has(self, index: int) -> bool:
+        """Return whether input ``index`` is given."""
+        return index < self.n_inputs and self.node.inputs[index] is not None
+
+    def dims(self, index: int) -> list[Dim] | None:
+        """Return the dims of input ``index``: int, symbol name or None; None if rank unknown."""
+        value = self.node.inputs[index] if index < self.n_inputs else None
+        return None if value is None else self._analyzer.dims(value)
+
+    def out_dims(self, index: int = 0) -> list[Dim] | None:
+        """Return the dims of output ``index``."""
+        return self._analyzer.dims(self.node.outputs[index])
+
+    def rank(self, index: int) -> int:
+        """Return the rank of input ``index``; a rule needs it, so unknown rank gives up."""
+        dims = self.dims(index)
+        if dims is None:
+            raise GiveUp("a rank that cannot be inferred")
+        return len(dims)
+
+    def out_rank(self, index: int = 0) -> int:
+        """Return the rank of output ``index``, giving up when unknown."""
+        dims = self.out_dims(index)
+        if dims is None:
+            raise GiveUp("a rank that cannot be inferred")
+        return len(dims)
+
+    def attr(self, name: str, default: Any = None) -> Any:
+        """Return an attribute's value as plain Python, or ``default``."""
+        attr = self.node.attributes.get(name)
+        if attr is None or attr.value is None:
+            return default
+        value = attr.value
+        return list(value) if isinstance(value, tuple) else value
+
+    def const(self, index: int) -> np.ndarray[Any, Any] | None:
+        """Return the value of input ``index`` when it is known at compile time."""
+        value = self.node.inputs[index] if index < self.n_inputs else None
+        return None if value is None else self._analyzer.known(value)
+
+    def is_const(self, index: int) -> bool:
+        """Return whether input ``index`` is a constant of the model."""
+        value = self.node.inputs[index] if index < self.n_inputs else None
+        return value is not None and self._analyzer.is_const(value)
+
+    def is_weight(self, index: int) -> bool:
+        """Return whether input ``index`` is a constant or made of constants alone."""
+        value = self.node.inputs[index] if index < self.n_inputs else None
+        return value is not None and self._analyzer.is_weight(value)
+
+    def axis(self, axis: int, rank: int) -> int:
+        """Normalise a possibly negative axis; giving up when outside the rank."""
+        if not -rank <= axis < max(rank, 1):
+            raise GiveUp(f"axis {axis} of a tensor of rank {rank}")
+        return axis % rank if rank else 0
+
+    # -- what the rule says -----------------------------------------------------------------
+
+    def ids(self, index: int, axis: int) -> Ids | None:
+        """Return the ids of an input axis; None when its size is not known."""
+        value = self.node.inputs[index]
+        assert value is not None
+        self._spoken.add(("i", index, axis))
+        return self._analyzer.ids(value, axis, (self.node, index))
+
+    def out_ids(self, axis: int, index: int = 0) -> Ids | None:
+        """Return the ids of an output axis; None when its size is not known."""
+        self._spoken.add(("o", index, axis))
+        return self._analyzer.ids(self.node.outputs[index], axis, None)
+
+    def link(self, a: Ids | None, b: Ids | None) -> None:
+        """Tie two axes coordinate by coordinate (sizes that differ freeze both)."""
+        if a is None and b is None:
+            return
+        if a is None or b is None or len(a) != len(b):
+            for ids in (a, b):
+                self.freeze(ids, "meets an axis of unknown or different size here")
+            return
+        self.space.link(a, b)
+
+    def index(self, source: Ids | None, target: Ids | None, take: Ids) -> None:
+        """State target[j] = source[take[j]] (-1: made here from nothing)."""
+        if target is None or source is None:
+            self.link(source, target)
+            return
+        made = take < 0
+        self.space.link(target[~made], source[take[~made]])
+
+    def product(self, whole: Ids | None, factors: Sequence[Ids | None]) -> None:
+        """State that ``whole`` is laid out row-major over ``factors``."""
+        if whole is None or any(f is None for f in factors):
+            for ids in (whole, *factors):
+                self.freeze(ids, "is merged with an axis of unknown size here")
+            return
+        self.space.product(whole, [f for f in factors if f is not None], self.where)
+
+    def freeze(self, ids: Ids | None, why: str) -> None:
+        """State that these coordinates must stay."""
+        if ids is not None:
+            self.space.freeze(ids, Reason(self.where, why))
+
+    def freeze_input(self, index: int, why: str) -> None:
+        """Freeze every axis of an input."""
+        dims = self.dims(index)
+        for axis in range(len(dims or ())):
+            self.freeze(self.ids(index, axis), why)
+
+    def freeze_output(self, why: str, index: int = 0) -> None:
+        """Freeze every axis of an output."""
+        for axis in range(len(self.out_dims(index) or ())):
+            self.freeze(self.out_ids(axis, index), why)
+
+    def contract(self, *operands: tuple[int, int, Ids]) -> None:
+        """State that an axis is summed over: a zero in any one operand equals absence."""
+        self._analyzer.sites.append(Site(self.node, operands))
+
+    def contraction(self, contraction: Contraction) -> None:
+        """Record cost and weight layout of a multiplying node."""
+        self._analyzer.contractions.append(contraction)
+
+    def produces(self, index: int, axis: int) -> None:
+        """Record that input ``index`` is a parameter that makes new units along ``axis``."""
+        value = self.node.inputs[index]
+        assert value is not None
+        self._analyzer.produces(value, axis, (self.node, index))
+
+    def learn(self, index: int, dims: Sequence[Dim]) -> None:
+        """Record the shape of an output that inference could not find."""
+        value = self.node.outputs[index]
+        value.shape = ir.Shape(list(dims))
+        if value.type is None and self.node.inputs and self.node.inputs[0] is not None:
+            value.type = self.node.inputs[0].type
+        self._analyzer.learned += 1
+
+    def like_input(self, outputs: int = 1) -> None:
+        """Tell the shape of outputs that are shaped like input 0, where inference does not."""
+        dims = self.dims(0)
+        for index in range(min(outputs, self.n_outputs)):
+            if dims is not None and self.out_dims(index) is None:
+                self.learn(index, dims)
+
+    def on_rewrite(self, patch: Callable[[Rewriter, KeptOf], None]) -> None:
+        """Register what else must change in this node when coordinates go."""
+        self._analyzer.patches.append((self.node, patch))
+
+    def keep_sizes(
+        self,
+        index: int,
+        axes: Sequence[Ids | None],
+        *,
+        copies: bool = False,
+        neutral: int | None = None,
+    ) -> None:
+        """Keep a size vector in input ``index`` equal to the kept counts of ``axes``.
+
+        Args:
+            index: the input; constant, or computed from shapes.
+            axes: for every element of the vector the axis it is the size of; None: unknown.
+            copies: an element 0 copies the dim of input 0 at its place.
+            neutral: an element of this value leaves the axis as it is.
+        """
+        value = self.node.inputs[index] if index < self.n_inputs else None
+        if value is None:
+            raise GiveUp(f"input {index} is missing")
+        entries = self._analyzer.sizes.of(value)
+        if entries is None or entries.size != len(axes):
+            for ids in axes:
+                self.freeze(ids, "has a target size that cannot be traced")
+            return
+        const = self.is_const(index)
+        flat = list(entries.reshape(-1))
+
+        def follows(entry: Any, position: int, kept: KeptOf) -> int | None:
+            """Return the size the vector will give after the rewrite, None when unknown."""
+            if entry.leaf is not None:
+                ids = self._analyzer.ids(entry.leaf[0], entry.leaf[1], None)
+                return None if ids is None else int(kept(ids).sum())
+            if entry.leaves:
+                for leaf in entry.leaves:
+                    ids = self._analyzer.ids(leaf[0], leaf[1], None)
+                    if ids is not None and not kept(ids).all():
+                        return None
+            return None if entry.value is None else int(entry.value)
+
+        def patch(rw: Rewriter, kept: KeptOf) -> None:
+            wrong: dict[int, int] = {}
+            for position, (entry, ids) in enumerate(zip(flat, axes, strict=True)):
+                if ids is None or entry.value in (-1, neutral) or (copies and entry.value == 0):
+                    continue
+                size = int(kept(ids).sum())
+                if follows(entry, position, kept) != size:
+                    wrong[position] = size
+            if wrong:
+                rw.override(index, wrong, [e.value for e in flat] if const else len(flat))
+
+        self.on_rewrite(patch)
+
+    def keep_size_attr(self, name: str, axes: Sequence[Ids | None], *, copies: bool) -> None:
+        """Keep a size attribute equal to the kept counts of ``axes``; see :meth:`keep_sizes`."""
+        old = [int(v) for v in self.attr(name, [])]
+        if len(old) != len(axes):
+            raise GiveUp(f"attribute {name} does not fit the rank")
+
+        def patch(rw: Rewriter, kept: KeptOf) -> None:
+            new = [
+                v if ids is None or v == -1 or (copies and v == 0) else int(kept(ids).sum())
+                for v, ids in zip(old, axes, strict=True)
+            ]
+            if new != old:
+                rw.set_attr(name, new)
+
+        self.on_rewrite(patch)
+
+    def same_size(self, index: int, position: int, source: int, axis: int) -> bool:
+        """Return whether element ``position`` of a size input is the size of an input's axis."""
+        value = self.node.inputs[index] if index < self.n_inputs else None
+        entries = None if value is None else self._analyzer.sizes.of(value)
+        if entries is None or position >= entries.size:
+            return False
+        entry = entries.reshape(-1)[position]
+        dim = (self.dims(source) or [])[axis]
+        if entry.value is not None and entry.value == dim:
+            return True
+        return bool(entry.leaf == (self.node.inputs[source], axis))
+
+    # -- shorthands -------------------------------------------------------------------------
+
+    def passes(self, in_axis: int, out_axis: int, index: int = 0, out: int = 0) -> None:
+        """Tie an input axis to an output axis."""
+        self.link(self.ids(index, in_axis), self.out_ids(out_axis, out))
+
+    def finish(self) -> None:
+        """Freeze every axis the rule did not mention."""
+        for index, value in enumerate(self.node.inputs):
+            for axis in range(len((value is not None and self._analyzer.dims(value)) or ())):
+                if ("i", index, axis) not in self._spoken:
+                    self.freeze(self.ids(index, axis), f"{self.op} has no rule for this axis")
+        for index, value in enumerate(self.node.outputs):
+            for axis in range(len(self._analyzer.dims(value) or ())):
+                if ("o", index, axis) not in self._spoken:
+                    self.freeze(self.out_ids(axis, index), f"{self.op} has no rule for this axis")
