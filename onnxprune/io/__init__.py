@@ -6,10 +6,10 @@ and gives a private ``onnx_ir.Model``; ``save`` writes one, whole or not at all;
 training information, types it has no word for, unknown fields) is carried around it in ``meta``;
 what cannot be carried is an error that names it.
 
-Modules: ``read`` bytes to checked protobuf, ``external`` external data, ``sparse`` and ``carry``
-what onnx-ir cannot hold, ``loading`` and ``saving`` the two directions, ``encode``, ``payload`` and
-``wire`` the streaming writer, ``atomic`` files that appear whole, ``walk`` graphs inside graphs,
-``weights`` tensors that cannot be scored.
+Modules: ``read`` bytes to checked protobuf, ``skim`` and ``infile`` weights that stay in a large
+file, ``external`` external data, ``sparse`` and ``carry`` what onnx-ir cannot hold, ``loading`` and
+``saving`` the two directions, ``encode``, ``payload`` and ``wire`` the streaming writer, ``atomic``
+files that appear whole, ``walk`` graphs inside graphs, ``weights`` tensors that cannot be scored.
 """
 
 from onnxprune.io.loading import Kind, Loaded, Source, load

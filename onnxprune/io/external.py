@@ -16,6 +16,7 @@ import onnx_ir as ir
 
 from onnxprune.errors import LoadError, UnsupportedError
 from onnxprune.io import walk
+from onnxprune.io.infile import Far
 
 _TYPED_FIELD = {
     onnx.TensorProto.FLOAT: ("float_data", 1),
@@ -30,13 +31,16 @@ _TYPED_FIELD = {
 _TYPES = {t.value for t in ir.DataType}
 
 
-def check_tensors(model: onnx.ModelProto, label: str, base_dir: Path | None) -> tuple[Path, ...]:
+def check_tensors(
+    model: onnx.ModelProto, label: str, base_dir: Path | None, far: Far | None = None
+) -> tuple[Path, ...]:
     """Check that every tensor holds, or points at, as many bytes as its shape needs.
 
     Args:
         model: the model as parsed.
         label: what to call it in messages.
         base_dir: folder that external locations are relative to; None if there is none.
+        far: the data that was left in the model's own file.
 
     Returns:
         The external data files, absolute, each once, in order of first use.
@@ -52,7 +56,7 @@ def check_tensors(model: onnx.ModelProto, label: str, base_dir: Path | None) -> 
         if tensor.data_location == onnx.TensorProto.EXTERNAL:
             _check_external(name, tensor, needed, label, base_dir, files)
         else:
-            _check_inside(name, tensor, needed, label)
+            _check_inside(name, tensor, needed, label, far)
     return tuple(path for path, _ in files.values())
 
 
@@ -78,10 +82,13 @@ def _needed_bytes(name: str, tensor: onnx.TensorProto, label: str) -> int:
     return -(-elements * bits // 8)
 
 
-def _check_inside(name: str, tensor: onnx.TensorProto, needed: int, label: str) -> None:
+def _check_inside(
+    name: str, tensor: onnx.TensorProto, needed: int, label: str, far: Far | None
+) -> None:
     elements = math.prod(tensor.dims)
     if tensor.HasField("raw_data"):
-        held, unit = len(tensor.raw_data), "bytes"
+        raw = tensor.raw_data
+        held, unit = len(raw) if far is None else far.length(raw), "bytes"
     else:
         field, each = _TYPED_FIELD.get(tensor.data_type, ("int32_data", 1))
         held, unit, needed = len(getattr(tensor, field)), "elements", elements * each

@@ -19,6 +19,8 @@ from onnx_ir.serde import TensorProtoTensor
 
 from onnxprune.errors import LoadError, ModelError, UnsupportedError
 from onnxprune.io import carry, external, origin, read, walk, wire
+from onnxprune.io.infile import Far
+from onnxprune.io.skim import MalformedError
 
 Kind = Literal["path", "bytes", "proto", "ir", "gs"]
 Source: TypeAlias = Union[str, "os.PathLike[str]", bytes, onnx.ModelProto, ir.Model, gs.Graph]
@@ -85,8 +87,12 @@ def load(source: Source | Loaded, *, base_dir: str | os.PathLike[str] | None = N
         return replace(source, model=_private(source.model, source.origin))
     if isinstance(source, (str, os.PathLike)):
         path = Path(source).absolute()
-        proto = read.parse(read.read_file(path), str(path))
-        return _from_proto(proto, "path", path, path.parent, str(path))
+        proto, far = read.parse_file(path)
+        try:
+            return _from_proto(proto, "path", path, path.parent, str(path), far)
+        except MalformedError:  # data in a place where it cannot stay in the file
+            proto = read.parse(read.read_file(path), str(path))
+            return _from_proto(proto, "path", path, path.parent, str(path))
     if isinstance(source, (bytes, bytearray, memoryview)):
         proto = read.parse(bytes(source), "the given bytes")
         return _from_proto(proto, "bytes", None, base, "the given bytes")
@@ -107,17 +113,24 @@ def load(source: Source | Loaded, *, base_dir: str | os.PathLike[str] | None = N
 
 
 def _from_proto(
-    proto: onnx.ModelProto, kind: Kind, path: Path | None, base: Path | None, label: str
+    proto: onnx.ModelProto,
+    kind: Kind,
+    path: Path | None,
+    base: Path | None,
+    label: str,
+    far: Far | None = None,
 ) -> Loaded:
     """Consume ``proto``: it is changed, and its tensors become those of the model."""
     try:
         read.check_text(proto, label)
-        files = external.check_tensors(proto, label, base)
+        files = external.check_tensors(proto, label, base, far)
         facts = _facts(proto, path, files)
         carried = carry.strip(proto, str(base) if base else "")
         with _quiet():
             model = ir.from_proto(proto)
-    except ModelError:
+        if far is not None:
+            far.attach(model)
+    except (ModelError, MalformedError):
         raise
     except Exception as error:  # onnx-ir wraps whatever goes wrong; the root says what it was
         raise _explained(error, label) from error

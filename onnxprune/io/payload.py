@@ -11,6 +11,7 @@ import onnx_ir as ir
 from onnx_ir.serde import TensorProtoTensor
 
 from onnxprune.errors import SaveError
+from onnxprune.io.infile import FileTensor
 
 
 @dataclass
@@ -35,7 +36,9 @@ class Slot:
         """Return the tensor's message, and whether ``raw_data`` is still to be appended."""
         tensor = self.tensor
         if self.offset is None and isinstance(tensor, TensorProtoTensor):
-            return self._verbatim(tensor), False
+            return self._verbatim(tensor.raw), False
+        if self.offset is None and isinstance(tensor, FileTensor):
+            return self._verbatim(tensor.template), True
         proto = onnx.TensorProto()
         if name := self.name or tensor.name:
             proto.name = name
@@ -57,29 +60,29 @@ class Slot:
             return proto, False
         return proto, True
 
-    def _verbatim(self, tensor: TensorProtoTensor) -> onnx.TensorProto:
-        """Return the message the tensor was read from, so that its typed fields stay as is."""
-        held = tensor.raw
-        props = dict(tensor.metadata_props)
-        if (not self.name or held.name == self.name) and _metadata(held) == props:
+    def _verbatim(self, held: onnx.TensorProto) -> onnx.TensorProto:
+        """Return the message the tensor was read from, so that its fields stay as they were."""
+        props = dict(self.tensor.metadata_props)
+        name = self.name or self.tensor.name
+        if (not name or held.name == name) and _metadata(held) == props:
             return held
         proto = onnx.TensorProto()
         proto.CopyFrom(held)
-        if self.name:
-            proto.name = self.name
+        if name:
+            proto.name = name
         _set_metadata(proto, props)
         return proto
 
     def fill(self, sidecar: str) -> None:
         """Bring ``target`` up to date if onnx-ir's own rendering of the tensor does not do.
 
-        It does not for external tensors, whose file is not ours to point at, for moved ones,
-        and for those with metadata, which onnx-ir writes twice.
+        It does not for external tensors, whose file is not ours to point at, for moved ones, for
+        those in the model's file, and for those with metadata, which onnx-ir writes twice.
         """
         if self.target is None:
             return
         if self.offset is None and not (
-            isinstance(self.tensor, ir.ExternalTensor) or self.tensor.metadata_props
+            isinstance(self.tensor, (ir.ExternalTensor, FileTensor)) or self.tensor.metadata_props
         ):
             return
         message, rest = self.message(sidecar)

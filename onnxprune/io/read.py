@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import stat
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +12,13 @@ import onnx
 from google.protobuf.message import DecodeError
 
 from onnxprune.errors import LoadError
+from onnxprune.io import infile
+from onnxprune.io.skim import MalformedError, Span
 
 LIMIT = 2**31 - 1
 """Bytes a protobuf message may have at most."""
 
+_HEAD = 64  # bytes that hold every signature
 _OPSET_SINCE = 3  # IR version from which opset_import is required
 _SIGNATURES = (
     (0, b"version https://git-lfs", "a Git LFS pointer; run `git lfs pull` to get the real file"),
@@ -29,13 +34,9 @@ _SIGNATURES = (
 )
 
 
-def read_file(path: Path) -> bytes:
-    """Return the content of a regular, non-empty file.
-
-    Raises:
-        LoadError: it does not exist, is a folder, is empty, or cannot be read.
-    """
-    try:
+def check_file(path: Path) -> None:
+    """Raise LoadError unless ``path`` is a regular file that may be an ONNX model by its size."""
+    with _explaining(path):
         status = path.stat()
         if stat.S_ISDIR(status.st_mode):
             raise LoadError(f"{path} is a folder; give the .onnx file inside it")
@@ -46,14 +47,29 @@ def read_file(path: Path) -> bytes:
                 f"{path} has {status.st_size} bytes; an ONNX file may have {LIMIT}, larger weights "
                 "belong in external data; save the model with external data"
             )
-        data = path.read_bytes()
+
+
+def read_file(path: Path) -> bytes:
+    """Return the content of a regular file.
+
+    Raises:
+        LoadError: it does not exist, is a folder, is too large, or cannot be read.
+    """
+    check_file(path)
+    with _explaining(path):
+        return path.read_bytes()
+
+
+@contextlib.contextmanager
+def _explaining(path: Path) -> Iterator[None]:
+    try:
+        yield
     except FileNotFoundError:
         raise LoadError(f"{path} does not exist; check the path") from None
     except OSError as error:
         raise LoadError(f"{path} cannot be read: {error.strerror or error}") from error
     except ValueError as error:  # a NUL in the path
         raise LoadError(f"{str(path)!r} is not a path: {error}") from None
-    return data
 
 
 def parse(data: bytes, label: str) -> onnx.ModelProto:
@@ -68,9 +84,7 @@ def parse(data: bytes, label: str) -> onnx.ModelProto:
     """
     if not data:
         raise LoadError(f"{label} is empty; it should hold an ONNX model")
-    for offset, signature, meaning in _SIGNATURES:
-        if data[offset : offset + len(signature)] == signature:
-            raise LoadError(f"{label} is not an ONNX model: it is {meaning}")
+    _check_signature(data, label)
     try:
         model = onnx.ModelProto.FromString(data)
     except DecodeError:
@@ -80,6 +94,33 @@ def parse(data: bytes, label: str) -> onnx.ModelProto:
         ) from None
     check(model, label)
     return model
+
+
+def parse_file(path: Path) -> tuple[onnx.ModelProto, infile.Far | None]:
+    """Return the model in a file; the data of a large one stays there.
+
+    Returns:
+        The model, and what the tokens in its ``raw_data`` stand for, None where there are none.
+
+    Raises:
+        LoadError: see :func:`read_file` and :func:`parse`.
+    """
+    check_file(path)
+    if opened := infile.open_far(path):
+        skimmed, far = opened
+        _check_signature(far.file.read(Span(0, _HEAD)), str(path))
+        with contextlib.suppress(DecodeError, MalformedError):
+            model = onnx.ModelProto.FromString(skimmed.data)
+            far.fetch(model)
+            check(model, str(path))
+            return model, far
+    return parse(read_file(path), str(path)), None
+
+
+def _check_signature(data: bytes, label: str) -> None:
+    for offset, signature, meaning in _SIGNATURES:
+        if data[offset : offset + len(signature)] == signature:
+            raise LoadError(f"{label} is not an ONNX model: it is {meaning}")
 
 
 def check(model: onnx.ModelProto, label: str) -> None:
