@@ -47,7 +47,7 @@ def _image(light: ModuleType, name: str) -> str:
     own = {tensor.name for tensor in graph.initializer}
     names = [value.name for value in graph.input if value.name not in own]
     assert len(names) == 1
-    return names[0]
+    return str(names[0])
 
 
 def test_weights_are_random_and_the_output_is_soft(pair: tuple[str, onnx.ModelProto]) -> None:

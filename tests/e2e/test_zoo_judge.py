@@ -53,7 +53,8 @@ def _edit(model: onnx.ModelProto, name: str, array: np.ndarray[Any, Any]) -> Non
 
 
 def _get(model: onnx.ModelProto, name: str) -> np.ndarray[Any, Any]:
-    return numpy_helper.to_array(next(t for t in model.graph.initializer if t.name == name)).copy()
+    tensor = next(t for t in model.graph.initializer if t.name == name)
+    return np.array(numpy_helper.to_array(tensor))
 
 
 def _masked(dense: onnx.ModelProto) -> onnx.ModelProto:
@@ -182,7 +183,13 @@ def _check(zoo: ModuleType, tmp_path: Path, dense: onnx.ModelProto, body: str) -
     (tmp_path / "out").mkdir()
     onnx.save(dense, tmp_path / "net.onnx")
     inputs = [{"name": "x", "dtype": "float32", "dims": [1, 3, 8, 8], "fill": "normal"}]
-    entry = {"name": "net", "arch": "net", "family": "f", "kind": "cnn", "file": "net.onnx"}
+    entry: dict[str, Any] = {
+        "name": "net",
+        "arch": "net",
+        "family": "f",
+        "kind": "cnn",
+        "file": "net.onnx",
+    }
     entry |= {"inputs": inputs, "sizes": {}, "other_sizes": {}}
     row: dict[str, Any] = zoo.check.check_one(
         entry, tmp_path, tmp_path / "out", _tool(tmp_path, body)
