@@ -3,9 +3,9 @@
 A product axis can lose whole coordinates of one factor only. Factors that are the same axis
 elsewhere (linked blocks) form a *family*, and a family is either live, then it carries every
 product it is a factor of, or fixed, then its coordinates stay. Two families that meet in one
-product cannot both be live: choosing is an independent-set problem, solved greedily: families that a live
-one depends on first, then preferred ones (attention heads), then whichever leaves more units free,
-then the earlier in the graph.
+product cannot both be live: choosing is an independent-set problem, solved greedily: families that
+a live one depends on first, then preferred ones (attention heads), then whichever leaves more units
+free, then the earlier in the graph.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -25,19 +24,6 @@ STANDARD = ("", "ai.onnx")
 FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE}
 
 
-@dataclass(frozen=True)
-class Parameter:
-    """A constant tensor that has coordinates: an initializer or a Constant node's output.
-
-    A vector (at most one axis longer than 1) has its own ids at every use, so that a bias which
-    an exporter shared between two layers does not tie them; a matrix has one set of ids.
-    """
-
-    value: ir.Value
-    use: Use | None
-    axes: tuple[Ids | None, ...]
-
-
 class Analyzer:
     """Runs the rules over one graph; :attr:`result` holds what came out."""
 
@@ -49,6 +35,9 @@ class Analyzer:
         self.contractions: list[Contraction] = []
         self.patches: list[tuple[ir.Node, Patch]] = []
         self.producers: list[tuple[ir.Node, Ids]] = []
+        # Constants with coordinates: ids of their axes. A vector (at most one axis longer than 1)
+        # has its own at every use, so that a bias which an exporter shared between two layers
+        # does not tie them; a matrix has one set, and layers that share it are tied.
         self.parameters: dict[tuple[ir.Value, Use | None], list[Ids | None]] = {}
         self.unsupported: dict[str, int] = {}
         self.unknown: set[ir.Node] = set()  # no rule, or one that gave up
