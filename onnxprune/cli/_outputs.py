@@ -41,7 +41,9 @@ class Outputs:
             SaveError: a folder is missing or not writable, or an input would be overwritten.
             UsageError: two outputs are one file.
         """
-        taken: dict[Path, Path] = {}
+        taken: set[Path] = set()
+        if self.model is not None and self.texts:
+            taken.add(self.model.absolute().with_name(self.model.name + ".data"))  # its sidecar
         for path in self.paths:
             whole = path.absolute()
             atomic.check_target(whole, self.inputs)
@@ -51,7 +53,7 @@ class Outputs:
                 )
             if whole in taken:
                 raise UsageError(f"{path} is asked for as two different outputs; give two names")
-            taken[whole] = path
+            taken.add(whole)
 
     def write(self, loaded: io.Loaded, note_size: Callable[[int], None]) -> None:
         """Write all files, or none.

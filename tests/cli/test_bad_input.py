@@ -116,6 +116,8 @@ def test_two_outputs_of_one_name(fails, resnet, tmp_path):
     same = tmp_path / "same.json"
     assert "two" in fails(2, resnet, *HALF, "--plan", same, "--report", same)
     assert "two" in fails(2, resnet, *HALF, "--plan", same, output=same)
+    sidecar = tmp_path / "out.onnx.data"
+    assert "two" in fails(2, resnet, *HALF, "--plan", sidecar)
 
 
 @pytest.mark.parametrize(

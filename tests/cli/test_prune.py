@@ -216,3 +216,9 @@ def test_python_speaks_the_same_words(run, resnet, tmp_path):
     onnxprune.save(result.loaded, tmp_path / "api.onnx")
     assert run("prune", resnet, "-o", tmp_path / "cli.onnx", "--sparsity", "0.5").code == 0
     assert (tmp_path / "api.onnx").read_bytes() == (tmp_path / "cli.onnx").read_bytes()
+
+
+def test_nothing_to_remove_is_said(run, tmp_path):
+    model = save_convs(tmp_path / "net.onnx", (3, 4))
+    ran = run("prune", model, "-o", tmp_path / "o.onnx", "--sparsity", "0.5")
+    assert ran.code == 0 and "nothing was removed" in ran.out
