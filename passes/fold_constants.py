@@ -23,7 +23,7 @@ from onnxprune.rules.rewriter import Constants
 from onnxprune.rules.sizes import SizeTracer, reshape_dims
 
 # Deterministic makers of filler; folding anything else that is float would rename weights.
-FILLERS = ("Expand", "CastLike", "ConstantOfShape", "Tile", "Range", "EyeLike", "Identity", "Cast")
+FILLERS = ("Expand", "CastLike", "ConstantOfShape", "Tile", "Range", "EyeLike")
 KEPT = ("Constant", "DequantizeLinear", "QuantizeLinear")
 # What exporters leave on weights that would mix coordinates once some are gone: weight
 # standardisation, weight norm. Element-wise and layout operators on weights stay as they are.

@@ -151,6 +151,12 @@ def select_structure(analyzer: Analyzer, options: SelectOptions) -> tuple[PruneP
     criterion = parse_criterion(options.criterion)
     scored, notes = score_groups(analyzer, criterion, options.seed)
     fixed = _fixed(options, scored, find_layers(analyzer))
+    if scored and len(fixed) == len(scored) and not options.layers:
+        raise UsageError(
+            "--only / --keep and the first and last layer policies leave no channel to prune; "
+            f"layers that can be pruned: {', '.join(s.name for s in scored[:5])}"
+            f"{', ...' if len(scored) > 5 else ''}"
+        )
     overrides = {k: v for k, v in _overrides(options, scored).items() if k not in fixed}
     items = []
     for s in scored:
