@@ -49,7 +49,7 @@ def any_python(folder: Path) -> bool:
 def main() -> int:
     """Run every check and print which ones complained; the process exit code."""
     tree = link_tree(ROOT / "build" / "lint")
-    environment = dict(os.environ, PYTHONPATH=str(tree), MYPYPATH=f"{tree}:tools:models")
+    environment = dict(os.environ, PYTHONPATH=str(tree), MYPYPATH=f"{tree}:tools:models:benchmarks")
     failed = []
     for name, (command, folder) in steps(tree).items():
         print(f"== {name}", flush=True)
