@@ -4,6 +4,7 @@
 #include <cstring>
 
 #include "harness.h"
+#include "plan_impl.h"
 #include "reference.h"
 
 namespace {
@@ -88,9 +89,18 @@ bool borders_are_zero(const PlaneLayout& l, const float* plane) {
   return std::memcmp(copy.data(), plane, copy.size() * sizeof(float)) == 0;
 }
 
-void run_case(const Case& c, const Weights& weights, Isa isa, const char* kernel, const std::vector<float>& x,
-              const std::vector<float>& residual, const std::vector<double>& expected,
-              const std::vector<double>& magnitude) {
+// A case with its data and expected result.
+struct Problem {
+  WeightsPtr weights;
+  std::vector<float> x, residual;
+  std::vector<double> expected, magnitude;
+};
+
+void run_case(const Case& c, const Problem& problem, Isa isa, const char* kernel, const Tuning& tuning = {}) {
+  const std::vector<float>& x = problem.x;
+  const std::vector<float>& residual = problem.residual;
+  const std::vector<double>& expected = problem.expected;
+  const std::vector<double>& magnitude = problem.magnitude;
   const int oh = c.g.out_height(c.height), ow = c.g.out_width(c.width);
   const PlaneLayout in = make_layout(c.height, c.width, conv_need(c.g, c.height, c.width));
   const PlaneLayout out = make_layout(oh, ow, c.out_need);
@@ -100,7 +110,7 @@ void run_case(const Case& c, const Weights& weights, Isa isa, const char* kernel
   options.threads = c.threads;
   options.epilogue = c.epilogue;
   PlanPtr plan;
-  const Status status = make_plan(weights, in, out, options, &plan);
+  const Status status = make_tuned_plan(*problem.weights, in, out, options, tuning, &plan);
   const std::string what = describe(c, kernel == nullptr ? isa_name(isa) : kernel);
   if (!CHECK_SAY(status.ok(), what + ": " + status.message)) return;
   Buffer input(in.buffer_floats(c.g.in_channels, c.images), kCanary);
@@ -158,36 +168,41 @@ void run_case(const Case& c, const Weights& weights, Isa isa, const char* kernel
   CHECK_SAY(worst <= 3e-6, what + ": error " + std::to_string(worst));
 }
 
-void check_case(const Case& c, std::uint64_t seed) {
+Problem make_problem(const Case& c, std::uint64_t seed) {
+  Problem problem;
   Random random(seed);
   const int oh = c.g.out_height(c.height), ow = c.g.out_width(c.width);
-  if (oh < 1 || ow < 1) return;
+  if (oh < 1 || ow < 1) return problem;
   const std::vector<float> w = make_weights(c, &random);
-  std::vector<float> x(static_cast<std::size_t>(c.images) * c.g.in_channels * c.height * c.width);
-  for (float& v : x) v = random.symmetric();
-  std::vector<float> residual(static_cast<std::size_t>(c.images) * c.g.out_channels * oh * ow);
-  for (float& v : residual) v = random.symmetric();
+  problem.x.resize(static_cast<std::size_t>(c.images) * c.g.in_channels * c.height * c.width);
+  for (float& v : problem.x) v = random.symmetric();
+  problem.residual.resize(static_cast<std::size_t>(c.images) * c.g.out_channels * oh * ow);
+  for (float& v : problem.residual) v = random.symmetric();
   std::vector<float> bias(static_cast<std::size_t>(c.g.out_channels));
   for (float& v : bias) v = random.symmetric();
-  std::vector<double> expected, magnitude;
-  reference::convolve(c.g, c.images, c.height, c.width, x.data(), w.data(), bias.data(), c.epilogue, residual.data(),
-                      &expected, &magnitude);
+  reference::convolve(c.g, c.images, c.height, c.width, problem.x.data(), w.data(), bias.data(), c.epilogue,
+                      problem.residual.data(), &problem.expected, &problem.magnitude);
   PackOptions pack;
   pack.bias = bias.data();
   pack.storage = c.storage;
   DenseView dense{w.data(), c.g.columns(), 1};
-  WeightsPtr weights;
-  const Status status = pack_dense(c.g, dense, pack, &weights);
-  if (!CHECK_SAY(status.ok(), status.message)) return;
+  const Status status = pack_dense(c.g, dense, pack, &problem.weights);
+  CHECK_SAY(status.ok(), status.message);
+  return problem;
+}
+
+void check_case(const Case& c, std::uint64_t seed) {
+  const Problem problem = make_problem(c, seed);
+  if (problem.weights == nullptr) return;
   std::size_t count = 0;
   const KernelEntry* kernels = kernel_list(&count);
   for (std::size_t i = 0; i < count; ++i) {
     if (!isa_supported(kernels[i].isa)) continue;
     if (kernels[i].generated && !code_generation_available(nullptr)) continue;
-    run_case(c, *weights, kernels[i].isa, kernels[i].name, x, residual, expected, magnitude);
+    run_case(c, problem, kernels[i].isa, kernels[i].name);
   }
   for (const Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512}) {
-    if (isa_supported(isa)) run_case(c, *weights, isa, nullptr, x, residual, expected, magnitude);
+    if (isa_supported(isa)) run_case(c, problem, isa, nullptr);
   }
 }
 
@@ -373,4 +388,37 @@ TEST(conv_rejects_what_does_not_fit) {
   unknown.kernel = "no_such_kernel";
   CHECK(make_plan(*weights, padded, padded, unknown, &plan).code == Code::unsupported);
   CHECK(make_plan(*weights, padded, padded, PlanOptions{}, &plan).ok());
+}
+
+TEST(conv_tunings) {
+  // Every kernel with its inner sizes forced: packing, small column blocks, short tiles, the register
+  // shapes of generated code, code prefetch.
+  Random random(91);
+  std::size_t count = 0;
+  const KernelEntry* kernels = kernel_list(&count);
+  for (int i = 0; i < 60; ++i) {
+    Case c = conv(random.between(1, 70), random.between(1, 40), random.between(1, 12), random.between(1, 30), 1, 1, 0);
+    if (i % 2) c.g.kernel_h = c.g.kernel_w = 3, c.g.pad_top = c.g.pad_left = c.g.pad_bottom = c.g.pad_right = 1;
+    if (i % 5 == 0) c.g.stride_h = c.g.stride_w = 2;
+    if (i % 7 == 0) c.out_need.stride_h = c.out_need.stride_w = 2, c.out_need.phase_mask = 15;  // through scratch
+    c.zeros = static_cast<Zeros>(random.below(7));
+    c.density = random.uniform() * 0.6;
+    c.images = random.between(1, 2);
+    c.threads = random.between(1, 2);
+    c.epilogue = random_epilogue(&random);
+    const Problem problem = make_problem(c, 7000 + static_cast<std::uint64_t>(i));
+    if (problem.weights == nullptr) continue;
+    for (std::size_t k = 0; k < count; ++k) {
+      if (!isa_supported(kernels[k].isa) || (kernels[k].generated && !code_generation_available(nullptr))) continue;
+      Tuning tuning;
+      tuning.pack = random.below(2);
+      tuning.input_budget = 1 << random.between(8, 15);
+      tuning.max_vectors = random.between(1, 9);
+      tuning.pixels = random.between(1, 4);
+      tuning.rows = random.between(1, 32);
+      tuning.embedded = random.below(2) != 0;
+      tuning.prefetch = random.below(2) * 256;
+      run_case(c, problem, kernels[k].isa, kernels[k].name, tuning);
+    }
+  }
 }

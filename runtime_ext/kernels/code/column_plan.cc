@@ -18,8 +18,13 @@ class ColumnPlan final : public PixelPlan {
     const ConvGeometry& g = request.weights.shape;
     ColumnShape shape = choose_shape(request);
     const int width = shape.wide ? 16 : 8;
-    vectors_ = tile_vectors(request, shape);
-    cut(width, vectors_, shape.pixels);
+    cut(width, tile_vectors(request, shape), shape.pixels);
+    // Whole groups of vectors may reach past the pixels; they must stay inside the plane.
+    const std::int64_t end = tiles_.back().q + static_cast<std::int64_t>(tiles_.back().vectors) * width;
+    if (direct_ && out_.lead + end > out_.plane_stride) {
+      shape.pixels = 1;
+      cut(width, tile_vectors(request, shape), 1);
+    }
     const Tuning& tuning = request.tuning;
     const bool packed = tuning.pack < 0 ? packing_pays(request.weights) : tuning.pack > 0 && g.groups == 1;
     // One pass over an input vector serves all weights of its column, so that the second-level cache
@@ -83,7 +88,7 @@ class ColumnPlan final : public PixelPlan {
   static ColumnShape choose_shape(const PlanRequest& request) {
     ColumnShape shape;
     shape.wide = request.options.isa == Isa::avx512;
-    shape.pixels = request.tuning.pixels > 0 ? request.tuning.pixels : 1;
+    shape.pixels = std::clamp(request.tuning.pixels, 1, 4);  // the slack of buffers covers four
     shape.embedded = shape.wide && request.tuning.embedded;
     shape.rows = request.tuning.rows > 0 ? request.tuning.rows : 64;
     shape.prefetch = request.tuning.prefetch >= 0 ? request.tuning.prefetch : 16384;
@@ -112,7 +117,7 @@ class ColumnPlan final : public PixelPlan {
   ColumnCode code_;
   std::vector<std::int32_t> part_groups_;
   std::vector<float> wide_mask_;
-  int pixels_ = 1, vectors_ = 1;
+  int pixels_ = 1;
 };
 
 }  // namespace

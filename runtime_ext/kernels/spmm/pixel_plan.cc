@@ -36,6 +36,7 @@ PixelPlan::PixelPlan(const PlanRequest& request) : PlanBase(request), scatter_(r
 void PixelPlan::cut(int width, int most_vectors, int unit) {
   width_ = width;
   tiles_ = cut_pixels(flat_pixels(out_.height, out_.width, in_.pitch), width, most_vectors, unit);
+  mask_.clear();
   if (direct_) mask_ = pixel_mask(out_.height, out_.width, in_.pitch, width);
   const Tile& last = tiles_.back();
   const auto vectors = static_cast<std::size_t>(last.q / width + last.vectors);
@@ -43,6 +44,7 @@ void PixelPlan::cut(int width, int most_vectors, int unit) {
     if (mask_.empty()) mask_.assign(static_cast<std::size_t>(flat_pixels(out_.height, out_.width, in_.pitch) / width), static_cast<std::uint16_t>((1u << width) - 1u));
     mask_.resize(vectors, 0);
   }
+  longest_ = 1;
   for (const Tile& tile : tiles_) longest_ = std::max(longest_, tile.vectors);
 }
 
