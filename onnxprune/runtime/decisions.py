@@ -47,6 +47,7 @@ class StepTime:
         group: the fused group it belongs to.
         calls: how often it ran.
         total_us: microseconds of all calls together.
+        best_us: microseconds of the fastest call.
     """
 
     step: str
@@ -54,6 +55,7 @@ class StepTime:
     group: int
     calls: int
     total_us: float
+    best_us: float
 
 
 _keys: weakref.WeakKeyDictionary[Any, str] = weakref.WeakKeyDictionary()

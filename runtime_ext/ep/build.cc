@@ -30,6 +30,7 @@ Program build_program(const Graph& graph, const Lowering& lowering, const std::v
       value = known->second;
     }
     op.out = number(op.out);
+    op.units = {index};
     for (int node : unit.nodes) op.nodes.push_back(graph.label(graph.node(node)));
     program.ops.push_back(std::move(op));
   }

@@ -1,5 +1,6 @@
 #include "ep/decisions.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <map>
@@ -70,6 +71,7 @@ void SessionLog::add_time(const StepTime& step) {
     if (known.name == step.name && known.group == step.group && known.kernel == step.kernel) {
       known.calls += step.calls;
       known.total_us += step.total_us;
+      known.best_us = std::min(known.best_us, step.best_us);
       return;
     }
   }
@@ -96,7 +98,7 @@ std::string SessionLog::json() const {
     const StepTime& t = times_[i];
     out += std::string(i ? ", " : "") + "{\"step\": " + json_quote(t.name) + ", \"kernel\": " +
            json_quote(t.kernel) + ", \"group\": " + std::to_string(t.group) + ", \"calls\": " +
-           std::to_string(t.calls) + ", \"total_us\": " + number(t.total_us) + "}";
+           std::to_string(t.calls) + ", \"total_us\": " + number(t.total_us) + ", \"best_us\": " + number(t.best_us) + "}";
   }
   return out + "]}";
 }

@@ -27,6 +27,7 @@ struct StepTime {
   int group = 0;
   uint64_t calls = 0;
   double total_us = 0;
+  double best_us = 0;  // of a single call
 };
 
 class SessionLog {

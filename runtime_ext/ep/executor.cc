@@ -4,6 +4,7 @@
 #include <atomic>
 #include <chrono>
 #include <cstdlib>
+#include <limits>
 #include <thread>
 
 namespace onnxprune::ep {
@@ -106,6 +107,51 @@ Executor::Executor(Program program, ExecutorOptions options)
     : program_(std::move(program)), options_(std::move(options)), threads_(options_.threads) {
   const int machine = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   plan_threads_ = threads_ > 0 ? threads_ : machine;
+  for (size_t i = 0; i < program_.inputs.size(); ++i) input_slots_.push_back(i);
+  for (size_t i = 0; i < program_.outputs.size(); ++i) output_slots_.push_back(i);
+}
+
+void Executor::bind(std::vector<size_t> inputs, std::vector<size_t> outputs) {
+  input_slots_ = std::move(inputs);
+  output_slots_ = std::move(outputs);
+}
+
+std::vector<Executor::Timing> Executor::measure(const std::vector<Shape>& shapes, double budget_us) {
+  std::shared_ptr<const Entry> entry = entry_for(shapes);
+  if (!entry->instance) return {};
+  const Instance& instance = *entry->instance;
+  // Numbers of ordinary size; all-zero data would do as well, but denormals would not.
+  auto made_up = [](int64_t count) {
+    std::vector<float> out(static_cast<size_t>(count));
+    uint32_t state = 12345;
+    for (float& v : out) {
+      state = state * 1664525u + 1013904223u;
+      v = static_cast<float>(state >> 8) / 8388608.0f - 1.0f;
+    }
+    return out;
+  };
+  std::vector<std::vector<float>> inputs, outputs;
+  std::vector<const float*> in;
+  std::vector<float*> out;
+  for (const Shape& shape : shapes) inputs.push_back(made_up(elements(shape) / entry->images + 64));
+  for (const Shape& shape : entry->outputs) outputs.push_back(made_up(elements(shape) / entry->images + 64));
+  for (auto& data : inputs) in.push_back(data.data());
+  for (auto& data : outputs) out.push_back(data.data());
+  WorkspaceLease workspace(this, instance.workspace_bytes());
+  SerialParallel serial;
+  const size_t steps = instance.steps().size();
+  std::vector<double> best(steps, std::numeric_limits<double>::max()), once(steps);
+  const auto start = std::chrono::steady_clock::now();
+  for (int run = 0; run < 10; ++run) {
+    std::fill(once.begin(), once.end(), 0.0);
+    instance.run(in.data(), out.data(), workspace.data(), &serial, once.data(), Instance::Clock::thread);
+    for (size_t i = 0; i < steps; ++i) best[i] = std::min(best[i], once[i]);
+    const double spent = std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count();
+    if (run >= 1 && spent > budget_us) break;
+  }
+  std::vector<Timing> timings;
+  for (size_t i = 0; i < steps; ++i) timings.push_back({instance.steps()[i].units, best[i]});
+  return timings;
 }
 
 Executor::~Executor() {
@@ -113,7 +159,12 @@ Executor::~Executor() {
 }
 
 void Executor::prepare() {
-  if (!all_known(program_.input_shapes)) return;
+  if (!all_known(program_.input_shapes)) {
+    // What was built to measure at assumed sizes is of no use.
+    entries_.clear();
+    instances_.clear();
+    return;
+  }
   for (const Shape& shape : program_.input_shapes)
     if (elements(shape) == 0) return;
   entry_for(program_.input_shapes);
@@ -204,7 +255,7 @@ void Executor::run(abi::KernelContext* context) {
   std::vector<const float*> inputs(count);
   for (size_t i = 0; i < count; ++i) {
     const abi::Value* value = nullptr;
-    abi::check(abi::fn().KernelContext_GetInput(context, i, &value));
+    abi::check(abi::fn().KernelContext_GetInput(context, input_slots_[i], &value));
     if (value == nullptr) throw abi::Error("onnxprune: an input is missing", abi::kInvalidArgument);
     abi::TensorDesc desc = abi::describe(value);
     if (desc.type != abi::kFloat) throw abi::Error("onnxprune: an input is not float32", abi::kInvalidArgument);
@@ -217,7 +268,7 @@ void Executor::run(abi::KernelContext* context) {
   for (size_t i = 0; i < outputs.size(); ++i) {
     abi::Value* value = nullptr;
     const Shape& shape = entry->outputs[i];
-    abi::check(abi::fn().KernelContext_GetOutput(context, i, shape.data(), shape.size(), &value));
+    abi::check(abi::fn().KernelContext_GetOutput(context, output_slots_[i], shape.data(), shape.size(), &value));
     outputs[i] = static_cast<float*>(const_cast<void*>(abi::tensor_data(value)));
   }
   if (!entry->instance) return;
@@ -252,7 +303,7 @@ void Executor::record(const Instance& instance, const std::vector<double>& micro
     time.kernel = instance.steps()[i].kernel;
     time.group = options_.group;
     time.calls = 1;
-    time.total_us = microseconds[i];
+    time.total_us = time.best_us = microseconds[i];
     options_.log->add_time(time);
   }
 }

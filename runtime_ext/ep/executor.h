@@ -31,7 +31,18 @@ class Executor {
   // canonical weights: the kernels hold their own.
   void prepare();
   void run(abi::KernelContext* context);
+  // Tells which input and output of the fused node each of the program's is. Default: the same order.
+  void bind(std::vector<size_t> inputs, std::vector<size_t> outputs);
+  // Best times of each step of one image at these shapes, microseconds, on one thread and made-up
+  // data; stops after `budget_us`, but not before two runs. Empty when nothing can be planned.
+  struct Timing {
+    std::vector<int> units;
+    double us = 0;
+  };
+  std::vector<Timing> measure(const std::vector<Shape>& shapes, double budget_us);
+  const Program& program() const { return program_; }
   int group() const { return options_.group; }
+  void set_group(int group) { options_.group = group; }
   // Name of each node and of what computes it: the kernel, or the storage of its weight as long as no
   // input shape is known.
   std::vector<std::pair<std::string, std::string>> kernels() const;
@@ -51,6 +62,7 @@ class Executor {
   void record(const Instance& instance, const std::vector<double>& microseconds);
 
   Program program_;
+  std::vector<size_t> input_slots_, output_slots_;
   ExecutorOptions options_;
   bool fixed_ = false;  // weights are gone: only the prepared shapes can run
   std::mutex mutex_;

@@ -1,7 +1,8 @@
 #include "ep/instance.h"
 
+#include <time.h>
+
 #include <algorithm>
-#include <chrono>
 #include <cstring>
 #include <stdexcept>
 
@@ -25,9 +26,11 @@ class InstanceBuilder {
     bind_borders();
     for (int v : program_.inputs) convert_from(v, kDense);
     for (size_t i = 0; i < program_.ops.size(); ++i) {
+      units_ = program_.ops[i].units;
       emit(program_.ops[i], plan_.ops[i]);
       convert_from(program_.ops[i].out, value(program_.ops[i].out).primary);
     }
+    units_.clear();
     for (const auto& copy : output_copies_) emit_copy(copy.first, copy.second);
     allocate();
   }
@@ -107,6 +110,9 @@ class InstanceBuilder {
   bool is_input(int v) const {
     return std::find(program_.inputs.begin(), program_.inputs.end(), v) != program_.inputs.end();
   }
+  bool is_output(int v) const {
+    return std::find(program_.outputs.begin(), program_.outputs.end(), v) != program_.outputs.end();
+  }
   int root(int buffer, int64_t* offset) const {
     *offset = 0;
     for (; buffers_[at(buffer)].parent >= 0; buffer = buffers_[at(buffer)].parent)
@@ -142,6 +148,7 @@ class InstanceBuilder {
     step.kernel = kernel;
     step.items = items;
     step.cycles = cycles;
+    step.units = units_;
     step.body = std::move(body);
     instance_->steps_.push_back(std::move(step));
     return instance_->steps_.back();
@@ -178,6 +185,8 @@ class InstanceBuilder {
     const int64_t images = x.images, channels = x.channels;
     const bool tokens = program_.domain == Domain::tokens;
     auto step = [&](const char* kernel, auto one) {
+      // Leaving the program is a cost of the border, not of the operation before it.
+      const std::vector<int> units = target.dense() && is_output(v) ? std::vector<int>{} : units_;
       Step& s = add("layout", kernel, images * channels, cost, [=](const Frame& f, int64_t first, int64_t last, void*) {
         // Items run over images x channels; cut the range at image borders.
         while (first < last) {
@@ -187,6 +196,7 @@ class InstanceBuilder {
           first += c1 - c0;
         }
       });
+      s.units = units;
       if (tokens) s.grain = 16;
     };
     if (source.dense() && tokens) {
@@ -254,6 +264,7 @@ class InstanceBuilder {
   std::vector<Buffer> buffers_;
   std::map<std::pair<int, Form>, int> buffers_by_form_;
   std::vector<Pending> pending_;
+  std::vector<int> units_;  // of the operation being emitted
   std::vector<std::pair<int, Place>> output_copies_;
 };
 
@@ -457,8 +468,18 @@ double Instance::cycles() const {
   return total;
 }
 
+namespace {
+
+double now(Instance::Clock clock) {
+  timespec t{};
+  clock_gettime(clock == Instance::Clock::wall ? CLOCK_MONOTONIC : CLOCK_THREAD_CPUTIME_ID, &t);
+  return 1e6 * static_cast<double>(t.tv_sec) + 1e-3 * static_cast<double>(t.tv_nsec);
+}
+
+}  // namespace
+
 void Instance::run(const float* const* inputs, float* const* outputs, void* workspace, Parallel* parallel,
-                   double* microseconds) const {
+                   double* microseconds, Clock clock) const {
   // Below this many cycles a hand-over to another thread costs more than it saves.
   constexpr double kWorthAThread = 20000;
   Frame frame;
@@ -467,7 +488,7 @@ void Instance::run(const float* const* inputs, float* const* outputs, void* work
   frame.arena = static_cast<float*>(workspace);
   char* scratch = static_cast<char*>(workspace) + static_cast<size_t>(arena_floats_) * sizeof(float);
   const int threads = std::min(parallel->threads(), threads_);
-  auto clock = std::chrono::steady_clock::now();
+  double before = microseconds ? now(clock) : 0;
   for (size_t i = 0; i < steps_.size(); ++i) {
     const Step& step = steps_[i];
     const int64_t pieces = (step.items + step.grain - 1) / step.grain;
@@ -482,9 +503,9 @@ void Instance::run(const float* const* inputs, float* const* outputs, void* work
       });
     }
     if (microseconds) {
-      auto now = std::chrono::steady_clock::now();
-      microseconds[i] += std::chrono::duration<double, std::micro>(now - clock).count();
-      clock = now;
+      const double after = now(clock);
+      microseconds[i] += after - before;
+      before = after;
     }
   }
 }

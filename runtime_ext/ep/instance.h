@@ -48,6 +48,7 @@ struct Frame {
 
 struct Step {
   std::string label, kernel;
+  std::vector<int> units;  // of the lowering; empty for moving data across the program's border
   int64_t items = 1;      // independent pieces
   int64_t grain = 1;      // a chunk of pieces is a multiple of this
   double cycles = 0;      // estimate, decides whether threads pay
@@ -74,9 +75,11 @@ class Instance {
   const std::vector<std::pair<std::string, std::string>>& kernels() const { return kernels_; }
   int64_t packed_bytes() const { return packed_bytes_; }
 
-  // Runs one image. `microseconds`, when not null, gets the time of each step added.
+  // Runs one image. `microseconds`, when not null, gets the time of each step added: that of the wall
+  // clock, or the calling thread's own, which does not count interruptions by others.
+  enum class Clock : uint8_t { wall, thread };
   void run(const float* const* inputs, float* const* outputs, void* workspace, Parallel* parallel,
-           double* microseconds) const;
+           double* microseconds, Clock clock = Clock::wall) const;
 
  private:
   friend class InstanceBuilder;

@@ -64,6 +64,7 @@ bool absorb(Program* program, const Uses& uses, size_t i) {
     merged.out = op.out;
     merged.label += " + " + op.label;
     merged.nodes.insert(merged.nodes.end(), op.nodes.begin(), op.nodes.end());
+    merged.units.insert(merged.units.end(), op.units.begin(), op.units.end());
     program->ops[i] = std::move(merged);
     program->ops.erase(program->ops.begin() + producer);
     return true;

@@ -44,6 +44,7 @@ struct Op {
   OpKind kind = OpKind::pointwise;
   std::string label;               // names of the nodes it stands for, for messages
   std::vector<std::string> nodes;  // the same one by one
+  std::vector<int> units;          // units of the lowering it was made from (not saved)
   std::vector<int> in;       // values
   int out = -1;
   int residual = -1;         // conv: value added before or after the activation (not in `in`)

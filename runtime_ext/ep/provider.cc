@@ -46,6 +46,24 @@ bool is_our_context(const GraphNode& node) {
          trimmed(attr_string(node, "source", "")) == kProviderName;
 }
 
+std::string joined(std::vector<std::string> names) {
+  std::sort(names.begin(), names.end());
+  std::string out;
+  for (const std::string& name : names) out += name + '\n';
+  return out;
+}
+
+// Where `names` are in `order`; false when one is missing.
+bool positions(const std::vector<std::string>& names, const std::vector<std::string>& order, std::vector<size_t>* out) {
+  if (names.size() != order.size()) return false;
+  for (const std::string& name : names) {
+    auto where = std::find(order.begin(), order.end(), name);
+    if (where == order.end()) return false;
+    out->push_back(static_cast<size_t>(where - order.begin()));
+  }
+  return true;
+}
+
 // Names of the inputs and outputs of a fused node, in its order.
 std::vector<std::string> names_of(const abi::Node* node, bool inputs) {
   size_t count = 0;
@@ -87,6 +105,7 @@ Provider::Provider(Options options) : abi::Ep{}, options_(std::move(options)), i
       auto* provider = static_cast<Provider*>(self);
       for (size_t i = 0; i < count; ++i)
         out[i] = provider->compile_one(graphs[i], fused[i], context_nodes ? &context_nodes[i] : nullptr);
+      provider->prepared_.clear();  // what was measured and not claimed
       if (!provider->options_.log_file.empty()) std::ofstream(provider->options_.log_file) << provider->log_->json();
     });
   };
@@ -118,9 +137,76 @@ void Provider::claim_context(const Graph& graph, int index, abi::GraphSupport* s
   log_->add(std::move(decision));
 }
 
+// Names of all values a set of nodes makes: the same whether the nodes are seen in the whole graph or in
+// the one cut out of it.
+std::string Provider::key_of(const Graph& graph, const Lowering& lowering, const Group& group) const {
+  std::vector<std::string> names;
+  for (int u : group.units)
+    for (int n : lowering.units[static_cast<size_t>(u)].nodes)
+      for (int v : graph.node(n).out)
+        if (v >= 0) names.push_back(graph.value(v).name);
+  return joined(std::move(names));
+}
+
+ExecutorOptions Provider::executor_options(int group) const {
+  ExecutorOptions options;
+  options.isa = isa_;
+  options.threads = options_.threads;
+  options.profile = options_.profile;
+  options.log = log_;
+  options.group = group;
+  return options;
+}
+
+Provider::Prepared Provider::prepare(const Graph& graph, const Lowering& lowering, const Group& group) const {
+  std::vector<int> inputs, outputs;
+  group_borders(graph, lowering, group.units, &inputs, &outputs);
+  Prepared prepared;
+  for (int v : inputs) prepared.inputs.push_back(graph.value(v).name);
+  for (int v : outputs) prepared.outputs.push_back(graph.value(v).name);
+  Program program = build_program(graph, lowering, group.units, group.domain, inputs, outputs);
+  prepared.executor = std::make_unique<Executor>(std::move(program), executor_options(0));
+  return prepared;
+}
+
+std::vector<double> Provider::measure(const Graph& graph, const Lowering& lowering, const std::vector<Group>& groups) {
+  // Together at most this long, so that creating a session stays quick.
+  constexpr double kBudget = 60000;  // microseconds
+  std::vector<double> cycles(lowering.units.size(), -1);
+  for (const Group& group : groups) {
+    try {
+      Prepared prepared = prepare(graph, lowering, group);
+      std::vector<Shape> shapes;
+      for (Shape shape : prepared.executor->program().input_shapes) {
+        for (size_t axis = 0; axis < shape.size(); ++axis)
+          if (shape[axis] < 0) shape[axis] = assumed_size(shape.size(), axis, group.domain);
+        shapes.push_back(std::move(shape));
+      }
+      const auto timings = prepared.executor->measure(shapes, kBudget / static_cast<double>(groups.size()));
+      if (timings.empty()) continue;
+      // A batch of several images costs as many times one.
+      const double images = group.domain == Domain::image ? static_cast<double>(std::max<int64_t>(1, shapes[0][0])) : 1.0;
+      for (int u : group.units) cycles[static_cast<size_t>(u)] = 0;
+      for (const auto& timing : timings)
+        if (!timing.units.empty())
+          cycles[static_cast<size_t>(timing.units[0])] += images * timing.us * cycles_per_microsecond();
+      prepared_.emplace(key_of(graph, lowering, group), std::move(prepared));
+    } catch (const std::invalid_argument&) {
+      // Assumed sizes that do not fit together: this group is judged by its prediction.
+    }
+  }
+  return cycles;
+}
+
 void Provider::claim(const Graph& graph, abi::GraphSupport* support) {
   const Lowering lowering = lower(graph, true);
-  const Selection selection = select(graph, lowering, options_, costs_);
+  Selection selection = select(graph, lowering, options_, costs_, {});
+  if (options_.timing && !options_.force && !options_.context_enable && !selection.groups.empty()) {
+    const std::vector<double> measured = measure(graph, lowering, selection.groups);
+    CostModel costs = costs_;
+    costs.cpu_factor = dense_factor();
+    selection = select(graph, lowering, options_, costs, measured);
+  }
   std::vector<int> group_of(lowering.units.size(), -1);
   for (const Group& group : selection.groups) {
     std::vector<const abi::Node*> nodes;
@@ -162,13 +248,23 @@ void Provider::claim(const Graph& graph, abi::GraphSupport* support) {
 abi::NodeComputeInfo* Provider::compile_one(const abi::Graph* handle, const abi::Node* fused, abi::Node** context_node) {
   const Graph graph(handle);
   const std::vector<std::string> inputs = names_of(fused, true), outputs = names_of(fused, false);
-  ExecutorOptions options;
-  options.isa = isa_;
-  options.threads = options_.threads;
-  options.profile = options_.profile;
-  options.log = log_;
+  int group = 0;
   for (const std::string& name : outputs)
-    if (auto known = group_of_value_.find(name); known != group_of_value_.end()) options.group = known->second;
+    if (auto known = group_of_value_.find(name); known != group_of_value_.end()) group = known->second;
+  std::vector<std::string> made;
+  for (const GraphNode& node : graph.nodes())
+    for (int v : node.out)
+      if (v >= 0) made.push_back(graph.value(v).name);
+  if (auto known = prepared_.find(joined(std::move(made))); known != prepared_.end()) {
+    Prepared prepared = std::move(known->second);
+    prepared_.erase(known);
+    std::vector<size_t> in, out;
+    if (positions(prepared.inputs, inputs, &in) && positions(prepared.outputs, outputs, &out)) {
+      prepared.executor->bind(std::move(in), std::move(out));
+      prepared.executor->set_group(group);
+      return finish(std::move(prepared.executor));
+    }
+  }
 
   Program program;
   const bool restored = graph.nodes().size() == 1 && is_our_context(graph.node(0));
@@ -200,7 +296,10 @@ abi::NodeComputeInfo* Provider::compile_one(const abi::Graph* handle, const abi:
   }
   if (options_.context_enable && context_node != nullptr && !restored)
     *context_node = make_context_node(fused, save_program(program, isa_));
-  auto executor = std::make_unique<Executor>(std::move(program), std::move(options));
+  return finish(std::make_unique<Executor>(std::move(program), executor_options(group)));
+}
+
+abi::NodeComputeInfo* Provider::finish(std::unique_ptr<Executor> executor) {
   executor->prepare();
   for (const auto& [node, kernel] : executor->kernels()) log_->set_kernel(executor->group(), node, kernel);
   return make_fused(std::move(executor));

@@ -8,10 +8,14 @@
 #include "abi/api.h"
 #include "ep/cost.h"
 #include "ep/decisions.h"
+#include "ep/executor.h"
 #include "ep/graph.h"
 #include "ep/options.h"
 
 namespace onnxprune::ep {
+
+struct Group;
+struct Lowering;
 
 class Provider : public abi::Ep {
  public:
@@ -19,15 +23,28 @@ class Provider : public abi::Ep {
   explicit Provider(Options options);
 
  private:
+  // A group built for measuring, kept for `compile`.
+  struct Prepared {
+    std::unique_ptr<Executor> executor;
+    std::vector<std::string> inputs, outputs;  // names of values, in the program's order
+  };
+
   void claim(const Graph& graph, abi::GraphSupport* support);
+  std::string key_of(const Graph& graph, const Lowering& lowering, const Group& group) const;
+  ExecutorOptions executor_options(int group) const;
+  Prepared prepare(const Graph& graph, const Lowering& lowering, const Group& group) const;
+  // Measured cycles by unit for groups whose shapes are known well enough.
+  std::vector<double> measure(const Graph& graph, const Lowering& lowering, const std::vector<Group>& groups);
   void claim_context(const Graph& graph, int node, abi::GraphSupport* support);
   abi::NodeComputeInfo* compile_one(const abi::Graph* graph, const abi::Node* fused, abi::Node** context_node);
+  abi::NodeComputeInfo* finish(std::unique_ptr<Executor> executor);
   abi::Node* make_context_node(const abi::Node* fused, const std::string& bytes) const;
 
   Options options_;
   kernels::Isa isa_;
   CostModel costs_;
   std::shared_ptr<SessionLog> log_;
+  std::unordered_map<std::string, Prepared> prepared_;
   std::unordered_map<std::string, int> group_of_value_;  // by name of a value a claimed group makes
 };
 

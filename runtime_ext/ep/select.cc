@@ -19,7 +19,8 @@ size_t at(int i) { return static_cast<size_t>(i); }
 
 class Selector {
  public:
-  Selector(const Graph& graph, const Lowering& lowering, const Options& options, const CostModel& costs)
+  Selector(const Graph& graph, const Lowering& lowering, const Options& options, const CostModel& costs,
+           const Measured& measured)
       : graph_(graph), lowering_(lowering), options_(options), costs_(costs), count_(static_cast<int>(lowering.units.size())) {
     result_.reasons.resize(at(count_));
     ours_.resize(at(count_), 0);
@@ -30,7 +31,9 @@ class Selector {
         result_.reasons[at(u)] = unit(u).reason;
         continue;
       }
-      ours_[at(u)] = costs.ours(graph, lowering, unit(u));
+      const bool known = !measured.empty() && measured[at(u)] >= 0;
+      ours_[at(u)] = known ? measured[at(u)] : costs.ours(graph, lowering, unit(u));
+      timed_ |= known;
       cpu_[at(u)] = costs.cpu(graph, lowering, unit(u));
     }
   }
@@ -292,10 +295,10 @@ class Selector {
     if (reason.empty()) result_.groups.push_back(std::move(group));
   }
 
-  static std::string slower(double ours, double cpu) {
+  std::string slower(double ours, double cpu) const {
     char text[160];
-    std::snprintf(text, sizeof text, "predicted %.1f us with layout changes against %.1f us on the CPU provider",
-                  ours / cycles_per_microsecond(), cpu / cycles_per_microsecond());
+    std::snprintf(text, sizeof text, "%s %.1f us with layout changes against %.1f us on the CPU provider",
+                  timed_ ? "measured" : "predicted", ours / cycles_per_microsecond(), cpu / cycles_per_microsecond());
     return text;
   }
 
@@ -321,13 +324,15 @@ class Selector {
   std::vector<double> ours_, cpu_;
   std::vector<std::vector<int>> readers_, makers_;
   std::vector<bool> claimed_;
+  bool timed_ = false;
   Selection result_;
 };
 
 }  // namespace
 
-Selection select(const Graph& graph, const Lowering& lowering, const Options& options, const CostModel& costs) {
-  return Selector(graph, lowering, options, costs).run();
+Selection select(const Graph& graph, const Lowering& lowering, const Options& options, const CostModel& costs,
+                 const Measured& measured) {
+  return Selector(graph, lowering, options, costs, measured).run();
 }
 
 void group_borders(const Graph& graph, const Lowering& lowering, const std::vector<int>& units,

@@ -12,7 +12,7 @@ namespace onnxprune::ep {
 struct Group {
   std::vector<int> units;  // in execution order
   Domain domain = Domain::image;
-  double ours = 0, cpu = 0;  // predicted cycles, borders included in ours
+  double ours = 0, cpu = 0;  // cycles, borders included in ours
 };
 
 struct Selection {
@@ -20,10 +20,14 @@ struct Selection {
   std::vector<std::string> reasons;  // by unit: why not claimed; empty when claimed
 };
 
+// Measured cycles of each unit on our side, negative where they are not known; may be empty.
+using Measured = std::vector<double>;
+
 // Chooses units whose predicted cost, moving values in and out of the planar layout included, is lower
 // than the CPU provider's (a minimum cut decides), and splits them into convex groups. With
 // `options.regions` off every group is one weighted sum and what fuses into it.
-Selection select(const Graph& graph, const Lowering& lowering, const Options& options, const CostModel& costs);
+Selection select(const Graph& graph, const Lowering& lowering, const Options& options, const CostModel& costs,
+                 const Measured& measured);
 
 // Values of a group that come from outside, and those that leave it.
 void group_borders(const Graph& graph, const Lowering& lowering, const std::vector<int>& units,
