@@ -2,7 +2,7 @@
 // of the multiply-add peak of this core, measured in the same process. Batch 1, one thread, hot.
 //
 //   kernel_bench [--kernel NAME] [--isa ISA] [--pattern u80|u90|u95|b80|b90|nm24|dense ...] [--quick]
-//                [--chain] [--layer TEXT | --custom IN,OUT,KERNEL,WIDTH[,HEIGHT[,COUNT]] ...] [--budget BYTES] [--vectors N] [--pack 0|1] [--no-code]
+//                [--chain] [--layer TEXT | --custom IN,OUT,KERNEL,WIDTH[,HEIGHT[,COUNT[,STRIDE[,GROUPS]]]] ...] [--budget BYTES] [--vectors N] [--pack 0|1] [--no-code]
 //                [--pixels N] [--rows N] [--registers] [--prefetch BYTES]     (generated kernels)
 #include <algorithm>
 #include <chrono>
@@ -29,7 +29,9 @@ double now() {
 struct Layer {
   int in, out, kernel, size, count;
   int height = 0;  // rows, when not square
+  int stride = 1, groups = 1;
   int rows() const { return height > 0 ? height : size; }
+  double out_pixels() const { return static_cast<double>((rows() + stride - 1) / stride) * ((size + stride - 1) / stride); }
 };
 // light ResNet-50 (stride in the 1x1 of each stage's first block taken as already split).
 const Layer kLayers[] = {
@@ -52,7 +54,7 @@ struct Options {
 // Random weights of a pattern: uNN unstructured, bNN in 4x1 blocks, cNN in 8x1 blocks (NN % zeros),
 // nmNM n of every m, dense.
 std::vector<float> make_weights(const Layer& layer, const std::string& pattern) {
-  const int rows = layer.out, columns = layer.in * layer.kernel * layer.kernel;
+  const int rows = layer.out, columns = layer.in / layer.groups * layer.kernel * layer.kernel;
   testing::Random random(static_cast<std::uint64_t>(rows) * 7919 + columns);
   std::vector<float> w(static_cast<std::size_t>(rows) * columns, 0.0f);
   const int height = pattern[0] == 'b' ? 4 : pattern[0] == 'c' ? 8 : 1;
@@ -87,6 +89,8 @@ bool prepare(const Layer& layer, const std::string& pattern, const Options& o, P
   g.out_channels = layer.out;
   g.kernel_h = g.kernel_w = layer.kernel;
   g.pad_top = g.pad_left = g.pad_bottom = g.pad_right = layer.kernel / 2;
+  g.stride_h = g.stride_w = layer.stride;
+  g.groups = layer.groups;
   const std::vector<float> w = make_weights(layer, pattern);
   WeightsPtr weights;
   PackOptions pack;
@@ -99,13 +103,17 @@ bool prepare(const Layer& layer, const std::string& pattern, const Options& o, P
   options.kernel = o.kernel;
   options.generate_code = o.generate;
   options.epilogue.activation = Activation::relu;
-  if (status.ok()) status = make_tuned_plan(*weights, layout, layout, options, o.tuning, &p->plan);
+  PadNeed same;  // the input's own pitch, so that the output is stored in place
+  same.pitch = layout.pitch;
+  const int oh = g.out_height(layer.rows()), ow = g.out_width(layer.size);
+  const PlaneLayout out = layer.stride == 1 ? layout : make_layout(oh, ow, same);
+  if (status.ok()) status = make_tuned_plan(*weights, layout, out, options, o.tuning, &p->plan);
   if (!status.ok()) {
     std::printf("%s\n", status.message);
     return false;
   }
   p->in.resize(static_cast<std::size_t>(layout.buffer_floats(layer.in)) + 16);
-  p->out.resize(static_cast<std::size_t>(layout.buffer_floats(layer.out)) + 16);
+  p->out.resize(static_cast<std::size_t>(out.buffer_floats(layer.out)) + 16);
   p->scratch.resize(p->plan->scratch_bytes() / 4 + 16);
   p->args.in = align(p->in);
   p->args.out = align(p->out);
@@ -169,7 +177,7 @@ void run_chain(const Options& o) {
         info = &chain[i].plan->info();
       }
       std::printf("    %dx%d %4d-%4d@%2d x%d  %7.3f ms  %6.1f GF/s  %s\n", layer.kernel, layer.kernel, layer.in, layer.out, layer.size,
-                  layer.count, t * 1e3, 2.0 * static_cast<double>(info->nnz) * layer.rows() * layer.size * layer.count / t / 1e9, info->kernel);
+                  layer.count, t * 1e3, 2.0 * static_cast<double>(info->nnz) * layer.out_pixels() * layer.count / t / 1e9, info->kernel);
     }
   }
 }
@@ -198,7 +206,7 @@ int main(int argc, char** argv) {
     else if (a == "--layer") o.layer = next, ++i;
     else if (a == "--custom") {
       Layer l{0, 0, 1, 1, 1};
-      if (std::sscanf(next, "%d,%d,%d,%d,%d,%d", &l.in, &l.out, &l.kernel, &l.size, &l.height, &l.count) < 4) return 2;
+      if (std::sscanf(next, "%d,%d,%d,%d,%d,%d,%d,%d", &l.in, &l.out, &l.kernel, &l.size, &l.height, &l.count, &l.stride, &l.groups) < 4) return 2;
       if (o.layers.size() == std::size(kLayers)) o.layers.clear();
       o.layers.push_back(l);
       ++i;
@@ -233,13 +241,13 @@ int main(int argc, char** argv) {
     char name[64];
     std::snprintf(name, sizeof name, "%dx%d %4d-%4d@%2d x%d", layer.kernel, layer.kernel, layer.in, layer.out, layer.size, layer.count);
     if (o.layer != nullptr && std::strstr(name, o.layer) == nullptr) continue;
-    dense_flops += 2.0 * layer.in * layer.out * layer.kernel * layer.kernel * layer.rows() * layer.size * layer.count;
+    dense_flops += 2.0 * layer.in / layer.groups * layer.out * layer.kernel * layer.kernel * layer.out_pixels() * layer.count;
     std::printf("%-22s", name);
     for (std::size_t i = 0; i < o.patterns.size(); ++i) {
       Prepared p;
       if (!prepare(layer, o.patterns[i], o, &p)) return 1;
       const double t = best_time(p, o.seconds);
-      const double work = 2.0 * static_cast<double>(p.plan->info().nnz) * layer.rows() * layer.size;
+      const double work = 2.0 * static_cast<double>(p.plan->info().nnz) * layer.out_pixels();
       std::printf(" | %6.1f GF %4.1f%% ", work / t / 1e9, 100.0 * work / t / 1e9 / peak);
       std::fflush(stdout);
       total[i] += t * layer.count;

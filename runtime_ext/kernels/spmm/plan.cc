@@ -26,6 +26,8 @@ class TilePlan final : public PixelPlan {
     options.family = kernel.family;
     options.block_rows = set_.block_rows;
     options.parts = wanted_parts(request.options.threads, set_.block_rows);
+    // Depthwise: rows share no input, so a few planes at a time are walked to their end.
+    if (g.out_channels / g.groups < 4 && tiles_.size() >= 8) options.parts = std::max(options.parts, (g.out_channels + 3) / 4);
     options.block_columns = static_cast<std::int32_t>(input_.block_columns);
     options.narrow = input_.narrow;
     if (!fits || !build_tile_data(request.weights, input_.offset, options, &data_)) {
