@@ -21,7 +21,12 @@ from onnxprune.planning.cost import CostModel
 from onnxprune.planning.masks import select_masks
 from onnxprune.planning.structure import removed_from, select_structure
 from onnxprune.proof.structure import prove_mask, prove_structure
-from onnxprune.report.facts import frozen_units, interface, weight_sparsity
+from onnxprune.report.facts import (
+    forget_shapes,
+    frozen_units,
+    interface,
+    weight_sparsity,
+)
 from onnxprune.rules.analysis import analyze
 
 Progress = Callable[[str, float], None]
@@ -94,6 +99,7 @@ def run_prune(
     size_before = io.stored_size(loaded)
     face = interface(model)
     declared = [v.shape for v in (*model.graph.inputs, *model.graph.outputs)]
+    untold = [v.name for n in model.graph for v in n.outputs if v.shape is None]
     for step in before:
         step.run(model, context)
     prepare: Pass = FoldConstants() if kind == "structure" else InferShapes()
@@ -140,7 +146,8 @@ def run_prune(
     for step in after:
         step.run(model, context)
     sparsity = weight_sparsity(analyze(model) if kind == "structure" else analyzer)
-    # Inference and rules may know more than the file declares; what callers see stays as declared.
+    # Inference and rules may know more than the file declares; the file stays as it was written.
+    forget_shapes(model, untold)
     for value, shape in zip((*model.graph.inputs, *model.graph.outputs), declared, strict=False):
         if not value.is_initializer():
             value.shape = shape

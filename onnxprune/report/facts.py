@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,6 +23,16 @@ def interface(model: ir.Model) -> list[tuple[str, str, str, tuple[str, ...]]]:
                 dims = () if value.shape is None else tuple(str(d) for d in value.shape)
                 out.append((direction, value.name or "", str(value.type), dims))
     return out
+
+
+def forget_shapes(model: ir.Model, names: Sequence[str | None]) -> None:
+    """Take the inferred shape and type off the named values, so that they are not stored."""
+    wanted = set(names)
+    for node in model.graph:
+        for value in node.outputs:
+            if value.name in wanted and not value.is_graph_output():
+                value.shape = None
+                value.type = None
 
 
 def unit_labels(analyzer: Analyzer) -> dict[str, np.ndarray[Any, Any]]:
