@@ -38,12 +38,10 @@ console = Console(width=None if sys.stdout.isatty() else 140)
 
 
 def ours(source: Path, target: Path, *options: str) -> peers.Run:
-    """Run our command line on ``source``; it must be installed beside this Python."""
-    command = Path(sys.executable).with_name("onnxprune")
+    """Run our command line on ``source``; with this Python."""
     target.unlink(missing_ok=True)
-    return peers.measure(
-        [str(command), "prune", str(source), "-o", str(target), *options, "--json"]
-    )
+    command = [sys.executable, "-m", "onnxprune", "prune", str(source), "-o", str(target)]
+    return peers.measure([*command, *options, "--json"])
 
 
 def networks(work: Path, only: str) -> dict[str, Path]:

@@ -77,7 +77,7 @@ def size_table(model: Path, pruned: dict[str, tuple[Path, dict[str, Any]]]) -> T
         "trained",
         f"{first['params']['before']:,}",
         f"{first['macs']['before']:,}",
-        "0 %",
+        "0%",
         kilobytes(model),
         f"{accuracy(model):.1%}",
     )
@@ -99,7 +99,7 @@ def kilobytes(path: Path) -> str:
 
 
 def run_sparse(model: str, half: str, sparse: str, packed: str) -> None:
-    """Store the 2:4 model packed, compare and time it on the sparse execution provider."""
+    """Store a sparse model packed, compare and time it on the sparse execution provider."""
     from onnxprune import runtime
 
     console.rule("sparse storage and sparse runtime")
@@ -123,17 +123,20 @@ def run_sparse(model: str, half: str, sparse: str, packed: str) -> None:
 
 def tour(model: str, out: Path) -> None:
     """Run all steps; files go to ``out``."""
-    files = {name: str(out / f"{name}.onnx") for name in ("half", "two_of_four", "packed")}
+    files = {name: str(out / f"{name}.onnx") for name in ("half", "two_of_four", "tenth", "packed")}
     console.rule("half of the channels of every layer, residual streams included")
     half = prune(model, files["half"], "--pattern", "channel", "--sparsity", "0.5")
     console.rule("two of every four weights")
-    sparse = prune(model, files["two_of_four"], "--pattern", "2:4")
+    fours = prune(model, files["two_of_four"], "--pattern", "2:4")
+    console.rule("nine of every ten weights, wherever they are")
+    tenth = prune(model, files["tenth"], "--pattern", "element", "--sparsity", "0.9")
     pruned = {
         "half the channels": (ROOT / files["half"], half),
-        "2:4": (ROOT / files["two_of_four"], sparse),
+        "2:4": (ROOT / files["two_of_four"], fours),
+        "90 % of the weights": (ROOT / files["tenth"], tenth),
     }
     console.print(size_table(ROOT / model, pruned))
-    run_sparse(model, files["half"], files["two_of_four"], files["packed"])
+    run_sparse(model, files["half"], files["tenth"], files["packed"])
 
 
 def main() -> int:
