@@ -16,6 +16,7 @@ if TYPE_CHECKING:
         load,
         prune,
         save,
+        sensitivity,
         validate,
     )
 
@@ -32,6 +33,7 @@ __all__ = [
     "load",
     "prune",
     "save",
+    "sensitivity",
     "validate",
 ]
 

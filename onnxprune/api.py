@@ -26,6 +26,7 @@ __all__ = [
     "load",
     "prune",
     "save",
+    "sensitivity",
     "validate",
 ]
 
@@ -165,6 +166,46 @@ def inspect(model: Source | io.Loaded) -> dict[str, Any]:
         LoadError, UnsupportedError: the model cannot be read or carried.
     """
     return inspect_model(load(model))
+
+
+def sensitivity(
+    model: Source | io.Loaded,
+    data: Any,
+    pattern: str = "element",
+    *,
+    levels: Sequence[float] | None = None,
+    samples: int | None = None,
+    only: str | None = None,
+    keep: str | None = None,
+    seed: int = 0,
+    progress: Progress = silent,
+) -> dict[str, Any]:
+    """Prune every layer alone, re-solve it, and measure what that does to the outputs.
+
+    Args:
+        model: as for :func:`prune`. Never changed.
+        data: unlabelled samples, as for :func:`prune`.
+        pattern: what is removed together; any but ``channel``.
+        levels: fractions of a layer to remove, ascending, each above 0 and below 1; 0.3 to 0.95
+            when None. A pattern of fixed density has one level.
+        samples: how many samples of ``data`` to use at most; 1024 when None.
+        only: regular expression; other layers are left out.
+        keep: regular expression; these layers are left out.
+        seed: for the draw of positions.
+        progress: called with (stage, fraction done).
+
+    Returns:
+        Plain data; every key is described in ``docs/report.md``.
+
+    Raises:
+        LoadError, UnsupportedError: the model cannot be read.
+        UsageError: a pattern or level that cannot be meant, or that fits no layer.
+        DataError: the samples do not fit, or the model does not run on them.
+    """
+    from onnxprune.recovery.apply_levels import sensitivity_report
+
+    options = SelectOptions(pattern=pattern, only=only, keep=keep, seed=seed)
+    return sensitivity_report(load(model).model, data, options, levels, samples, progress)
 
 
 def validate(

@@ -124,7 +124,9 @@ def _integers(
     return np.asarray(rng.integers(0, _FREE, shape)).astype(dtype)
 
 
-def working_feeds(model: Source, seed: int = 0, n: int = 2) -> list[Feed]:
+def working_feeds(
+    model: Source, seed: int = 0, n: int = 2, *, session: ort.InferenceSession | None = None
+) -> list[Feed]:
     """Return ``n`` random feeds that onnxruntime runs the model on.
 
     Tries sizes for the open dimensions until one works; then, if the model takes other sizes
@@ -135,6 +137,7 @@ def working_feeds(model: Source, seed: int = 0, n: int = 2) -> list[Feed]:
         model: path of an ONNX file, its bytes, or any other kind that ``onnxprune.io`` loads.
         seed: the same seed gives the same feeds.
         n: number of feeds.
+        session: the model, already open in onnxruntime.
 
     Raises:
         DataError: no size that was tried works; holds onnxruntime's answer.
@@ -142,7 +145,8 @@ def working_feeds(model: Source, seed: int = 0, n: int = 2) -> list[Feed]:
     """
     held = load(model).model
     in_memory = not isinstance(model, (bytes, str, os.PathLike))
-    trial = _Trial(held, to_bytes(held) if in_memory else model, seed)
+    source = to_bytes(held) if in_memory and session is None else model
+    trial = _Trial(held, source, seed, session)
     first = trial.first()
     second = trial.other(first)
     return [random_feeds(held, seed + i, second if i % 2 else first) for i in range(n)]
@@ -151,11 +155,16 @@ def working_feeds(model: Source, seed: int = 0, n: int = 2) -> list[Feed]:
 class _Trial:
     """Runs of one model on feeds of several sizes."""
 
-    def __init__(self, model: ir.Model, source: Any, seed: int) -> None:
+    def __init__(
+        self, model: ir.Model, source: Any, seed: int, session: ort.InferenceSession | None
+    ) -> None:
         self.model = model
         self.seed = seed
         self.roles = open_dims([s for s in input_specs(model) if not s.optional])
         self.told = ""
+        if session is not None:
+            self.session = session
+            return
         options = ort.SessionOptions()
         options.log_severity_level = 4
         source = source if isinstance(source, bytes) else os.fspath(source)

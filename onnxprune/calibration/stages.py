@@ -186,11 +186,16 @@ class Stream:
         self.weights: dict[str, onnx.TensorProto] = {}
         self.edits: dict[int, onnx.NodeProto] = {}
 
-    def fork(self) -> Stream:
-        """Return a second stream at the same place, sharing all values so far."""
+    def fork(self, feeds: Sequence[int] | None = None) -> Stream:
+        """Return a second stream at the same place, sharing all values so far.
+
+        Args:
+            feeds: indices of the feeds it has; None for all.
+        """
         other = Stream(self.stages, ())
         other.at = self.at
-        other.values = [dict(v) for v in self.values]
+        chosen = range(len(self.values)) if feeds is None else feeds
+        other.values = [dict(self.values[i]) for i in chosen]
         other.weights, other.edits = dict(self.weights), dict(self.edits)
         return other
 

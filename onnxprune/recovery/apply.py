@@ -8,14 +8,13 @@ for what the ones before it lost (methods.md 1.0, asymmetric mode; 6.4 for what 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
-import onnx_ir as ir
 
 from onnxprune.calibration.agreement import Agreement, Judge
 from onnxprune.calibration.blas import one_thread
@@ -24,7 +23,6 @@ from onnxprune.calibration.operands import BiasSite, Operand, find_operand
 from onnxprune.calibration.stages import Stages, Stream, tensor_of
 from onnxprune.patterns import Pattern, parse_pattern
 from onnxprune.planning import PrunePlan, find_layers
-from onnxprune.planning.layers import Layer
 from onnxprune.recovery.apply_layer import Solved, solve_layer
 from onnxprune.rules.analysis import Analyzer
 
@@ -89,6 +87,7 @@ class Reconstruction:
         self.held_feeds = [f for f, h in zip(feeds, self.held, strict=True) if h] or list(feeds)
         self.dense = Stream(self.stages, feeds)
         self.tokens = tokens
+        self._last: tuple[Any, Statistics, Statistics | None] | None = None
 
     def judge(self) -> Judge:
         """Return the judge on the held-out feeds."""
@@ -102,7 +101,7 @@ class Reconstruction:
         for name, array in weights.items():
             stream.weights[name] = tensor_of(array, self.layers[name].tensor, name)
         for site, array in biases:
-            self._edit(stream, site, array)
+            self.edit(stream, site, array)
         return judge.judge(stream.finish())
 
     def masked(self, masks: Mapping[str, npt.NDArray[np.bool_]]) -> dict[str, Array]:
@@ -114,7 +113,8 @@ class Reconstruction:
             found[name] = array
         return found
 
-    def _edit(self, stream: Stream, site: BiasSite, array: Array) -> None:
+    def edit(self, stream: Stream, site: BiasSite, array: Array) -> None:
+        """Give a stream another vector at a bias site."""
         place = self.stages.place(site.node.outputs[0].name or "")
         if place is None:
             return
@@ -169,7 +169,7 @@ class Reconstruction:
             else:
                 todo.append((place, found))
         todo.sort(key=lambda pair: pair[0])
-        self._last: tuple[Any, Statistics, Statistics | None] | None = None
+        self._last = None
         with one_thread():
             for number, (place, operand) in enumerate(todo[:until]):
                 progress("recover", number / max(len(todo), 1))
@@ -177,7 +177,7 @@ class Reconstruction:
                 pruned.advance(place)
                 name = operand.layer.value.name or ""
                 started = time.perf_counter()
-                train, other = self._statistics(operand, dense, pruned)
+                train, other = self.statistics(operand, dense, pruned)
                 collected = time.perf_counter()
                 weight = np.asarray(operand.layer.tensor.numpy()).astype(np.float64)
                 solved = solve_layer(
@@ -210,9 +210,9 @@ class Reconstruction:
         if solved.shift is not None and operand.bias is not None:
             vector = operand.bias.moved(solved.shift.reshape(-1))
             result.biases.append((operand.bias, vector))
-            self._edit(pruned, operand.bias, vector)
+            self.edit(pruned, operand.bias, vector)
 
-    def _statistics(
+    def statistics(
         self, operand: Operand, dense: Stream, pruned: Stream
     ) -> tuple[Statistics, Statistics | None]:
         """Collect training and held-out moments of a layer."""
@@ -276,6 +276,8 @@ def recover_masks(
     *,
     pattern: str,
     search: bool = True,
+    measured: bool = False,
+    fixed: Collection[str] = (),
     seed: int = 0,
     progress: Progress = quiet,
 ) -> Recovered:
@@ -290,6 +292,9 @@ def recover_masks(
         feeds: calibration samples.
         pattern: spelling of the masks' pattern.
         search: look for better masks with as many units.
+        measured: also try the division of the same number of weights over layers that a measured
+            sensitivity table asks for.
+        fixed: names of layers whose number of weights stays as it is then.
         seed: for the draw of positions.
         progress: called with (stage, fraction done).
 
@@ -301,32 +306,41 @@ def recover_masks(
     plain = Recovered(masks=dict(plan.masks), weights=work.masked(plan.masks))
     before = work.agreement(judge, plain.weights, [])
     found = work.run(plan.masks, parse_pattern(pattern), search=search, progress=progress)
-    after = work.agreement(judge, found.weights, found.biases)
-    steps = [
-        {"step": "mask", **before.as_dict(), "kept": True},
-        {"step": "reconstruct", **after.as_dict(), "kept": after.loss <= before.loss},
-    ]
-    best = found if after.loss <= before.loss else plain
+    best, least, steps = plain, before.loss, [{"step": "mask", **before.as_dict(), "kept": True}]
+    rows = found.report["layers"]
+    tried = [("reconstruct", found)]
+    kind = parse_pattern(pattern)
+    if measured and search and kind.fixed_density is None:
+        from onnxprune.recovery.apply_levels import divided_masks
+
+        masks = divided_masks(work, plan.masks, kind, fixed=fixed, progress=progress)
+        tried.append(("allocate", work.run(masks, kind, progress=progress)))
+    for step, candidate in tried:
+        after = work.agreement(judge, candidate.weights, candidate.biases)
+        kept = after.loss <= least
+        steps.append({"step": step, **after.as_dict(), "kept": kept})
+        if kept:
+            best, least, rows = candidate, after.loss, candidate.report["layers"]
     best.report = {
-        "samples": int(sum(_rows(f) for f in feeds)),
-        "held_out": int(sum(_rows(f) for f in work.held_feeds)),
+        "samples": int(sum(rows_of(f) for f in feeds)),
+        "held_out": int(sum(rows_of(f) for f in work.held_feeds)),
         "steps": steps,
-        "layers": found.report["layers"],
+        "layers": rows,
     }
     return best
 
 
-def _rows(feed: Feed) -> int:
+def rows_of(feed: Feed) -> int:
+    """Return how many samples a feed holds."""
     sizes = {np.asarray(v).shape[0] for v in feed.values() if np.asarray(v).ndim}
     return sizes.pop() if len(sizes) == 1 else 1
 
 
 __all__ = [
-    "Layer",
     "Reconstruction",
     "Recovered",
     "apply_recovered",
     "held_out",
-    "ir",
     "recover_masks",
+    "rows_of",
 ]

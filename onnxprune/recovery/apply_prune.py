@@ -9,8 +9,9 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxprune import io
+from onnxprune.allocation import resolve_overrides
 from onnxprune.errors import ProofError
-from onnxprune.planning import PrunePlan, SelectOptions
+from onnxprune.planning import PrunePlan, SelectOptions, find_layers
 from onnxprune.proof.equivalence import open_session
 from onnxprune.recovery.apply import Feed, Progress, apply_recovered, recover_masks
 from onnxprune.rules.analysis import Analyzer
@@ -45,12 +46,16 @@ def recover_and_prove(
         DataError: onnxruntime does not run the model on the samples.
     """
     pattern = str(plan.options.get("pattern", options.pattern))
+    names = [layer.name for layer in find_layers(analyzer)]
+    fixed = resolve_overrides(names, options.layers) if options.layers else {}
     recovered = recover_masks(
         analyzer,
         plan,
         feeds,
         pattern=pattern,
         search=not replay,
+        measured=options.allocation == "measured",
+        fixed=fixed,
         seed=options.seed,
         progress=progress,
     )

@@ -11,12 +11,12 @@ import pytest
 import onnxprune
 from onnxprune import io
 from onnxprune.errors import UsageError
-from onnxprune.planning.masks import select_masks
-from onnxprune.planning import SelectOptions
-from onnxprune.recovery.apply import Reconstruction, held_out, recover_masks
-from onnxprune.patterns import parse_pattern
 from onnxprune.passes.base import Context
 from onnxprune.passes.infer_shapes import InferShapes
+from onnxprune.patterns import parse_pattern
+from onnxprune.planning import SelectOptions
+from onnxprune.planning.masks import select_masks
+from onnxprune.recovery.apply import Reconstruction, held_out, recover_masks
 from onnxprune.rules.analysis import analyze
 
 MODELS = Path(__file__).resolve().parents[2] / "models"

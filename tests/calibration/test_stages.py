@@ -10,8 +10,8 @@ import pytest
 from onnxprune import io
 from onnxprune.calibration import stages
 from onnxprune.calibration.stages import Stages, Stream
-from onnxprune.passes.infer_shapes import InferShapes
 from onnxprune.passes.base import Context
+from onnxprune.passes.infer_shapes import InferShapes
 from onnxprune.proof.equivalence import open_session
 
 MODELS = Path(__file__).resolve().parents[2] / "models"

@@ -1,0 +1,290 @@
+"""How much each layer can lose: a measured table, and the division of a budget by it.
+
+Every layer is pruned alone, at several levels, re-solved on dense inputs, and the network's
+outputs are compared with the dense ones. The damages are added up and a budget of weights is
+divided so that their sum is least (dynamic programming over layers; methods.md 3, and 6.4 for what
+it brings). Levels in between the measured ones follow a power law between their neighbours.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnxprune.calibration.agreement import Judge
+from onnxprune.calibration.blas import one_thread
+from onnxprune.calibration.operands import Operand, find_operand
+from onnxprune.calibration.samples import calibration_feeds
+from onnxprune.calibration.stages import Stream, tensor_of
+from onnxprune.errors import UsageError
+from onnxprune.patterns import Pattern, parse_pattern
+from onnxprune.planning import SelectOptions, find_layers
+from onnxprune.planning.masks import choose_layers
+from onnxprune.recovery.apply import Progress, Reconstruction, quiet, rows_of
+from onnxprune.recovery.apply_layer import solve_layer
+from onnxprune.rules.analysis import analyze
+
+F64 = npt.NDArray[np.float64]
+#: Fractions removed at which a layer is measured.
+LEVELS = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95)
+#: Samples on which damage is measured, and steps of the budget.
+SAMPLES = 160
+STEPS = 2000
+#: Densities between which the budget may choose.
+CHOICES = np.concatenate([np.arange(0.03, 0.3, 0.015), np.arange(0.3, 1.0, 0.05), [1.0]])
+LEAST = 1e-9
+
+
+@dataclass(frozen=True)
+class Sensitivity:
+    """One layer's damage.
+
+    Attributes:
+        layer: its name.
+        tensor: its weight's name.
+        weights: number of weights.
+        levels: fractions removed.
+        loss: distance of the network's outputs from the dense ones at each level.
+        top1: agreement at each level, or None.
+    """
+
+    layer: str
+    tensor: str
+    weights: int
+    levels: tuple[float, ...]
+    loss: tuple[float, ...]
+    top1: tuple[float | None, ...]
+
+    def at(self, density: F64) -> F64:
+        """Interpolated damage at densities in (0, 1]: a power law of the removed fraction."""
+        removed = np.maximum(1.0 - density, 1e-6)
+        known = np.maximum(np.maximum.accumulate(self.loss), LEAST)
+        x, y = np.log(np.asarray(self.levels)), np.log(known)
+        steep = max((y[1] - y[0]) / (x[1] - x[0]), 1.0) if len(x) > 1 else 2.0
+        found = np.interp(np.log(removed), x, y)
+        low = removed < self.levels[0]
+        found[low] = y[0] + steep * (np.log(removed[low]) - x[0])
+        high = removed > self.levels[-1]
+        if len(x) > 1:
+            rate = max((y[-1] - y[-2]) / (self.levels[-1] - self.levels[-2]), 1.0)
+            found[high] = y[-1] + rate * (removed[high] - self.levels[-1])
+        damage: F64 = np.exp(found)
+        damage[density >= 1.0] = 0.0
+        return damage
+
+
+def measure(
+    work: Reconstruction,
+    tensors: Sequence[str],
+    pattern: Pattern,
+    *,
+    levels: Sequence[float] = LEVELS,
+    progress: Progress = quiet,
+) -> list[Sensitivity]:
+    """Prune every layer alone at every level and compare outputs.
+
+    Args:
+        work: the dense network with its samples.
+        tensors: names of the weights to measure.
+        pattern: pattern of the masks; one of fixed density has that level only.
+        levels: fractions removed, ascending.
+        progress: called with (stage, fraction done).
+
+    Returns:
+        A table in graph order; layers without statistics are left out.
+
+    Raises:
+        DataError: onnxruntime does not run the model on the samples.
+    """
+    if pattern.fixed_density is not None:
+        levels = (1.0 - pattern.fixed_density,)
+    todo: list[tuple[int, Operand]] = []
+    for name in tensors:
+        layer = work.layers[name]
+        place = work.stages.place(layer.node.outputs[0].name or "")
+        found = find_operand(work.analyzer, layer)
+        if place is not None and isinstance(found, Operand):
+            todo.append((place, found))
+    todo.sort(key=lambda pair: pair[0])
+    chosen = _chosen(work)
+    judge = Judge(Stream(work.stages, [work.feeds[i] for i in chosen]).finish(), tokens=work.tokens)
+    dense = Stream(work.stages, work.feeds)
+    table = []
+    with one_thread():
+        for number, (place, operand) in enumerate(todo):
+            progress("measure", number / len(todo))
+            dense.advance(place)
+            table.append(_layer(work, dense, operand, pattern, tuple(levels), judge, chosen))
+    return table
+
+
+def _chosen(work: Reconstruction) -> list[int]:
+    """Training feeds, spread out, that hold about :data:`SAMPLES` samples."""
+    open_feeds = [i for i, held in enumerate(work.held) if not held] or [0]
+    first = next(iter(work.feeds[0].values()))
+    each = max(1, int(np.asarray(first).shape[0]) if np.asarray(first).ndim else 1)
+    wanted = min(len(open_feeds), max(1, SAMPLES // each))
+    places = np.unique(np.linspace(0, len(open_feeds) - 1, wanted).astype(int))
+    return [open_feeds[i] for i in places]
+
+
+def _layer(
+    work: Reconstruction,
+    dense: Stream,
+    operand: Operand,
+    pattern: Pattern,
+    levels: tuple[float, ...],
+    judge: Judge,
+    chosen: Sequence[int],
+) -> Sensitivity:
+    layer = operand.layer
+    name = layer.value.name or ""
+    tensor = np.asarray(layer.tensor.numpy())
+    weight = tensor.astype(np.float64)
+    train, _ = work.statistics(operand, dense, dense)
+    units = pattern.n_units(layer.view_shape)
+    energy = np.einsum("gdd->gd", train.gram)[:, None, :]
+    saliency = operand.matrix(weight) ** 2 * energy
+    loss, top1 = [], []
+    for level in levels:
+        keep = None
+        if pattern.fixed_density is None:
+            keep = max(1, round((1 - level) * units))
+        mask = layer.unview(pattern.mask(saliency.reshape(layer.view_shape), keep))
+        solved = solve_layer(
+            operand, weight, train, None, pattern, mask, search=True, method="quick"
+        )
+        array = operand.unmatrix(solved.weights).astype(tensor.dtype)
+        trial = dense.fork(chosen)
+        trial.weights[name] = tensor_of(array, layer.tensor, name)
+        if solved.shift is not None and operand.bias is not None:
+            work.edit(trial, operand.bias, operand.bias.moved(solved.shift.reshape(-1)))
+        found = judge.judge(trial.finish())
+        loss.append(found.loss)
+        top1.append(found.top1)
+    return Sensitivity(layer.name, name, layer.size, levels, tuple(loss), tuple(top1))
+
+
+def divide(
+    table: Sequence[Sensitivity], kept: float, costs: Mapping[str, float] | None = None
+) -> dict[str, float]:
+    """Return the density of every layer, by tensor name, with the least summed damage.
+
+    Args:
+        table: measured damages.
+        kept: weights (or cost) that may stay in these layers together.
+        costs: cost of one weight by tensor name; 1 when None.
+    """
+    sizes = np.array([s.weights * (costs or {}).get(s.tensor, 1.0) for s in table])
+    if not len(table) or kept >= sizes.sum():
+        return {s.tensor: 1.0 for s in table}
+    step = kept / STEPS
+    used = np.ceil(sizes[:, None] * CHOICES / step - 1e-9).astype(np.int64)
+    best = np.zeros(STEPS + 1)
+    picks = np.zeros((len(table), STEPS + 1), np.int64)
+    for row, entry in enumerate(table):
+        damage = entry.at(CHOICES.copy())
+        options = np.full((len(CHOICES), STEPS + 1), np.inf)
+        for index, cost in enumerate(used[row]):
+            if cost <= STEPS:
+                options[index, cost:] = best[: STEPS + 1 - cost] + damage[index]
+        picks[row] = options.argmin(axis=0)
+        best = options.min(axis=0)
+    if not np.isfinite(best[STEPS]):  # even the least densities cost more than there is
+        share = kept / float(sizes.sum())
+        return {s.tensor: share for s in table}
+    left, found = STEPS, {}
+    for row in range(len(table) - 1, -1, -1):
+        index = int(picks[row, left])
+        found[table[row].tensor] = float(CHOICES[index])
+        left -= int(used[row, index])
+    return found
+
+
+def as_rows(table: Sequence[Sensitivity]) -> list[dict[str, Any]]:
+    """Return the table as plain data, a row a layer and level."""
+    return [
+        {"layer": s.layer, "tensor": s.tensor, "weights": s.weights, "sparsity": level,
+         "loss": loss, "top1": top1}
+        for s in table
+        for level, loss, top1 in zip(s.levels, s.loss, s.top1, strict=True)
+    ]  # fmt: skip
+
+
+def sensitivity_report(
+    model: ir.Model,
+    data: Any,
+    options: SelectOptions,
+    levels: Sequence[float] | None,
+    samples: int | None,
+    progress: Progress,
+) -> dict[str, Any]:
+    """Measure a model; see :func:`onnxprune.sensitivity`.
+
+    Raises:
+        UsageError: a pattern or level that cannot be meant, or that fits no layer.
+        DataError: the samples do not fit, or the model does not run on them.
+    """
+    from onnxprune.passes.base import Context
+    from onnxprune.passes.infer_shapes import InferShapes
+
+    pattern = parse_pattern(options.pattern)
+    if pattern.structural:
+        raise UsageError(f"pattern {pattern.text} deletes units; measure element, N:M or blocks")
+    wanted = LEVELS if levels is None else tuple(levels)
+    if not wanted or list(wanted) != sorted(set(wanted)) or not 0 < wanted[0] <= wanted[-1] < 1:
+        raise UsageError(f"levels {list(wanted)}: give ascending fractions above 0 and below 1")
+    feeds = calibration_feeds(data, model.graph.inputs, samples)
+    InferShapes().run(model, Context(seed=options.seed))
+    analyzer = analyze(model)
+    layers, _ = choose_layers(find_layers(analyzer), pattern, options)
+    work = Reconstruction(analyzer, feeds, seed=options.seed)
+    names = [layer.value.name or "" for layer in layers]
+    table = measure(work, names, pattern, levels=wanted, progress=progress)
+    if not table:
+        raise UsageError("no layer of this model has an input of its own to take statistics of")
+    return {
+        "pattern": pattern.text,
+        "samples": sum(rows_of(feeds[i]) for i in _chosen(work)),
+        "rows": as_rows(table),
+    }
+
+
+def divided_masks(
+    work: Reconstruction,
+    masks: Mapping[str, npt.NDArray[np.bool_]],
+    pattern: Pattern,
+    *,
+    fixed: Collection[str] = (),
+    progress: Progress = quiet,
+) -> dict[str, npt.NDArray[np.bool_]]:
+    """Return masks that keep as many weights as ``masks`` but divided by a measured table.
+
+    Args:
+        work: the dense network with its samples.
+        masks: by tensor name; layers without statistics keep theirs.
+        pattern: the masks' pattern, one of free density.
+        fixed: names of layers that keep their number.
+        progress: called with (stage, fraction done).
+
+    Raises:
+        DataError: onnxruntime does not run the model on the samples.
+    """
+    free = [name for name in masks if work.layers[name].name not in fixed]
+    table = measure(work, free, pattern, progress=progress)
+    names = {entry.tensor for entry in table}
+    kept = float(sum(np.count_nonzero(masks[name]) for name in names))
+    found = dict(masks)
+    for name, density in divide(table, kept).items():
+        layer = work.layers[name]
+        shape = layer.view_shape
+        units = pattern.n_units(shape)
+        keep = min(units, max(1, round(density * units)))
+        scores = np.abs(layer.view(np.asarray(layer.tensor.numpy()).astype(np.float32)))
+        found[name] = layer.unview(pattern.mask(scores, keep))
+    return found
