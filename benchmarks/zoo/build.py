@@ -58,9 +58,9 @@ def _missing() -> list[str]:
 
 
 def _definition(case: Any) -> str:
-    """Hash of what a file depends on: the family's source, the shared sources and the case."""
+    """Hash of what a file depends on: the family's source, the shared sources, the case."""
     parts = [repr({k: v for k, v in vars(case).items() if k != "build"})]
-    for name in ("randomize", "export", "post", "stubs"):
+    for name in ("randomize", "export", "stubs", *(("post",) if case.post else ())):
         parts.append((Path(__file__).parent / f"{name}.py").read_text())
     parts.append(Path(inspect.getfile(case.build)).read_text())
     return hashlib.sha256("\n".join(parts).encode()).hexdigest()[:16]

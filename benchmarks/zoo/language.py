@@ -71,6 +71,59 @@ def bert() -> Built:
     return _text(_model("BertForSequenceClassification", config), "logits")
 
 
+class _BertLayer(nn.Module):
+    """One encoder layer spelled as the original BERT export is, which fusions look for."""
+
+    def __init__(self, width: int, heads: int, hidden: int) -> None:
+        super().__init__()
+        self.heads, self.scale = heads, (width // heads) ** 0.5
+        self.query, self.key = nn.Linear(width, width), nn.Linear(width, width)
+        self.value, self.dense = nn.Linear(width, width), nn.Linear(width, width)
+        self.up, self.down = nn.Linear(width, hidden), nn.Linear(hidden, width)
+        self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
+
+    def _split(self, x: torch.Tensor) -> torch.Tensor:
+        size = x.shape[:-1] + (self.heads, x.shape[-1] // self.heads)
+        return x.view(size).permute(0, 2, 1, 3)
+
+    def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        query, key = self._split(self.query(x)), self._split(self.key(x))
+        value = self._split(self.value(x))
+        scores = torch.matmul(query, key.transpose(-1, -2)) / self.scale
+        context = torch.matmul((scores + mask).softmax(-1), value).permute(0, 2, 1, 3).contiguous()
+        context = context.view(x.shape)
+        x = self.norm1(self.dense(context) + x)
+        return self.norm2(self.down(nn.functional.gelu(self.up(x))) + x)
+
+
+@case(
+    "bert_classic",
+    family="bert",
+    variants={"ort": {"post": ("ort",)}, "fused": {"post": ("ort-bert",)}},
+    **_TEXT,
+)
+def bert_classic() -> Built:
+    class Bert(nn.Module):
+        def __init__(self, width: int = 64) -> None:
+            super().__init__()
+            self.word, self.kind = nn.Embedding(200, width), nn.Embedding(2, width)
+            self.place, self.norm = nn.Embedding(64, width), nn.LayerNorm(width)
+            self.register_buffer("places", torch.arange(64)[None])
+            self.layers = nn.ModuleList([_BertLayer(width, 4, 160) for _ in range(2)])
+            self.pool, self.head = nn.Linear(width, width), nn.Linear(width, 3)
+
+        def forward(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+            mask = (1.0 - attention_mask[:, None, None, :].to(torch.float32)) * -10000.0
+            place = self.place(self.places[:, : input_ids.shape[1]])
+            x = self.word(input_ids) + self.kind(torch.zeros_like(input_ids)) + place
+            x = self.norm(x)
+            for layer in self.layers:
+                x = layer(x, mask)
+            return self.head(torch.tanh(self.pool(x[:, 0])))
+
+    return Bert(), _ids()
+
+
 @case("bert_sdpa", family="bert", **_TEXT)
 def bert_sdpa() -> Built:
     config = _config("BertConfig", eager=False, num_labels=9, **_SMALL)

@@ -58,7 +58,10 @@ def ort_basic(path: Path) -> None:
 def _ort_transformer(path: Path, model_type: str) -> None:
     from onnxruntime.transformers import optimizer
 
-    optimized = optimizer.optimize_model(str(path), model_type=model_type, opt_level=0)
+    # Every language model of the zoo has four heads and width 64.
+    optimized = optimizer.optimize_model(
+        str(path), model_type=model_type, num_heads=4, hidden_size=64, opt_level=0
+    )
     optimized.save_model_to_file(str(path))
 
 
