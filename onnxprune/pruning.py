@@ -75,8 +75,8 @@ def run_prune(
         mask_only: leave shapes alone and write zeros.
         prove: compare against the dense model in onnxruntime.
         feeds: inputs for the proof; random ones when None.
-        calibration: samples from which what stays of masked layers gets new values; None to leave
-            every kept weight as it is.
+        calibration: samples from which what stays gets new values; None to leave every kept weight
+            as it is.
         before: passes that run on the dense model first.
         after: passes that run on the pruned model.
         progress: called with (stage, fraction done).
@@ -129,6 +129,14 @@ def run_prune(
         units["removed"] = int(np.count_nonzero(removed[units.pop("labels")]))
         report["params"]["after"] = cost.params(None if mask_only else removed)
         report["macs"]["after"] = cost.macs(None if mask_only else removed)
+        if calibration is not None and removed.any():
+            from onnxprune.recovery.apply_structure import refit_consumers
+
+            report["recovery"] = refit_consumers(
+                analyzer, removed, calibration, seed=options.seed, progress=progress
+            )
+            analyzer = analyze(model)  # biases may have been added
+            removed = removed_from(analyzer, plan)
         proof, model = prove_structure(analyzer, removed, feeds, mask_only=mask_only, on=prove)
     else:
         units.pop("labels")

@@ -135,3 +135,14 @@ def test_a_recovered_layer_is_the_least_squares_solution_with_intercept():
         got = found.weights[name].reshape(len(dense), -1)[r]
         np.testing.assert_allclose(got[mask], want[:-1], rtol=2e-2, atol=2e-3)
     assert row["method"] == "given"
+
+
+def test_channels_come_back_by_refitting_their_consumers():
+    pytest.importorskip("sklearn", reason="the digits come with scikit-learn")
+    plain = prune("digits_resnet", "channel", 0.4, "none")
+    found = prune("digits_resnet", "channel", 0.4, "auto")
+    assert found.plan.kept == plain.plan.kept  # the same units go
+    assert found.report["proof"]["passed"]
+    assert accuracy(found.loaded) >= max(0.9, accuracy(plain.loaded))
+    steps = found.report["recovery"]["steps"]
+    assert steps[1]["kept"] and steps[1]["loss"] < steps[0]["loss"]
