@@ -3,7 +3,7 @@
 //
 //   kernel_bench [--kernel NAME] [--isa ISA] [--pattern u80|u90|u95|b80|b90|nm24|dense ...] [--quick]
 //                [--chain] [--layer TEXT | --custom IN,OUT,KERNEL,WIDTH[,HEIGHT[,COUNT[,STRIDE[,GROUPS]]]] ...] [--budget BYTES] [--vectors N] [--pack 0|1] [--no-code]
-//                [--pixels N] [--rows N] [--registers] [--prefetch BYTES]     (generated kernels)
+//                [--pixels N] [--rows N] [--registers] [--no-shift] [--prefetch BYTES]     (generated kernels)
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -218,6 +218,7 @@ int main(int argc, char** argv) {
     else if (a == "--rows") o.tuning.rows = std::atoi(next), ++i;
     else if (a == "--prefetch") o.tuning.prefetch = std::atoi(next), ++i;
     else if (a == "--pack") o.tuning.pack = std::atoi(next), ++i;
+    else if (a == "--no-shift") o.tuning.shift = false;
     else if (a == "--registers") o.tuning.embedded = false;
     else if (a == "--chain") o.chain = true;
     else if (a == "--quick") o.seconds = 0.01;

@@ -69,6 +69,10 @@ void all_forms(Listing* l) {
       const std::string kept = "{k" + std::to_string(k) + "}{z}";
       e.fma_broadcast(a, b, m);
       l->say("vfmadd231ps " + A + "," + B + ",DWORD BCST " + address(m));
+      e.shift_lanes(a, b, c, static_cast<std::uint8_t>(round % 15 + 1));
+      char lanes[16];
+      std::snprintf(lanes, sizeof lanes, "0x%x", round % 15 + 1);
+      l->say("valignd " + A + "," + B + "," + C + "," + lanes);
       e.max(true, a, b, c, k);
       l->say("vmaxps " + A + kept + "," + B + "," + C);
       e.min(true, a, b, c, k);

@@ -61,6 +61,8 @@ class Generator {
     x_.address(kWeights, {kStream, window_});
     passed_ = -window_;
     moved_ = 0;
+    held_[0] = held_[1] = -1;
+    older_ = 0;
     start(first);
     while (begin != end) begin = column(begin, end, offset);
     if (last) finish();
@@ -75,7 +77,7 @@ class Generator {
  private:
   int sum(int row, int pixel) const { return row * s_.pixels + pixel; }
   int input(int pixel) const { return rows_ * s_.pixels + pixel; }
-  int weight() const { return rows_ * s_.pixels + s_.pixels; }
+  int weight() const { return input(s_.shift ? 3 : s_.pixels); }
   Mem out(int row, int pixel) const { return {kOut, place(row * stride_ + pixel * vector_bytes_)}; }
 
   void prologue(bool first, bool last) {
@@ -105,19 +107,67 @@ class Generator {
 
   const Entry* column(const Entry* at, const Entry* end, const std::int32_t* offset) {
     const std::uint32_t here = at->column;
-    const std::int32_t from = near_input(offset[here] * 4);
-    for (int p = 0; p < s_.pixels; ++p) x_.load(s_.wide, input(p), {kIn, from + p * step_});
+    int x = input(0);
+    if (s_.shift) {
+      x = shifted_input(at, end, offset);
+    } else {
+      const std::int32_t from = near_input(offset[here] * 4);
+      for (int p = 0; p < s_.pixels; ++p) x_.load(s_.wide, input(p), {kIn, from + p * step_});
+    }
     for (; at != end && at->column == here; ++at) {
       const Mem w = next_weight(at->value);
       if (s_.embedded) {
-        for (int p = 0; p < s_.pixels; ++p) x_.fma_broadcast(sum(static_cast<int>(at->row), p), input(p), w);
+        for (int p = 0; p < s_.pixels; ++p) x_.fma_broadcast(sum(static_cast<int>(at->row), p), x + p, w);
       } else {
         x_.broadcast(s_.wide, weight(), w);
-        for (int p = 0; p < s_.pixels; ++p) x_.fma(s_.wide, sum(static_cast<int>(at->row), p), input(p), weight());
+        for (int p = 0; p < s_.pixels; ++p) x_.fma(s_.wide, sum(static_cast<int>(at->row), p), x + p, weight());
       }
     }
     prefetch();
     return at;
+  }
+
+  // The register with this column's input. A load that crosses a cache line costs two accesses. Taps
+  // side by side (kx, kx + 1 ...) cross the same lines: then each line is loaded once, aligned, and
+  // the inputs are shifted out of pairs of lines.
+  int shifted_input(const Entry* at, const Entry* end, const std::int32_t* offset) {
+    const std::int32_t from = offset[at->column];
+    const std::int32_t line = from / kLane, lanes = from % kLane;
+    if (lanes == 0) {
+      if (held_[0] == line || held_[1] == line) return input(held_[0] == line ? 0 : 1);
+      return line_register(line);
+    }
+    const bool some = holds(line) || holds(line + 1);
+    if (!some && !next_crosses(at, end, offset, line)) {
+      x_.load(true, input(2), {kIn, from * 4});
+      return input(2);
+    }
+    const int low = line_register(line), high = line_register(line + 1);
+    x_.shift_lanes(input(2), high, low, static_cast<std::uint8_t>(lanes));
+    return input(2);
+  }
+
+  bool holds(std::int32_t line) const { return held_[0] == line || held_[1] == line; }
+
+  // Whether the next column used by this group crosses the same two lines.
+  bool next_crosses(const Entry* at, const Entry* end, const std::int32_t* offset, std::int32_t line) const {
+    const std::uint32_t here = at->column;
+    while (at != end && at->column == here) ++at;
+    return at != end && offset[at->column] / kLane == line && offset[at->column] % kLane != 0;
+  }
+
+  // Loads a line unless it is held; the older of the two makes room.
+  int line_register(std::int32_t line) {
+    for (int i = 0; i < 2; ++i) {
+      if (held_[i] != line) continue;
+      older_ = 1 - i;
+      return input(i);
+    }
+    const int slot = older_;
+    x_.load(true, input(slot), {kIn, line * kLane * 4});
+    held_[slot] = line;
+    older_ = 1 - slot;
+    return input(slot);
   }
 
   // Displacement of an input. Where inputs lie line after line (packed), the pointer follows them, so
@@ -201,6 +251,8 @@ class Generator {
   std::int32_t vector_bytes_, step_, window_;
   std::int32_t passed_ = 0, moved_ = 0;
   std::size_t prefetched_ = 0;
+  std::int32_t held_[2] = {-1, -1};  // lines in the first two input registers
+  int older_ = 0;
   int rows_ = 0;
 };
 
@@ -209,24 +261,25 @@ std::size_t code_bound(const WeightsImpl& w, const ColumnShape& s, std::size_t g
   const auto nnz = static_cast<std::size_t>(w.nnz());
   const std::size_t pixels = static_cast<std::size_t>(s.pixels), rows = static_cast<std::size_t>(w.rows());
   const std::size_t per_weight = s.embedded ? 8 * pixels : 8 + 6 * pixels;
-  std::size_t bytes = nnz * (per_weight + 10 * pixels) + nnz / 16 * 8 + nnz / 8 * 8;  // every weight its own column
+  std::size_t bytes = nnz * (per_weight + (s.shift ? 30 : 10) * pixels) + nnz / 16 * 8 + nnz / 8 * 8;  // every weight its own column
   bytes += blocks * (rows * pixels * 60 + groups * (200 + 12 * pixels));
   return (s.prefetch != 0 ? bytes / 8 * 9 : bytes) + 4096;
 }
 
 }  // namespace
 
-int column_rows_limit(bool wide, int pixels, bool embedded) {
-  const int registers = wide ? 32 : 16;
-  // Inputs, one weight unless it is embedded; the epilogue needs two for the limits.
-  const int other = std::max(2, pixels + (embedded ? 0 : 1));
-  return (registers - other) / pixels;
+int column_rows_limit(const ColumnShape& s) {
+  const int registers = s.wide ? 32 : 16;
+  // Inputs (shifted ones: two lines and the result), one weight unless it is embedded; the epilogue
+  // needs two for the limits.
+  const int other = std::max(2, (s.shift ? 3 : s.pixels) + (s.embedded ? 0 : 1));
+  return (registers - other) / s.pixels;
 }
 
 Status generate_columns(const WeightsImpl& w, const std::vector<std::int32_t>& column_offset, const ColumnShape& s,
                         const ColumnEpilogue& epilogue, std::int64_t out_stride, ColumnCode* code) {
   const auto rows = static_cast<std::int32_t>(w.rows());
-  const std::int32_t limit = std::min(s.rows, column_rows_limit(s.wide, s.pixels, s.embedded));
+  const std::int32_t limit = std::min(s.rows, column_rows_limit(s));
   const std::int32_t groups = (rows + limit - 1) / limit;
   for (std::int32_t g = 0; g <= groups; ++g) {
     code->group_rows.push_back(static_cast<std::int32_t>(static_cast<std::int64_t>(rows) * g / groups));

@@ -33,10 +33,11 @@ struct ColumnShape {
   bool embedded = true;        // weight as broadcast memory operand of each multiply-add (wide only)
   std::int64_t block_columns = 0;  // columns in a block
   std::int64_t input_step = 16;    // floats from a vector of pixels to the next one
+  bool shift = false;          // build inputs that cross cache lines from the lines (wide, one pixel vector)
   int prefetch = 0;            // bytes ahead to prefetch code; 0 = none
 };
 // Rows that the registers allow for.
-int column_rows_limit(bool wide, int pixels, bool embedded);
+int column_rows_limit(const ColumnShape& shape);
 
 struct ColumnEpilogue {
   bool masked = false, low = false, high = false, residual = false, residual_after = false;

@@ -34,6 +34,7 @@ class ColumnPlan final : public PixelPlan {
     const std::int64_t budget = tuning.input_budget != 0 ? tuning.input_budget : wanted;
     if (!plan_input(g, budget, packed, true)) return failure(Code::unsupported, "plan: more than 2^31 floats in one image");
     shape.block_columns = input_.block_columns;
+    shape.shift = shape.wide && shape.pixels == 1 && !packed && g.kernel_w > 1 && tuning.shift;
     shape.input_step = packed ? input_.vector_stride : width;
     ColumnEpilogue epilogue;
     if (direct_) {

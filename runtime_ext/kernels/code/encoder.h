@@ -38,6 +38,11 @@ class Encoder {
   void max(bool wide, int dst, int a, int b, int keep = 0) { registers(wide, 0x5f, kMap0F, kNone, dst, a, b, keep); }  // vmaxps
   void min(bool wide, int dst, int a, int b, int keep = 0) { registers(wide, 0x5d, kMap0F, kNone, dst, a, b, keep); }  // vminps
   void move(bool wide, int dst, int src, int keep = 0) { registers(wide, 0x28, kMap0F, kNone, dst, 0, src, keep); }    // vmovaps
+  // dst = (high:low) >> 32 * lanes, the lower 512 bits
+  void shift_lanes(int dst, int high, int low, std::uint8_t lanes) {  // valignd
+    registers(true, 0x03, kMap0F3A, k66, dst, high, low, 0);
+    bytes({lanes});
+  }
   void bit_and(int dst, int a, Mem m) { memory(false, 0x54, kMap0F, kNone, dst, a, m, 1, false); }                 // vandps ymm
   void load_mask(int k, Mem m);        // kmovw k, [m]; `keep` = k above: other lanes become zero
   void zero_upper() { bytes({0xc5, 0xf8, 0x77}); }  // vzeroupper
@@ -55,7 +60,7 @@ class Encoder {
   void align(std::size_t unit);        // with nops
 
  private:
-  enum Map : std::uint8_t { kMap0F = 1, kMap0F38 = 2 };
+  enum Map : std::uint8_t { kMap0F = 1, kMap0F38 = 2, kMap0F3A = 3 };
   enum Prefix : std::uint8_t { kNone = 0, k66 = 1 };
 
   bool room(std::size_t count) {

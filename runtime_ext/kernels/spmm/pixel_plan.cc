@@ -97,7 +97,8 @@ bool PixelPlan::plan_input(const ConvGeometry& g, std::int64_t budget, bool pack
   bool lines = true;
   for (std::int64_t first = 0; first < columns; first += in.block_columns) {
     const std::int64_t last = std::min(columns, first + in.block_columns);
-    const std::int64_t base = packed ? 0 : *std::min_element(absolute.begin() + first, absolute.begin() + last);
+    // Bases are whole lines, so that the alignment of every offset is that of its address.
+    const std::int64_t base = packed ? 0 : *std::min_element(absolute.begin() + first, absolute.begin() + last) / kLane * kLane;
     if (!packed) in.base.push_back(base);
     for (std::int64_t c = first; c < last; ++c) {
       const std::int64_t offset = packed ? (c - first) * in.column_stride : absolute[static_cast<std::size_t>(c)] - base;
