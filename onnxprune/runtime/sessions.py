@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeAlias, Union
 
@@ -37,6 +38,7 @@ def session(
     *,
     provider: str = "sparse",
     fallback: bool = False,
+    dims: Mapping[str, int] | None = None,
     session_options: Any = None,
     **options: Any,
 ) -> Any:
@@ -47,6 +49,9 @@ def session(
         threads: size of the session's pool; None leaves it to onnxruntime (one per core).
         provider: "sparse" (what it does not claim runs on the CPU provider) or "cpu".
         fallback: on a machine without the sparse provider use the CPU provider instead of raising.
+        dims: sizes of open dimensions by their name in the model, fixed for this session. What is
+            fixed can be measured and laid out when the session is made; where sizes stay open,
+            nodes are claimed only if they would not lose at small sizes either.
         session_options: an ``onnxruntime.SessionOptions`` to start from; it is changed.
         options: provider options, see :data:`OPTIONS`.
 
@@ -65,6 +70,8 @@ def session(
     held = session_options if session_options is not None else _quiet(ort)
     if threads is not None:
         held.intra_op_num_threads = threads
+    for name, size in (dims or {}).items():
+        held.add_free_dimension_override_by_name(name, size)
     devices: list[Any] = []
     if provider == "sparse":
         try:

@@ -6,10 +6,6 @@
 namespace onnxprune::ep {
 namespace {
 
-// Stand-ins for sizes that are open until run time. Costs of both sides grow alike with them, so the
-// decision depends on them little.
-constexpr int64_t kAssumedPixels = 32;  // along each spatial axis
-constexpr int64_t kAssumedTokens = 64;  // all leading axes together
 constexpr double kFuseless = 0.25;      // cycles to read or write one float in passing
 constexpr double kCached = 23;          // bytes a cycle that dense weights come in from the caches
 constexpr double kUncached = 7;         // ... and from memory
@@ -17,34 +13,20 @@ constexpr double kCacheBytes = 24e6;
 constexpr double kGather = 1.4;         // cycles for each kept weight of a matrix times one vector
 constexpr double kKept = 1.0;           // cycles for each kept weight, however few pixels
 constexpr double kCurved = 0.6;         // cycles an element of Sigmoid and its like
-constexpr double kCall = 1000;          // onnxruntime's own time for one node
+constexpr double kCall = 800;           // onnxruntime's own time for one node
+constexpr double kGroupCall = 2000;     // ... and for one of ours
 constexpr double kTransposed = 1.0;     // ... with a transposition, or out of cache
 
-int64_t known(const Dim& dim, int64_t otherwise) { return dim.known() ? std::max<int64_t>(dim.value, 0) : otherwise; }
+// The view a unit will most likely be computed in.
+Domain likely(uint8_t domains, size_t rank) {
+  if ((domains & static_cast<uint8_t>(Domain::image)) && (rank == 4 || !(domains & static_cast<uint8_t>(Domain::tokens))))
+    return Domain::image;
+  return domains & static_cast<uint8_t>(Domain::tokens) ? Domain::tokens : Domain::left;
+}
 
-struct Sizes {
-  int64_t images = 1, height = 1, width = 1;
-};
-
-Sizes sizes_of(const Dims& dims, uint8_t domains) {
-  Sizes s;
-  const size_t rank = dims.size();
-  if (domains & static_cast<uint8_t>(Domain::image)) {
-    if (rank > 0) s.images = known(dims[0], 1);
-    if (rank == 3) s.width = known(dims[2], kAssumedPixels * 2);
-    if (rank == 4) s.height = known(dims[2], kAssumedPixels), s.width = known(dims[3], kAssumedPixels);
-  } else if (domains & static_cast<uint8_t>(Domain::tokens)) {
-    bool open = false;
-    for (size_t i = 0; i + 1 < rank; ++i) {
-      if (dims[i].known()) s.width *= dims[i].value;
-      open |= !dims[i].known();
-    }
-    if (open) s.width *= kAssumedTokens;
-  } else {
-    for (size_t i = 0; i + 2 < rank; ++i) s.images *= known(dims[i], 1);
-    if (rank > 0) s.width = known(dims[rank - 1], kAssumedTokens);
-  }
-  return s;
+View sizes_of(const CostModel& model, const Dims& dims, uint8_t domains) {
+  const Domain domain = likely(domains, dims.size());
+  return view(domain, model.assumed(dims, domain));
 }
 
 // The unit that makes `value`, if it is a weighted sum and nobody else reads the value: then this unit
@@ -79,28 +61,41 @@ kernels::Isa best_isa() {
 
 }  // namespace
 
-int64_t assumed_size(size_t rank, size_t axis, Domain domain) {
-  if (axis == 0 && (domain == Domain::image || rank > 2)) return 1;
-  if (domain == Domain::image) return rank == 4 ? kAssumedPixels : kAssumedPixels * 2;
-  return kAssumedTokens;
+std::vector<CostModel> CostModel::small() const {
+  CostModel least = *this, little = *this;
+  least.open_pixels = 32, least.open_length = 4, least.open_tokens = 1;
+  little.open_pixels = 64, little.open_length = 32, little.open_tokens = 8;
+  return {least, little};
 }
 
-double CostModel::floats(const Dims& dims) {
-  double n = 1;
-  size_t i = 0;
-  for (const Dim& dim : dims) {
-    const int64_t open = i == 0 ? 1 : dims.size() == 4 ? kAssumedPixels : kAssumedTokens;
-    n *= static_cast<double>(known(dim, open));
-    ++i;
+double CostModel::call() { return kGroupCall; }
+
+Shape CostModel::assumed(const Dims& dims, Domain domain) const {
+  Shape out;
+  const size_t rank = dims.size();
+  for (size_t i = 0; i < rank; ++i) {
+    int64_t leaf = open_tokens;
+    if (domain == Domain::image) {
+      leaf = i == 0 ? 1 : rank == 4 ? open_pixels : open_length;
+    } else if (i == 0 && rank > 2) {
+      leaf = 1;
+    }
+    out.push_back(assume(dims[i], leaf));
   }
+  return out;
+}
+
+double CostModel::floats(const Dims& dims, uint8_t domains) const {
+  double n = 1;
+  for (int64_t d : assumed(dims, likely(domains, dims.size()))) n *= static_cast<double>(d);
   return n;
 }
 
 double CostModel::ours(const Graph& graph, const Lowering& lowering, const Unit& unit) const {
-  const double out = floats(unit.dims);
+  const double out = floats(unit.dims, unit.domains);
   switch (unit.op.kind) {
     case OpKind::conv: {
-      const Sizes y = sizes_of(unit.dims, unit.domains);
+      const View y = sizes_of(*this, unit.dims, unit.domains);
       const double kept = static_cast<double>(unit.analysis.nnz), images = static_cast<double>(y.images);
       if (y.height * y.width == 1) return images * kGather * kept;
       const int64_t pixels = y.height * (y.width + (unit.op.geometry.kernel_w > 1 ? 1 : 0));
@@ -110,7 +105,7 @@ double CostModel::ours(const Graph& graph, const Lowering& lowering, const Unit&
     case OpKind::pool:
       return 0.2 * out * unit.op.geometry.taps();
     case OpKind::global_pool:
-      return kFuseless * floats(lowering.dims[static_cast<size_t>(unit.op.in[0])]);
+      return kFuseless * floats(lowering.dims[static_cast<size_t>(unit.op.in[0])], unit.domains);
     case OpKind::pointwise:
     case OpKind::affine:
       return curve(unit.op.epilogue, out) + (fuses(graph, lowering, unit) ? 0 : 2 * kFuseless * out);
@@ -124,23 +119,23 @@ double CostModel::ours(const Graph& graph, const Lowering& lowering, const Unit&
 }
 
 double CostModel::cpu(const Graph& graph, const Lowering& lowering, const Unit& unit) const {
-  const double out = floats(unit.dims);
+  const double out = floats(unit.dims, unit.domains);
   switch (unit.op.kind) {
     case OpKind::conv: {
-      const Sizes y = sizes_of(unit.dims, unit.domains);
+      const View y = sizes_of(*this, unit.dims, unit.domains);
       const kernels::ConvGeometry& g = unit.op.geometry;
       const double bytes = 4.0 * static_cast<double>(g.columns()) * g.out_channels;
       const double reading = bytes / (bytes < kCacheBytes ? kCached : kUncached);
       double work = kernels::estimate_dense_cycles(g, y.height * y.width, best_isa());
       // Few multiplications a number, as in depthwise convolutions: moving the numbers is the work.
       if (g.groups > 1)
-        work = std::max(work, (0.9 + 0.2 * g.stride_h * g.stride_w) * floats(unit.dims) / static_cast<double>(y.images));
-      return cpu_factor * static_cast<double>(y.images) * std::max(work, reading);
+        work = std::max(work, (0.9 + 0.2 * g.stride_h * g.stride_w) * out / static_cast<double>(y.images));
+      return kCall + cpu_factor * static_cast<double>(y.images) * std::max(work, reading);
     }
     case OpKind::pool:
       return 0.2 * out * unit.op.geometry.taps();
     case OpKind::global_pool:
-      return kFuseless * floats(lowering.dims[static_cast<size_t>(unit.op.in[0])]);
+      return kFuseless * floats(lowering.dims[static_cast<size_t>(unit.op.in[0])], unit.domains);
     case OpKind::pointwise:
     case OpKind::affine:
       return curve(unit.op.epilogue, out) + (fuses(graph, lowering, unit) ? 0 : kCall + 2 * kFuseless * out);
@@ -161,13 +156,13 @@ bool CostModel::fuses(const Graph& graph, const Lowering& lowering, const Unit& 
          (fuses_into_producer(graph, lowering, op.in[0]) || fuses_into_producer(graph, lowering, op.in[1]));
 }
 
-double CostModel::pass(const Dims& dims) const { return 2 * kFuseless * floats(dims); }
+double CostModel::pass(const Unit& unit) const { return 2 * kFuseless * floats(unit.dims, unit.domains); }
 
 double CostModel::border(const Lowering& lowering, int value, uint8_t domains) const {
   const Dims& dims = lowering.dims[static_cast<size_t>(value)];
-  const Sizes s = sizes_of(dims, domains);
+  const View s = sizes_of(*this, dims, domains);
   if (s.height * s.width == 1) return 0;  // a vector has one form only
-  return 2 * kTransposed * floats(dims);
+  return 2 * kTransposed * floats(dims, domains);
 }
 
 double dense_factor() {

@@ -11,6 +11,12 @@ struct CostModel {
   // Cycles that the CPU provider's dense kernels take here for each one estimated; 1 as long as ours are
   // estimated too, see dense_factor.
   double cpu_factor = 1;
+  // What open sizes of the graph are taken to be: height and width of images, length of signals, and
+  // the rows of matrices. Sizes that follow from these by windows are computed.
+  int64_t open_pixels = 128, open_length = 1024, open_tokens = 64;
+  // The same with sizes at which little work is left: where calls, or the reading of dense weights, or
+  // vectors that are hardly filled decide.
+  std::vector<CostModel> small() const;
 
   // Ours, for a unit inside a group whose values are in planar form already.
   double ours(const Graph& graph, const Lowering& lowering, const Unit& unit) const;
@@ -22,13 +28,15 @@ struct CostModel {
   // True for a unit that becomes part of the weighted sum before it.
   bool fuses(const Graph& graph, const Lowering& lowering, const Unit& unit) const;
   // Reading and writing a tensor once.
-  double pass(const Dims& dims) const;
+  double pass(const Unit& unit) const;
+  // `dims` with open sizes filled in.
+  Shape assumed(const Dims& dims, Domain domain) const;
+  // What calling a fused node costs, whatever is in it.
+  static double call();
 
-  static double floats(const Dims& dims);
+ private:
+  double floats(const Dims& dims, uint8_t domains) const;
 };
-
-// What an open size is taken to be when costs are compared.
-int64_t assumed_size(size_t rank, size_t axis, Domain domain);
 
 // Cycles of this machine per microsecond, measured once.
 double cycles_per_microsecond();

@@ -1,6 +1,7 @@
 #include "ep/dims.h"
 
 #include <algorithm>
+#include <cstdlib>
 
 namespace onnxprune::ep {
 
@@ -34,6 +35,18 @@ Dim window_output(const Window& window, const Dim& size) {
   const int64_t spare = window.pad_begin + window.pad_end - window.extent();
   if (window.stride == 1 && spare == -1) return size;
   return Dim::named("w(" + size.symbol + "," + std::to_string(spare) + "," + std::to_string(window.stride) + ")");
+}
+
+int64_t assume(const Dim& dim, int64_t leaf) {
+  if (dim.known()) return std::max<int64_t>(dim.value, 0);
+  const std::string& text = dim.symbol;
+  if (text.rfind("w(", 0) != 0 || text.back() != ')') return leaf;
+  const size_t second = text.rfind(','), first = second == 0 ? std::string::npos : text.rfind(',', second - 1);
+  if (second == std::string::npos || first == std::string::npos) return leaf;
+  const int64_t inner = assume(Dim::named(text.substr(2, first - 2)), leaf);
+  const int64_t spare = std::strtoll(text.c_str() + first + 1, nullptr, 10);
+  const int64_t stride = std::max<int64_t>(1, std::strtoll(text.c_str() + second + 1, nullptr, 10));
+  return std::max<int64_t>(1, inner + spare < 0 ? 1 : (inner + spare) / stride + 1);
 }
 
 std::string to_string(const Shape& shape) {

@@ -38,6 +38,10 @@ enum class AutoPad : uint8_t { none, same_upper, same_lower, valid };
 // size that is open, or where onnxruntime's and ONNX's reading of them differ (window smaller than
 // its stride).
 bool resolve_auto_pad(Window* window, AutoPad mode, const Dim& size);
+// A size for an open dimension: `leaf` for a plain symbol, and what follows from that for one that
+// window_output made.
+int64_t assume(const Dim& dim, int64_t leaf);
+
 // Output size of `window` over `size`; 0 when it does not fit.
 int64_t window_output(const Window& window, int64_t size);
 // The same with an open size: the input's own symbol where the size does not change.

@@ -1,6 +1,7 @@
 #include "ep/provider.h"
 
 #include <algorithm>
+#include <cstdio>
 #include <fstream>
 #include <limits>
 
@@ -51,6 +52,15 @@ std::string joined(std::vector<std::string> names) {
   std::string out;
   for (const std::string& name : names) out += name + '\n';
   return out;
+}
+
+// Shapes of a group's inputs with open sizes filled in as the cost model assumes them.
+std::vector<Shape> assumed_shapes(const Graph& graph, const Lowering& lowering, const Group& group, const CostModel& costs) {
+  std::vector<int> inputs, outputs;
+  group_borders(graph, lowering, group.units, &inputs, &outputs);
+  std::vector<Shape> shapes;
+  for (int v : inputs) shapes.push_back(costs.assumed(lowering.dims[static_cast<size_t>(v)], group.domain));
+  return shapes;
 }
 
 // Where `names` are in `order`; false when one is missing.
@@ -176,12 +186,7 @@ std::vector<double> Provider::measure(const Graph& graph, const Lowering& loweri
   for (const Group& group : groups) {
     try {
       Prepared prepared = prepare(graph, lowering, group);
-      std::vector<Shape> shapes;
-      for (Shape shape : prepared.executor->program().input_shapes) {
-        for (size_t axis = 0; axis < shape.size(); ++axis)
-          if (shape[axis] < 0) shape[axis] = assumed_size(shape.size(), axis, group.domain);
-        shapes.push_back(std::move(shape));
-      }
+      const std::vector<Shape> shapes = assumed_shapes(graph, lowering, group, costs_);
       const auto timings = prepared.executor->measure(shapes, kBudget / static_cast<double>(groups.size()));
       if (timings.empty()) continue;
       // A batch of several images costs as many times one.
@@ -198,6 +203,46 @@ std::vector<double> Provider::measure(const Graph& graph, const Lowering& loweri
   return cycles;
 }
 
+std::string Provider::loses_when_small(const Graph& graph, const Lowering& lowering, const Group& group) {
+  const auto known = prepared_.find(key_of(graph, lowering, group));
+  for (const CostModel& costs : costs_.small()) {
+    double ours = CostModel::call(), cpu = 0;
+    for (int u : group.units) {
+      const Unit& unit = lowering.units[static_cast<size_t>(u)];
+      if (unit.packed) return "";
+      ours += costs.ours(graph, lowering, unit);
+      cpu += costs.cpu(graph, lowering, unit);
+    }
+    if (known != prepared_.end()) {
+      try {
+        double total = CostModel::call();
+        const auto shapes = assumed_shapes(graph, lowering, group, costs);
+        for (const auto& timing : known->second.executor->measure(shapes, 2000)) total += timing.us * cycles_per_microsecond();
+        ours = total;
+      } catch (const std::invalid_argument&) {
+        // Too small for its windows: the prediction stands.
+      }
+    }
+    if (ours <= cpu) continue;
+    char text[200];
+    std::snprintf(text, sizeof text,
+                  "where its open sizes are small it would take %.2f us against %.2f us on the CPU provider; fixed sizes would help",
+                  ours / cycles_per_microsecond(), cpu / cycles_per_microsecond());
+    return text;
+  }
+  return "";
+}
+
+void Provider::drop_losers_when_small(const Graph& graph, const Lowering& lowering, Selection* selection) {
+  std::vector<Group> kept;
+  for (Group& group : selection->groups) {
+    const std::string reason = group.open ? loses_when_small(graph, lowering, group) : "";
+    for (int u : group.units) selection->reasons[static_cast<size_t>(u)] = reason;
+    if (reason.empty()) kept.push_back(std::move(group));
+  }
+  selection->groups = std::move(kept);
+}
+
 void Provider::claim(const Graph& graph, abi::GraphSupport* support) {
   const Lowering lowering = lower(graph, true);
   Selection selection = select(graph, lowering, options_, costs_, {});
@@ -207,6 +252,7 @@ void Provider::claim(const Graph& graph, abi::GraphSupport* support) {
     costs.cpu_factor = dense_factor();
     selection = select(graph, lowering, options_, costs, measured);
   }
+  if (!options_.force) drop_losers_when_small(graph, lowering, &selection);
   std::vector<int> group_of(lowering.units.size(), -1);
   for (const Group& group : selection.groups) {
     std::vector<const abi::Node*> nodes;

@@ -16,6 +16,7 @@ namespace onnxprune::ep {
 
 struct Group;
 struct Lowering;
+struct Selection;
 
 class Provider : public abi::Ep {
  public:
@@ -35,6 +36,10 @@ class Provider : public abi::Ep {
   Prepared prepare(const Graph& graph, const Lowering& lowering, const Group& group) const;
   // Measured cycles by unit for groups whose shapes are known well enough.
   std::vector<double> measure(const Graph& graph, const Lowering& lowering, const std::vector<Group>& groups);
+  // Why a group of open sizes would lose where these turn out small; empty if it would not.
+  std::string loses_when_small(const Graph& graph, const Lowering& lowering, const Group& group);
+  // Drops groups of open sizes that would lose where these turn out small.
+  void drop_losers_when_small(const Graph& graph, const Lowering& lowering, Selection* selection);
   void claim_context(const Graph& graph, int node, abi::GraphSupport* support);
   abi::NodeComputeInfo* compile_one(const abi::Graph* graph, const abi::Node* fused, abi::Node** context_node);
   abi::NodeComputeInfo* finish(std::unique_ptr<Executor> executor);

@@ -97,7 +97,7 @@ class Selector {
       // What fuses into a claimed producer costs nothing there, but is a pass of its own on the CPU.
       if (possible && costs_.fuses(graph_, lowering_, unit(u)))
         for (int maker : makers_[at(u)])
-          flow.add_edge(node(maker), node(u), costs_.pass(unit(u).dims));
+          flow.add_edge(node(maker), node(u), costs_.pass(unit(u)));
       if (stay > 0) flow.add_edge(MinCut::kSource, node(u), stay);
       if (take > 0) flow.add_edge(node(u), MinCut::kSink, take);
     }
@@ -265,6 +265,7 @@ class Selector {
   void judge(const std::vector<int>& members) {
     Group group;
     group.units = members;
+    group.ours = CostModel::call();
     uint8_t views = kAnyDomain;
     bool worthwhile = false, sure = options_.force;
     for (int u : members) {
@@ -279,6 +280,8 @@ class Selector {
                                                                  : Domain::left;
     std::vector<int> inputs, outputs;
     group_borders(graph_, lowering_, members, &inputs, &outputs);
+    for (int v : inputs)
+      for (const Dim& dim : lowering_.dims[at(v)]) group.open |= !dim.known();
     for (int v : inputs) group.ours += costs_.border(lowering_, v, static_cast<uint8_t>(group.domain));
     for (int v : outputs) group.ours += costs_.border(lowering_, v, static_cast<uint8_t>(group.domain));
     const double saved = group.cpu - group.ours;

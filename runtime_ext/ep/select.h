@@ -13,6 +13,7 @@ struct Group {
   std::vector<int> units;  // in execution order
   Domain domain = Domain::image;
   double ours = 0, cpu = 0;  // cycles, borders included in ours
+  bool open = false;         // some size of an input is known at run time only
 };
 
 struct Selection {
