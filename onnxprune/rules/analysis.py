@@ -209,10 +209,11 @@ class Analyzer:
                 self.unsupported[key] = self.unsupported.get(key, 0) + 1
                 raise GiveUp(f"{key} has no rule")
             entry.apply(view)
-        except GiveUp as stop:
+        except (GiveUp, LookupError, ValueError, TypeError) as stop:
+            # A malformed node makes a rule stumble; like a rule that gives up, it only freezes.
             del self.sites[marks[0] :], self.contractions[marks[1] :], self.patches[marks[2] :]
             self.unknown.add(node)
-            self._freeze_node(node, str(stop))
+            self._freeze_node(node, str(stop) or f"{node.op_type} could not be read")
         view.finish()
 
     def _freeze_node(self, node: ir.Node, why: str) -> None:

@@ -180,6 +180,9 @@ class SizeTracer:
             Entry(d if isinstance(d, int) else None, (source, i), frozenset({(source, i)}))
             for i, d in enumerate(dims)
         ]
+        if self._const(source) is not None and sum(d != 1 for d in dims) <= 1:
+            # A constant vector is cut use by use; this use of it stays whole.
+            entries = [Entry(e.value) for e in entries]
         start, end = _int_attr(node, "start", 0), _int_attr(node, "end", len(entries))
         part = entries[start:end]
         return _array(part, (len(part),))

@@ -20,6 +20,8 @@ def _kept_size(n: NodeView, axis: int, scales: list[float] | None, sizes_at: int
 def resize(n: NodeView) -> None:
     """State what Resize / Upsample do: an axis of scale one passes."""
     rank = n.rank(0)
+    if n.out_rank() != rank:
+        raise GiveUp("a result of another rank")
     axes = [n.axis(a, rank) for a in n.attr("axes") or range(rank)]
     scale_input = 1 if n.opset < 11 else 2
     scales: list[float] | None = None
