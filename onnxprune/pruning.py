@@ -130,13 +130,13 @@ def run_prune(
         report["params"]["after"] = cost.params(None if mask_only else removed)
         report["macs"]["after"] = cost.macs(None if mask_only else removed)
         if calibration is not None and removed.any():
-            from onnxprune.recovery.apply_structure import refit_consumers
+            from onnxprune.recovery.apply_structure import extended, refit_consumers
 
-            report["recovery"] = refit_consumers(
+            report["recovery"], created = refit_consumers(
                 analyzer, removed, calibration, seed=options.seed, progress=progress
             )
-            analyzer = analyze(model)  # biases may have been added
-            removed = removed_from(analyzer, plan)
+            analyzer = analyze(model)
+            removed = removed_from(analyzer, extended(plan, created))
         proof, model = prove_structure(analyzer, removed, feeds, mask_only=mask_only, on=prove)
     else:
         units.pop("labels")

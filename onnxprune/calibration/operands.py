@@ -43,6 +43,12 @@ class BiasSite:
     old: npt.NDArray[np.float64]
     shape: tuple[int, ...]
 
+    @property
+    def shared(self) -> bool:
+        """Whether other nodes read the vector, too."""
+        value = self.node.inputs[self.index] if self.index < len(self.node.inputs) else None
+        return value is not None and len(list(value.uses())) > 1
+
     def moved(self, by: npt.NDArray[np.float64]) -> Array:
         """The vector that adds ``by`` [O], in units of ``W X``, to what it adds now."""
         return (self.old + by * (self.factor / self.scale)).reshape(self.shape)

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -139,6 +139,7 @@ class Reconstruction:
         search: bool = True,
         progress: Progress = quiet,
         until: int | None = None,
+        shared_bias: bool = True,
     ) -> Recovered:
         """Reconstruct all layers that have a mask.
 
@@ -148,6 +149,8 @@ class Reconstruction:
             search: look for better masks with as many units.
             progress: called with (stage, fraction done).
             until: stop after this many layers, for trials.
+            shared_bias: give a layer whose bias other nodes read too one of its own; otherwise
+                such a bias stays, and that of transposed convolutions.
 
         Raises:
             DataError: onnxruntime cannot run the model on the samples, or statistics that are not
@@ -167,6 +170,9 @@ class Reconstruction:
                 rows.append({"layer": layer.name, "method": "none", "why": why})
                 pruned.weights[name] = tensor_of(result.weights[name], layer.tensor, name)
             else:
+                odd = layer.node.op_type == "ConvTranspose" or (found.bias and found.bias.shared)
+                if not shared_bias and odd:
+                    found = replace(found, bias=None)
                 todo.append((place, found))
         todo.sort(key=lambda pair: pair[0])
         self._last = None
@@ -244,13 +250,18 @@ class Reconstruction:
         return train, other
 
 
-def apply_recovered(analyzer: Analyzer, recovered: Recovered) -> None:
-    """Write the new weights and biases into the analyzed model."""
+def apply_recovered(analyzer: Analyzer, recovered: Recovered) -> dict[str, Layer]:
+    """Write the new weights and biases into the analyzed model.
+
+    Returns:
+        Names of biases that did not exist before, with the layer they were added to.
+    """
     from onnxprune.passes.shrink import set_constant
     from onnxprune.rules.rewriter import Constants
 
     layers = {layer.value.name or "": layer for layer in find_layers(analyzer)}
     constants = Constants(analyzer.graph)
+    created: dict[str, Layer] = {}
     for site, vector in recovered.biases:
         node, index = site.node, site.index
         old = node.inputs[index] if index < len(node.inputs) else None
@@ -264,9 +275,14 @@ def apply_recovered(analyzer: Analyzer, recovered: Recovered) -> None:
         base = f"{node.name or node.outputs[0].name}_bias"
         if index >= len(node.inputs):
             node.resize_inputs(index + 1)
-        node.replace_input_with(index, constants.add(base, array))
+        bias = constants.add(base, array)
+        node.replace_input_with(index, bias)
+        owner = next((x for x in layers.values() if x.node is node), None)
+        if owner is not None:
+            created[bias.name or ""] = owner
     for name, array in recovered.weights.items():
         set_constant(layers[name].value, array)
+    return created
 
 
 def recover_masks(
@@ -305,7 +321,10 @@ def recover_masks(
     judge = work.judge()
     plain = Recovered(masks=dict(plan.masks), weights=work.masked(plan.masks))
     before = work.agreement(judge, plain.weights, [])
-    found = work.run(plan.masks, parse_pattern(pattern), search=search, progress=progress)
+    masks: Mapping[str, npt.NDArray[np.bool_]] = plan.masks
+    if search and not measured:
+        masks = spared(work, masks, parse_pattern(pattern), fixed)
+    found = work.run(masks, parse_pattern(pattern), search=search, progress=progress)
     best, least, steps = plain, before.loss, [{"step": "mask", **before.as_dict(), "kept": True}]
     rows = found.report["layers"]
     tried = [("reconstruct", found)]
@@ -328,6 +347,40 @@ def recover_masks(
         "layers": rows,
     }
     return best
+
+
+def spared(
+    work: Reconstruction,
+    masks: Mapping[str, npt.NDArray[np.bool_]],
+    pattern: Pattern,
+    fixed: Collection[str] = (),
+) -> dict[str, npt.NDArray[np.bool_]]:
+    """Return masks of as many weights in which depth-wise layers stay dense.
+
+    With one input channel a group, nothing is there to make up for a weight that goes, and there is
+    little to gain: the layers are spared where they hold at most a tenth of the weights, and the
+    others lose that much more. Layers in ``fixed`` and patterns of fixed density stay as they are.
+    """
+    found = dict(masks)
+    if pattern.fixed_density is not None:
+        return found
+    free = [n for n in masks if work.layers[n].name not in fixed]
+    thin = [n for n in free if work.layers[n].view_shape[0] > 1 == work.layers[n].view_shape[2]]
+    others = [n for n in free if n not in thin]
+    total = sum(masks[n].size for n in free)
+    owed = sum(int((~masks[n]).sum()) for n in thin)
+    kept = sum(int(masks[n].sum()) for n in others)
+    if not thin or sum(masks[n].size for n in thin) > 0.1 * total or owed > 0.5 * kept:
+        return found
+    for name in thin:
+        found[name] = np.ones_like(masks[name])
+    for name in others:
+        layer = work.layers[name]
+        units = pattern.unit_scores(layer.view(masks[name]).astype(np.float32))
+        keep = max(1, round(int(np.count_nonzero(units)) * (1 - owed / kept)))
+        scores = np.abs(layer.view(np.asarray(layer.tensor.numpy()).astype(np.float32)))
+        found[name] = layer.unview(pattern.mask(scores, keep))
+    return found
 
 
 def rows_of(feed: Feed) -> int:

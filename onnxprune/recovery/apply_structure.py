@@ -7,7 +7,7 @@ inputs of the pruned prefix, against dense targets, with the lost mean moved int
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,7 +15,8 @@ import numpy.typing as npt
 
 from onnxprune.axes import Bools
 from onnxprune.patterns import parse_pattern
-from onnxprune.planning import find_layers
+from onnxprune.planning import PrunePlan, find_layers
+from onnxprune.planning.layers import Layer
 from onnxprune.recovery.apply import (
     Feed,
     Progress,
@@ -57,7 +58,7 @@ def refit_consumers(
     *,
     seed: int = 0,
     progress: Progress = quiet,
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], dict[str, Layer]]:
     """Write refitted weights and biases into the analyzed dense model, if that helps.
 
     All layers behind the first loss are solved anew, also those that lost no input themselves:
@@ -71,7 +72,8 @@ def refit_consumers(
         progress: called with (stage, fraction done).
 
     Returns:
-        The account, as plain data; see ``recovery`` in ``docs/report.md``.
+        The account, as plain data (see ``recovery`` in ``docs/report.md``), and biases that were
+        added, by name, with their layers.
 
     Raises:
         DataError: onnxruntime does not run the model on the feeds.
@@ -80,12 +82,13 @@ def refit_consumers(
     masks = column_masks(analyzer, removed)
     judge = work.judge()
     before = work.agreement(judge, work.masked(masks), [])
-    found = work.run(masks, parse_pattern("element"), search=False, progress=progress)
+    found = work.run(
+        masks, parse_pattern("element"), search=False, shared_bias=False, progress=progress
+    )
     after = work.agreement(judge, found.weights, found.biases)
     kept = after.loss <= before.loss
-    if kept:
-        apply_recovered(analyzer, found)
-    return {
+    created = apply_recovered(analyzer, found) if kept else {}
+    account = {
         "samples": sum(rows_of(f) for f in feeds),
         "held_out": sum(rows_of(f) for f in work.held_feeds),
         "steps": [
@@ -94,3 +97,18 @@ def refit_consumers(
         ],
         "layers": found.report["layers"],
     }
+    return account, created
+
+
+def extended(plan: PrunePlan, created: Mapping[str, Layer]) -> PrunePlan:
+    """Return the plan that says for added biases what it says for their layers' outputs."""
+    wider = PrunePlan(plan.kind, dict(plan.shapes), dict(plan.kept), {}, plan.options, plan.groups)
+    for name, layer in created.items():
+        kept = plan.kept.get(layer.value.name or "")
+        for axis, atoms in enumerate(layer.atoms):
+            roles = {role for role, _ in atoms}
+            if kept is None or kept[axis] is None or "o" not in roles:
+                continue
+            wider.shapes[name] = [int(layer.tensor.shape.numpy()[axis])]
+            wider.kept[name] = [kept[axis]]
+    return wider

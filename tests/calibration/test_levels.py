@@ -1,0 +1,81 @@
+"""The sensitivity table and what is divided by it."""
+
+from __future__ import annotations
+
+import itertools
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+import onnxprune
+from onnxprune.errors import UsageError
+from onnxprune.recovery.apply_levels import CHOICES, STEPS, Sensitivity, divide
+
+MODELS = Path(__file__).resolve().parents[2] / "models"
+CALIB = f"{MODELS / 'calib.py'}:samples"
+
+
+def entry(name, weights, *loss):
+    levels = (0.5, 0.8, 0.95)
+    return Sensitivity(name, name, weights, levels, loss, (None,) * len(loss))
+
+
+def test_interpolation_meets_the_measurements_and_rises():
+    row = entry("a", 100, 0.01, 0.1, 2.0)
+    density = 1 - np.array(row.levels)
+    np.testing.assert_allclose(row.at(density), row.loss, rtol=1e-9)
+    fine = row.at(np.linspace(0.01, 1, 200))
+    assert (np.diff(fine) <= 0).all() and fine[-1] == 0
+
+
+def test_division_is_the_best_of_all_choices():
+    table = [entry("a", 1000, 0.01, 0.1, 2.0), entry("b", 3000, 0.001, 0.3, 0.9),
+             entry("c", 500, 0.2, 0.9, 5.0)]  # fmt: skip
+    kept = 1100.0
+    found = divide(table, kept)
+    sizes = np.array([s.weights for s in table])
+    damage = [s.at(CHOICES.copy()) for s in table]
+
+    def total(picks):
+        return sum(d[i] for d, i in zip(damage, picks, strict=True))
+
+    fits = (
+        picks
+        for picks in itertools.product(range(len(CHOICES)), repeat=3)
+        if (np.ceil(sizes * CHOICES[list(picks)] / (kept / STEPS) - 1e-9)).sum() <= STEPS
+    )
+    best = min(total(p) for p in fits)
+    mine = total([int(np.flatnonzero(found[s.tensor] == CHOICES)[0]) for s in table])
+    assert mine == pytest.approx(best)
+    assert sum(s.weights * found[s.tensor] for s in table) <= kept + 1e-6
+
+
+def test_a_budget_for_everything_keeps_everything():
+    assert divide([entry("a", 10, 0.1, 0.2, 0.3)], 10.0) == {"a": 1.0}
+    assert divide([entry("a", 10, 0.1, 0.2, 0.3)], 0.1)["a"] == pytest.approx(0.01)
+
+
+def test_measured_table_of_a_network():
+    path = MODELS / "digits_mobile.onnx"
+    report = onnxprune.sensitivity(path, CALIB, levels=(0.5, 0.95), samples=48, only="unit2|head")
+    rows = report["rows"]
+    assert {r["sparsity"] for r in rows} == {0.5, 0.95} and len(rows) % 2 == 0
+    by_layer = {r["layer"] for r in rows}
+    assert all("unit2" in name or "head" in name for name in by_layer)
+    assert all(r["loss"] >= 0 for r in rows)
+    low, high = (sum(r["loss"] for r in rows if r["sparsity"] == s) for s in (0.5, 0.95))
+    assert low < high
+    json.dumps(report)
+
+
+@pytest.mark.parametrize("levels", [(), (0.5, 0.3), (0.0, 0.5), (0.5, 1.0)])
+def test_levels_that_cannot_be_meant(levels):
+    with pytest.raises(UsageError, match="levels"):
+        onnxprune.sensitivity(MODELS / "digits_mobile.onnx", CALIB, levels=levels, samples=8)
+
+
+def test_channels_are_not_measured_yet():
+    with pytest.raises(UsageError, match="element"):
+        onnxprune.sensitivity(MODELS / "digits_mobile.onnx", CALIB, "channel", samples=8)
