@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, ClassVar
 
 import numpy as np
 import onnx_ir as ir
 
+from onnxprune import io
+from onnxprune.axes import Bools
 from onnxprune.errors import UsageError
 from onnxprune.passes.base import PASSES, Context, Pass, PassResult
 from onnxprune.passes.shrink import Surgery, set_constant
@@ -58,6 +61,11 @@ class ApplyPlan(Pass):
         return PassResult(model, bool(removed.any()), {"units": int(removed.sum())})
 
 
+def with_zeros(mask: Bools, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+    """Return a copy of ``array`` with zeros where ``mask`` is False."""
+    return np.where(mask, array, array.dtype.type(0))
+
+
 def apply_masks(analyzer: Analyzer, plan: PrunePlan) -> dict[str, Any]:
     """Write zeros where the plan's masks are False.
 
@@ -71,9 +79,7 @@ def apply_masks(analyzer: Analyzer, plan: PrunePlan) -> dict[str, Any]:
         tensor = None if value is None else analyzer.tensor(value)
         plan.check_shape(name, None if tensor is None else tensor.shape.numpy())
         assert value is not None and tensor is not None
-        array = np.array(tensor.numpy())
-        gone = ~mask
-        zeroed += int(np.count_nonzero(array[gone]))
-        array[gone] = 0
-        set_constant(value, array)
+        held = np.asarray(tensor.numpy())
+        zeroed += int(np.count_nonzero((held != 0) & ~mask))
+        set_constant(value, io.derived(tensor, partial(with_zeros, mask)))
     return {"zeroed": zeroed, "tensors": len(plan.masks)}

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from onnxprune import io
 from onnxprune.axes import Bools, Ids
 from onnxprune.rules.analysis import Analyzer, Use
 from onnxprune.rules.base import Site
@@ -29,6 +30,18 @@ def _take(tensor: ir.TensorProtocol, masks: list[Bools | None]) -> np.ndarray[An
         if mask is not None and not mask.all():
             array = np.compress(mask, array, axis=axis)
     return np.ascontiguousarray(array)
+
+
+def _zeroed(
+    axes: dict[int, Bools], zero: np.ndarray[Any, Any], array: np.ndarray[Any, Any]
+) -> np.ndarray[Any, Any]:
+    """Return a copy of ``array`` with ``zero`` at the coordinates of ``axes``."""
+    array = np.array(array)
+    zero = np.broadcast_to(zero, array.shape)
+    for axis, gone in axes.items():
+        where = (slice(None),) * axis + (gone,)
+        array[where] = zero[where]
+    return array
 
 
 def set_constant(value: ir.Value, new: np.ndarray[Any, Any] | ir.TensorProtocol) -> None:
@@ -72,9 +85,9 @@ class Surgery:
             For every tensor that lost something: the kept indices of every axis, None for an
             axis that stays whole. A vector that had to be split by use appears under each name.
         """
+        plan = self._cut_parameters()  # before a patch puts nodes between a constant and its use
         for node, patch in self.analyzer.patches:
             patch(Rewriter(node, self.constants), self.kept)
-        plan = self._cut_parameters()
         self._cut_shapes()
         return plan
 
@@ -92,7 +105,9 @@ class Surgery:
             for use, masks in uses:
                 key = b"|".join(b"" if m is None else np.packbits(m).tobytes() for m in masks)
                 variants[key].append((use, masks))
-            first = True
+            # A use without ids, such as Shape of a vector, sees the tensor as it was.
+            listed = {use for use, _ in uses}
+            first = None in listed or all((u.node, u.idx) in listed for u in value.uses())
             for members in variants.values():
                 masks = members[0][1]
                 array = _take(tensor, masks)
@@ -141,16 +156,13 @@ class Surgery:
         for (value, use), axes in zeros.items():
             tensor = self.analyzer.tensor(value)
             assert tensor is not None
-            array = np.array(tensor.numpy())
-            zero = np.broadcast_to(self._zero(value, array), array.shape)
-            for axis, gone in axes.items():
-                where = (slice(None),) * axis + (gone,)
-                array[where] = zero[where]
+            zero = self._zero(value, np.asarray(tensor.numpy()))
             if use is not None and len(value.uses()) > 1:
+                array = _zeroed(axes, zero, np.asarray(tensor.numpy()))
                 self._rewire(*use, self.constants.add(f"{value.name}_masked", array))
             else:
                 self._undo.append(partial(set_constant, value, tensor))
-                set_constant(value, array)
+                set_constant(value, io.derived(tensor, partial(_zeroed, axes, zero)))
 
     def _zero(self, value: ir.Value, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Return what stands for zero in a constant: its zero point where it is quantised."""

@@ -12,9 +12,10 @@ file, ``external`` external data, ``sparse`` and ``carry`` what onnx-ir cannot h
 files that appear whole, ``walk`` graphs inside graphs, ``weights`` tensors that cannot be scored.
 """
 
+from onnxprune.io.infile import derived
 from onnxprune.io.loading import Kind, Loaded, Source, load
 from onnxprune.io.origin import Origin
-from onnxprune.io.saving import save, to_bytes, to_graph, to_proto
+from onnxprune.io.saving import save, spread, to_bytes, to_graph, to_proto
 from onnxprune.io.size import stored_size
 from onnxprune.io.weights import nonfinite_weights
 
@@ -23,9 +24,11 @@ __all__ = [
     "Loaded",
     "Origin",
     "Source",
+    "derived",
     "load",
     "nonfinite_weights",
     "save",
+    "spread",
     "stored_size",
     "to_bytes",
     "to_graph",

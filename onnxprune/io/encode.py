@@ -93,6 +93,12 @@ class Parts:
             slot.fill(sidecar)
         return end > 0
 
+    @property
+    def sidecar_size(self) -> int:
+        """Bytes of the sidecar, 0 if nothing moved there."""
+        slots = [*self.streamed, *self.placed]
+        return max((s.offset + s.tensor.nbytes for s in slots if s.offset is not None), default=0)
+
     def write_sidecar(self, file: BinaryIO) -> None:
         """Write the tensors that :meth:`move_out` moved, each at its place, gaps zero."""
         end = 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -102,6 +102,28 @@ def _read(file: ModelFile, span: Span, dtype: ir.DataType, shape: ir.Shape) -> i
     stored = np.dtype(dtype.numpy()).newbyteorder("<")
     array = file.map(span).view(stored).reshape(shape.numpy())
     return ir.Tensor(array, dtype=dtype, shape=shape)
+
+
+def derived(
+    tensor: ir.TensorProtocol, change: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
+) -> ir.TensorProtocol:
+    """Return a tensor of the same name, type and shape with the values that ``change`` makes.
+
+    They are computed now, or, where ``tensor`` stays in its file, each time they are read, so that
+    nobody holds them in memory.
+
+    Args:
+        tensor: any tensor but strings.
+        change: gets an array it must not write to, returns a new one; the same on every call.
+    """
+
+    def made() -> ir.Tensor[Any]:
+        array = change(np.asarray(tensor.numpy()))
+        return ir.Tensor(array, dtype=tensor.dtype, name=tensor.name)
+
+    if isinstance(tensor, FileTensor):
+        return ir.LazyTensor(made, tensor.dtype, ir.Shape(tensor.shape), name=tensor.name)
+    return made()
 
 
 class Far:

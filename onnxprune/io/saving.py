@@ -68,6 +68,34 @@ def save(
         atomic.write_files(files)
 
 
+def spread(model: ir.Model, path: Path, *, hollow: bool = False) -> None:
+    """Write a model for this process itself to read, its weights in ``<path>.data``.
+
+    Nothing is protected, flushed or undone: use a temporary folder.
+
+    Args:
+        model: any model.
+        path: the file to write.
+        hollow: leave the weights' file empty, as large as it would be: for who does not read it.
+
+    Raises:
+        SaveError: the operating system refused, or the model exceeds 2 GB without its weights.
+    """
+    sidecar = path.with_name(path.name + ".data")
+    with encode.guarded(f"cannot write {path}"):
+        parts = encode.encode(model)
+        outside = parts.move_out(sidecar.name, EXTERNAL_THRESHOLD)
+        _check_size(parts.size, path, True)
+        with path.open("wb") as file:
+            parts.write(file)
+        if outside:
+            with sidecar.open("wb", buffering=1 << 20) as file:
+                if hollow:
+                    file.truncate(parts.sidecar_size)
+                else:
+                    parts.write_sidecar(file)
+
+
 def _external_files(model: ir.Model) -> list[Path]:
     tensors = (tensor for _, tensor in walk.tensors(model))
     paths = {t.path: None for t in tensors if isinstance(t, ir.ExternalTensor)}

@@ -106,9 +106,15 @@ def forgive_noise(proof: Proof, noise: Mapping[str, float], times: float = 4.0) 
 
 
 def open_session(
-    model: bytes | str, threads: int = 0, *, optimize: bool = True
+    model: bytes | str, threads: int = 0, *, optimize: bool = True, lean: bool = False
 ) -> ort.InferenceSession:
     """Open a session on the CPU provider, quietly.
+
+    Args:
+        model: bytes or path.
+        threads: to run on, 0 for onnxruntime's choice.
+        optimize: whether to let onnxruntime rewrite the graph.
+        lean: spend as little memory as possible; weights beside the model stay mapped.
 
     Raises:
         ProofError: onnxruntime does not take the model.
@@ -116,27 +122,15 @@ def open_session(
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
+    if lean:
+        options.enable_cpu_mem_arena = False
+        options.add_session_config_entry("session.disable_prepacking", "1")
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
     try:
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises its own types, one per status code
         raise ProofError(f"onnxruntime cannot load the model: {_short(error)}") from error
-
-
-def run(
-    model: bytes | str, feeds: Sequence[Feeds], wanted: Sequence[str], *, optimize: bool = True
-) -> list[list[Array]]:
-    """Return the wanted outputs for every feed.
-
-    Raises:
-        ProofError: onnxruntime cannot load or run the model.
-    """
-    session = open_session(model, optimize=optimize)
-    try:
-        return [session.run(list(wanted), dict(feed)) for feed in feeds]
-    except Exception as error:
-        raise ProofError(f"onnxruntime cannot run the model: {_short(error)}") from error
 
 
 def compare(

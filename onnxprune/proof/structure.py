@@ -6,22 +6,20 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-import onnx
 import onnx_ir as ir
 
 from onnxprune import io
 from onnxprune.axes import Bools
-from onnxprune.errors import DataError, ProofError
-from onnxprune.passes.apply_plan import apply_masks
+from onnxprune.errors import ProofError
+from onnxprune.passes.apply_plan import apply_masks, with_zeros
 from onnxprune.passes.shrink import Surgery
 from onnxprune.planning import PrunePlan, find_layers
 from onnxprune.proof.equivalence import (
     Proof,
     compare,
     forgive_noise,
-    open_session,
-    run,
 )
+from onnxprune.proof.staging import Stage
 from onnxprune.rules.analysis import Analyzer
 
 Feeds = Sequence[Mapping[str, np.ndarray[Any, Any]]]
@@ -29,26 +27,13 @@ WATCHED = 6
 OFF = {"passed": None, "max_rel_error": None, "kind": "none: switched off"}
 
 
-def _feeds(data: bytes, feeds: Feeds | None) -> Feeds:
-    if feeds is not None:
-        return feeds
-    from onnxprune.calibration.feeds import working_feeds
-
-    try:
-        return working_feeds(data, seed=0)
-    except DataError as error:
-        raise ProofError(
-            f"the dense model could not be run on random inputs, so nothing can be proved: {error} "
-            "Give --data with inputs it accepts, or --no-proof"
-        ) from error
-
-
 def _watched(analyzer: Analyzer) -> list[ir.Value]:
     """Choose values inside the network to compare: the last products, and some on the way."""
     values = [
         c.node.outputs[0]
         for c in analyzer.contractions
-        if c.node.outputs[0].name and not c.node.outputs[0].is_graph_output()
+        if c.node.outputs[0].name
+        and not c.node.outputs[0].is_graph_output()
         and c.node.outputs[0].dtype == ir.DataType.FLOAT
     ]
     if len(values) <= WATCHED:
@@ -91,23 +76,31 @@ def prove_structure(
     if not on:
         (surgery.mask if mask_only else surgery.shrink)()
         return dict(OFF), analyzer.model
+    with Stage() as stage:
+        return _prove(stage, analyzer, surgery, feeds, mask_only)
+
+
+def _prove(
+    stage: Stage, analyzer: Analyzer, surgery: Surgery, feeds: Feeds | None, mask_only: bool
+) -> tuple[dict[str, Any], ir.Model]:
     watched = _watched(analyzer)
     names = [v.name or "" for v in (*analyzer.graph.outputs, *watched)]
-    keep = {v.name or "": [_kept(analyzer, surgery, v, a) for a in range(len(v.shape or ()))]
-            for v in watched}
-    valid = _checks(io.to_bytes(analyzer.model))
+    keep = {
+        v.name or "": [_kept(analyzer, surgery, v, a) for a in range(len(v.shape or ()))]
+        for v in watched
+    }
+    valid = stage.problem(analyzer.model)
     surgery.mask()
-    plain = io.to_bytes(analyzer.model) if mask_only else None
+    # The rewrite cannot be undone, so the masked twin is a copy (its weights are shared).
+    twin = io.load(analyzer.model).model if mask_only else None
     with _WithOutputs(analyzer.graph, watched):
-        masked = io.to_bytes(analyzer.model)
-    inputs = _feeds(masked, feeds)
-    reference = run(masked, inputs, names)
+        masked = stage.put(analyzer.model)
+    inputs, reference = masked.run(feeds, names)
     surgery.unmask()
     surgery.shrink()
     with _WithOutputs(analyzer.graph, watched):
-        shrunk = io.to_bytes(analyzer.model)
-    got = run(shrunk, inputs, names)
-    del shrunk
+        shrunk = stage.put(analyzer.model)
+    _, got = shrunk.run(inputs, names)
 
     def crop(name: str, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         for axis, mask in enumerate(keep.get(name, ())):
@@ -117,30 +110,20 @@ def prove_structure(
 
     proof = compare(reference, got, names, "shrunk model against masked dense model", crop)
     if not proof.passed:
-        again = run(masked, inputs, names, optimize=False)
+        _, again = masked.run(inputs, names, otherwise=True)
         proof = forgive_noise(proof, compare(reference, again, names, "noise").values)
     _judge(proof, "the shrunk model does not compute what the masked dense model computes")
     if valid is None:
-        problem = _checks(io.to_bytes(analyzer.model))
+        problem = stage.problem(analyzer.model)
         if problem:
             raise ProofError(f"the pruned model is not valid ONNX: {problem}; nothing was written")
-    # The rewrite cannot be undone, so the masked twin comes back from its own bytes.
-    return proof.as_dict(), io.load(plain).model if plain is not None else analyzer.model
+    return proof.as_dict(), twin if twin is not None else analyzer.model
 
 
 def _kept(analyzer: Analyzer, surgery: Surgery, value: ir.Value, axis: int) -> Bools | None:
     ids = analyzer.ids(value, axis, None)
     kept = None if ids is None else surgery.kept(ids)
     return None if kept is None or kept.all() else kept
-
-
-def _checks(data: bytes) -> str | None:
-    """Return why the full checker rejects a model, None when it accepts it."""
-    try:
-        onnx.checker.check_model(data, full_check=True)
-    except Exception as error:  # ValidationError, InferenceError, and what protobuf raises
-        return " ".join(str(error).split())[:300] or type(error).__name__
-    return None
 
 
 def _judge(proof: Proof, what: str) -> None:
@@ -174,19 +157,15 @@ def prove_mask(
         found = ir.convenience.get_const_tensor(value)
         old = np.asarray(before.numpy())
         new = old if found is None else np.asarray(found.numpy())
-        if np.count_nonzero(new[~mask]) or not np.array_equal(new[mask], old[mask]):
+        if not np.array_equal(new, with_zeros(mask, old)):
             raise ProofError(f"weight {name!r} does not follow its mask; nothing was written")
-    data = io.to_bytes(analyzer.model)
-    session = open_session(data)
-    inputs = _feeds(data, feeds)
-    names = [o.name for o in session.get_outputs()]
-    for feed in inputs[:1]:
-        session.run(names, dict(feed))
+    with Stage() as stage:
+        _, ran = stage.put(analyzer.model).run(feeds, limit=1)
     return {
         "passed": True,
         "max_rel_error": 0.0,
         "limit": 0.0,
         "kind": "every weight is its old value or a zero of the mask; the model runs",
         "values": {},
-        "samples": len(inputs[:1]),
+        "samples": len(ran),
     }
