@@ -40,7 +40,7 @@ def _controls() -> tuple[tuple[Any, Any], ...]:
     """(set, get) of every OpenBLAS that came with numpy or scipy."""
     found = []
     for package in (np, scipy):
-        base = Path(package.__file__).resolve().parent
+        base = Path(str(package.__file__)).resolve().parent
         folders = (base.parent / f"{base.name}.libs", base / ".dylibs")
         for file in sorted(f for folder in folders for f in folder.glob("*openblas*")):
             try:

@@ -97,7 +97,7 @@ class Operand:
         if self.layer.node.op_type in CONVS:
             return int(array.shape[0]) * self._window(array).positions
         axis = self._axis(array.ndim)
-        return array.size // max(array.shape[axis], 1)
+        return int(array.size // max(array.shape[axis], 1))
 
     def columns(self, array: Array, limit: int, rng: np.random.Generator) -> F32:
         """Return [G, d, N] of one feed, N near ``limit`` where there are more.
@@ -151,15 +151,15 @@ def _window(layer: Layer, sizes: tuple[int, ...]) -> Window:
     kernel = layer.view_shape[3:]
     get = node.attributes.get_ints
     rank = len(sizes)
-    strides = list(get("strides", None) or [1] * rank)
-    dilations = list(get("dilations", None) or [1] * rank)
-    pads = list(get("pads", None) or [0] * (2 * rank))
+    strides = list(get("strides", ()) or [1] * rank)
+    dilations = list(get("dilations", ()) or [1] * rank)
+    pads = list(get("pads", ()) or [0] * (2 * rank))
     auto = node.attributes.get_string("auto_pad", "NOTSET") or "NOTSET"
     spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
     outputs = []
     transposed = node.op_type == "ConvTranspose"
-    extra = list(get("output_padding", None) or [0] * rank)
-    shape = get("output_shape", None)
+    extra = list(get("output_padding", ()) or [0] * rank)
+    shape = get("output_shape", ())
     for axis, (size, span, stride) in enumerate(zip(sizes, spans, strides, strict=True)):
         total = pads[axis] + pads[axis + rank]
         if transposed:

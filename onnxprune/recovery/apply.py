@@ -23,6 +23,7 @@ from onnxprune.calibration.operands import BiasSite, Operand, find_operand
 from onnxprune.calibration.stages import Stages, Stream, tensor_of
 from onnxprune.patterns import Pattern, parse_pattern
 from onnxprune.planning import PrunePlan, find_layers
+from onnxprune.planning.layers import Layer
 from onnxprune.recovery.apply_layer import Solved, solve_layer
 from onnxprune.rules.analysis import Analyzer
 

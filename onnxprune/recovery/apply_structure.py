@@ -41,7 +41,7 @@ def column_masks(analyzer: Analyzer, removed: Bools) -> dict[str, npt.NDArray[np
         axes = analyzer.parameters.get((layer.value, None))
         if axes is None:
             continue
-        mask = np.ones(tuple(int(d) for d in layer.tensor.shape), np.bool_)
+        mask = np.ones(tuple(layer.tensor.shape.numpy()), np.bool_)
         for axis, (ids, atoms) in enumerate(zip(axes, layer.atoms, strict=True)):
             if ids is None or not any(role == "i" for role, _ in atoms):
                 continue
