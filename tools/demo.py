@@ -47,8 +47,8 @@ def onnxprune(*arguments: str, show: bool = False) -> str:
         StepError: it failed; what it said is already on the screen.
     """
     console.print(f"[bold]$ onnxprune {escape(shlex.join(arguments))}[/]", soft_wrap=True)
-    command = [sys.executable, "-m", "onnxprune", *arguments]
-    done = subprocess.run(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    command = Path(sys.executable).with_name("onnxprune")
+    done = subprocess.run([command, *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True)
     if show:
         console.print(escape(done.stdout), soft_wrap=True)
     if done.returncode != 0:
