@@ -10,8 +10,9 @@ import numpy.typing as npt
 
 from onnxprune.calibration.grams import Statistics
 from onnxprune.calibration.operands import Operand
+from onnxprune.errors import DataError
 from onnxprune.patterns import Pattern
-from onnxprune.recovery.auto import search_mask
+from onnxprune.recovery.auto import SearchInfo, SearchResult, search_mask
 from onnxprune.recovery.damping import HeldOut
 from onnxprune.recovery.problem import F64, Mask
 
@@ -19,6 +20,8 @@ Array = npt.NDArray[Any]
 #: Layers of more groups than this choose no damping of their own a group.
 MANY_GROUPS = 16
 GROUPED_DAMPING = 1e-3
+#: Tried in turn where a Gram matrix is not positive definite.
+STRONG_DAMPING = (1e-2, 1.0)
 
 
 @dataclass(frozen=True)
@@ -77,14 +80,15 @@ def solve_layer(
         held = None
         if other is not None and groups <= MANY_GROUPS:
             held = HeldOut(other.gram[g], None if other.cross is None else other.cross[g])
-        result = search_mask(
+        result = _search(
             dense[g],
             train.gram[g],
             None if train.cross is None else train.cross[g],
+            given[g],
+            held,
             pattern=pattern,
             shape=shape[1:],
             keep=keep[g],
-            held_out=held,
             damping=None if groups <= MANY_GROUPS and not quick else GROUPED_DAMPING,
             method="sparsegpt" if quick else method,
             mask=None if search else given[g],
@@ -105,6 +109,26 @@ def solve_layer(
         "weights": int(masks.size),
     }
     return Solved(masks, weights, shift, account)
+
+
+def _search(
+    dense: F64, gram: F64, cross: F64 | None, given: Mask, held: HeldOut | None, **how: Any
+) -> SearchResult:
+    """Search with as little damping as the statistics allow.
+
+    Few or constant samples leave the Gram matrix singular however it is rounded; then the damping
+    rises, and where nothing helps the dense weights stay on the mask.
+    """
+    try:
+        return search_mask(dense, gram, cross, held_out=held, **how)
+    except DataError:
+        for damping in STRONG_DAMPING:
+            try:
+                return search_mask(dense, gram, cross, **(how | {"damping": damping}))
+            except DataError:
+                continue
+    info = SearchInfo("none", 0.0, 0.0, None, ())
+    return SearchResult(given, np.where(given, dense, 0.0), info)
 
 
 def operand_mask(mask: Array) -> Mask:
