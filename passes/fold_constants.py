@@ -14,7 +14,6 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx
 import onnx_ir as ir
-from onnx.reference import ReferenceEvaluator
 
 from onnxprune.passes.base import PASSES, Context, Pass, PassResult
 from onnxprune.passes.infer_shapes import InferShapes
@@ -296,6 +295,8 @@ class _Folder:
     def _reference(
         self, node: ir.Node, arrays: list[Any], limit: int
     ) -> np.ndarray[Any, Any] | None:
+        from onnx.reference import ReferenceEvaluator  # costs 10 MB, and few models need it
+
         names = ["" if a is None else f"x{i}" for i, a in enumerate(arrays)]
         proto = ir.to_proto(node)
         proto.input[:] = names

@@ -10,19 +10,14 @@ free, then the earlier in the graph.
 
 from __future__ import annotations
 
-import numpy as np
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
-
+from onnxprune.axes.components import connected_components
 from onnxprune.axes.space import Ids, Partition, Product, Reason, Space
 
 
 def _families(space: Space) -> Ids:
     """Return, for every block, the number of the family of linked blocks it belongs to."""
     a, b = space.block_links()
-    n = space.n_blocks
-    graph = coo_matrix((np.ones(len(a), np.bool_), (a, b)), shape=(n, n))
-    return np.asarray(connected_components(graph, directed=False)[1], dtype=np.int64)
+    return connected_components(a, b, space.n_blocks)[1]
 
 
 def _free_units(product: Product, carrier: int, now: Partition) -> int:

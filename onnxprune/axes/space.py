@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 import numpy.typing as npt
-from scipy.sparse import coo_matrix
-from scipy.sparse.csgraph import connected_components
+
+from onnxprune.axes.components import connected_components
 
 Ids = npt.NDArray[np.int64]
 Bools = npt.NDArray[np.bool_]
@@ -168,9 +168,7 @@ class Space:
             return self.size, np.arange(self.size, dtype=np.int64)
         a = np.concatenate([x for x, _ in links])
         b = np.concatenate([x for _, x in links])
-        graph = coo_matrix((np.ones(len(a), np.bool_), (a, b)), shape=(self.size, self.size))
-        count, labels = connected_components(graph, directed=False)
-        return int(count), labels.astype(np.int64)
+        return connected_components(a, b, self.size)
 
     def partition(
         self,
