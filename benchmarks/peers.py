@@ -81,6 +81,12 @@ class Run:
         return found if isinstance(found, dict) else {}
 
 
+def onnxprune() -> list[str]:
+    """Return how our command line is started: the script beside this Python, else the module."""
+    script = Path(sys.executable).with_name("onnxprune")
+    return [str(script)] if script.exists() else [sys.executable, "-m", "onnxprune"]
+
+
 def environment(name: str) -> tuple[Path | None, str]:
     """Return the ``bin`` folder of peer ``name`` and "", or None and why it cannot be had."""
     folder = CACHE / name

@@ -34,23 +34,42 @@ ROOT = Path(__file__).resolve().parent.parent
 SHARED = ROOT.parent / "shared" / "data"
 PARTS = ("structure", "speed", "judge")
 CHANNELS = ["--pattern", "channel", "--sparsity", "0.5", "--criterion", "l1"]
+SMALL = ("densenet121", "inception_v1", "inception_v2", "shufflenet", "squeezenet")
 console = Console(width=None if sys.stdout.isatty() else 140)
 
 
 def ours(source: Path, target: Path, *options: str) -> peers.Run:
     """Run our command line on ``source``; with this Python."""
     target.unlink(missing_ok=True)
-    command = [sys.executable, "-m", "onnxprune", "prune", str(source), "-o", str(target)]
+    command = [*peers.onnxprune(), "prune", str(source), "-o", str(target)]
     return peers.measure([*command, *options, "--json"])
 
 
 def networks(work: Path, only: str) -> dict[str, Path]:
-    """Return the networks to prune by name: light graphs, digits, shared convolutional ones."""
-    found = {f"light {name}": path for name, path in light.write_all(work, only=only).items()}
+    """Return the networks to prune by name: light graphs, digits, shared convolutional ones.
+
+    The light graphs hold the shapes of intermediate values, as onnx's own files of them do. Those
+    files also declare every weight as an input, which is how IR version 3 had it; the smaller ones
+    come in that form as well.
+    """
+    lights = light.write_all(work, only=only)
+    found = {f"light {name}": with_shapes(path) for name, path in lights.items()}
+    small = "|".join(name for name in lights if name in SMALL)
+    if small:
+        old = light.write_all(work, only=f"^({small})$", overridable=True)
+        found |= {f"light {name}, IR 3": path for name, path in old.items()}
     found |= {path.stem: path for path in sorted((ROOT / "models").glob("*.onnx"))}
     shared = sorted(SHARED.glob("*/model.onnx"))
     found |= {path.parent.name: path for path in shared if convolutional(path)}
     return {name: path for name, path in found.items() if re.search(only, name)}
+
+
+def with_shapes(path: Path) -> Path:
+    """Return the path of the same model with inferred shapes in ``value_info``."""
+    shaped = path.with_name(f"{path.stem}_shapes.onnx")
+    if not shaped.exists():
+        onnx.shape_inference.infer_shapes_path(str(path), str(shaped))
+    return shaped
 
 
 def convolutional(path: Path) -> bool:
@@ -182,7 +201,7 @@ def judge(work: Path, only: str, _: int) -> tuple[dict[str, Any], bool]:
         table.add_column(column)
     results: dict[str, Any] = {}
     good = True
-    wanted = only or "resnet50|shufflenet|squeezenet|digits|cifar10|mobilenet"
+    wanted = only or "resnet50|shufflenet$|squeezenet|digits|cifar10|mobilenet"
     for name, source in networks(work, wanted).items():
         target = work / "ours.onnx"
         run = ours(source, target, "--pattern", "2:4")
