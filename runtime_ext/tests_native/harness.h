@@ -23,6 +23,10 @@ inline long& checks() {
   static long count = 0;
   return count;
 }
+inline bool& executable_memory_denied() {
+  static bool denied = false;
+  return denied;
+}
 struct Register {
   Register(const char* name, void (*run)()) { tests().push_back({name, run}); }
 };

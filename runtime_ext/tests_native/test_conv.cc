@@ -423,3 +423,27 @@ TEST(conv_tunings) {
     }
   }
 }
+
+TEST(conv_without_generated_code) {
+  // Whatever forbids generated code, plans are made all the same, of other kernels.
+  const char* reason = nullptr;
+  const bool available = code_generation_available(&reason);
+  CHECK(available == (reason[0] == 0));
+  const char* wish = std::getenv("ONNXPRUNE_JIT");
+  if (testing::executable_memory_denied() || (wish != nullptr && std::strcmp(wish, "0") == 0)) CHECK(!available);
+  Case c = conv(64, 64, 12, 12, 3, 3, 1);
+  c.density = 0.15;
+  const Problem problem = make_problem(c, 9000);
+  for (const bool allowed : {true, false}) {
+    PlanOptions options;
+    options.generate_code = allowed;
+    const PlaneLayout layout = make_layout(12, 12, conv_need(c.g, 12, 12));
+    PlanPtr plan;
+    const Status status = make_plan(*problem.weights, layout, layout, options, &plan);
+    if (!CHECK_SAY(status.ok(), status.message)) continue;
+    CHECK((plan->info().code_bytes > 0) <= (allowed && available));
+    CHECK(plan->info().bytes > 0 && plan->info().build_seconds > 0 && plan->info().cycles > 0);
+    if (active_isa() == Isa::avx512 && allowed && available) CHECK(plan->info().code_bytes > 0);
+  }
+  check_case(c, 9000);
+}

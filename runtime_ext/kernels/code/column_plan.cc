@@ -27,11 +27,7 @@ class ColumnPlan final : public PixelPlan {
     }
     const Tuning& tuning = request.tuning;
     const bool packed = tuning.pack < 0 ? packing_pays(request.weights) : tuning.pack > 0 && g.groups == 1;
-    // One pass over an input vector serves all weights of its column, so that the second-level cache
-    // is fast enough for it; only the shifted, line-crossing reads of larger windows want the first.
-    const CacheSizes caches = cache_sizes();
-    const std::int64_t wanted = packed || g.taps() > 1 ? caches.l1_data * 17 / 20 : caches.l2 * 3 / 10;
-    const std::int64_t budget = tuning.input_budget != 0 ? tuning.input_budget : wanted;
+    const std::int64_t budget = tuning.input_budget != 0 ? tuning.input_budget : input_budget(request.weights, packed);
     if (!plan_input(g, budget, packed, true)) return failure(Code::unsupported, "plan: more than 2^31 floats in one image");
     shape.block_columns = input_.block_columns;
     shape.shift = shape.wide && shape.pixels == 1 && !packed && g.kernel_w > 1 && tuning.shift;
@@ -100,10 +96,22 @@ class ColumnPlan final : public PixelPlan {
     const int width = shape.wide ? 16 : 8;
     const std::int64_t pixels = (request.out.height - 1) * static_cast<std::int64_t>(in_.pitch) + request.out.width;
     const std::int64_t all = (pixels + width - 1) / width;
-    const std::int64_t usual = request.weights.shape.taps() > 1 ? 16 : 8;
-    const std::int64_t wanted = request.tuning.max_vectors > 0 ? request.tuning.max_vectors : usual;
+    const std::int64_t wanted = request.tuning.max_vectors > 0 ? request.tuning.max_vectors : 16;
     const std::int64_t tile = std::min(wanted, all);
     return static_cast<int>((tile + shape.pixels - 1) / shape.pixels * shape.pixels);
+  }
+
+  // Bytes of input per column block. One pass over an input vector serves all weights of its column,
+  // so that the second-level cache is fast enough for 1x1 windows. Larger ones read every line for
+  // several taps and want the first, as long as sums are not loaded and stored for too few weights.
+  std::int64_t input_budget(const WeightsImpl& w, bool packed) const {
+    const CacheSizes caches = cache_sizes();
+    const std::int64_t first = caches.l1_data * 17 / 20, second = caches.l2 * 7 / 20;
+    if (packed) return first;
+    if (w.shape.taps() == 1) return second;
+    const double density = std::max(1e-4, static_cast<double>(w.nnz()) / (static_cast<double>(w.columns()) * static_cast<double>(w.rows())));
+    const double per_column = static_cast<double>(bytes_per_channel(w.shape)) / w.shape.taps();
+    return std::clamp(static_cast<std::int64_t>(25.0 / density * per_column), first, std::max(first, second));
   }
 
   // AVX2 has no lane masks: eight floats of all ones or zeros a vector.
