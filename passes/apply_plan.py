@@ -63,7 +63,12 @@ class ApplyPlan(Pass):
 
 def with_zeros(mask: Bools, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     """Return a copy of ``array`` with zeros where ``mask`` is False."""
-    return np.where(mask, array, array.dtype.type(0))
+    # Bits of 0 or -1 let a value pass or not. Choosing with a mask that is as good as random costs
+    # a processor more than ten times as much.
+    bits = np.dtype(f"i{array.dtype.itemsize}")
+    chosen = np.negative(mask.view(np.int8)).astype(bits)
+    chosen &= np.ascontiguousarray(array).view(bits)
+    return chosen.view(array.dtype)
 
 
 def apply_masks(analyzer: Analyzer, plan: PrunePlan) -> dict[str, Any]:
@@ -80,6 +85,6 @@ def apply_masks(analyzer: Analyzer, plan: PrunePlan) -> dict[str, Any]:
         plan.check_shape(name, None if tensor is None else tensor.shape.numpy())
         assert value is not None and tensor is not None
         held = np.asarray(tensor.numpy())
-        zeroed += int(np.count_nonzero((held != 0) & ~mask))
+        zeroed += int(np.count_nonzero((held != 0) > mask))
         set_constant(value, io.derived(tensor, partial(with_zeros, mask)))
     return {"zeroed": zeroed, "tensors": len(plan.masks)}
