@@ -149,6 +149,12 @@ def run_prune(
             proof, report["recovery"] = recover_and_prove(
                 analyzer, plan, options, calibration, replay=replay, on=prove, progress=progress
             )
+            spared = (report["recovery"] or {}).get("spared", [])
+            if spared:
+                notes.append(
+                    f"depth-wise layers stay dense and the others lose that much more: "
+                    f"{', '.join(spared)}; give --layer NAME=S to prune them, or --recover none"
+                )
         else:
             proof = prove_mask(analyzer, plan, feeds, on=prove)
     for step in after:

@@ -325,6 +325,11 @@ def recover_masks(
     masks: Mapping[str, npt.NDArray[np.bool_]] = plan.masks
     if search and not measured:
         masks = spared(work, masks, parse_pattern(pattern), fixed)
+    left_dense = [
+        work.layers[name].name
+        for name, mask in masks.items()
+        if mask.all() and not plan.masks[name].all()
+    ]
     found = work.run(masks, parse_pattern(pattern), search=search, progress=progress)
     best, least, steps = plain, before.loss, [{"step": "mask", **before.as_dict(), "kept": True}]
     rows = found.report["layers"]
@@ -346,6 +351,7 @@ def recover_masks(
         "held_out": int(sum(rows_of(f) for f in work.held_feeds)),
         "steps": steps,
         "layers": rows,
+        "spared": left_dense if best is found else [],
     }
     return best
 
