@@ -96,11 +96,19 @@ double CostModel::ours(const Graph& graph, const Lowering& lowering, const Unit&
   switch (unit.op.kind) {
     case OpKind::conv: {
       const View y = sizes_of(*this, unit.dims, unit.domains);
-      const double kept = static_cast<double>(unit.analysis.nnz), images = static_cast<double>(y.images);
+      const kernels::ConvGeometry& g = unit.op.geometry;
+      const double size = static_cast<double>(g.columns()) * g.out_channels;
+      const double kept = (1.0 - unit.sparsity) * size, images = static_cast<double>(y.images);
       if (y.height * y.width == 1) return images * kGather * kept;
-      const int64_t pixels = y.height * (y.width + (unit.op.geometry.kernel_w > 1 ? 1 : 0));
+      const int64_t pixels = y.height * (y.width + (g.kernel_w > 1 ? 1 : 0));
       const int64_t whole = (pixels + kernels::kLane - 1) / kernels::kLane * kernels::kLane;
-      return images * (kKept * kept + kernels::estimate_cycles(unit.analysis, whole, isa, generate_code));
+      if (unit.op.weights)
+        return images * (kKept * kept + kernels::estimate_cycles(*unit.op.weights, whole, isa, generate_code));
+      kernels::Analysis analysis;  // not sparse enough to look closer: dense kernels
+      analysis.rows = g.out_channels;
+      analysis.columns = g.columns();
+      analysis.nnz = static_cast<int64_t>(size);
+      return images * kernels::estimate_cycles(analysis, whole, isa, generate_code);
     }
     case OpKind::pool:
       return 0.2 * out * unit.op.geometry.taps();

@@ -7,6 +7,7 @@
 #include <stdexcept>
 
 #include "ep/arena.h"
+#include "ep/tasks.h"
 
 namespace onnxprune::ep {
 
@@ -24,6 +25,7 @@ class InstanceBuilder {
   void build() {
     place_concat_operands();
     bind_borders();
+    plan_kernels();
     for (int v : program_.inputs) convert_from(v, kDense);
     for (size_t i = 0; i < program_.ops.size(); ++i) {
       units_ = program_.ops[i].units;
@@ -51,7 +53,7 @@ class InstanceBuilder {
 
   static size_t at(int i) { return static_cast<size_t>(i); }
   ValuePlan& value(int v) { return plan_.values[at(v)]; }
-  const PlaneLayout& layout(int v, Form form) { return value(v).forms.at(form); }
+  const PlaneLayout& layout(int v, Form form) const { return plan_.values[at(v)].forms.at(form); }
   int32_t channels(int v) { return static_cast<int32_t>(value(v).view.channels); }
 
   int buffer_of(int v, Form form) {
@@ -249,6 +251,7 @@ class InstanceBuilder {
     return false;
   }
 
+  void plan_kernels();
   void emit(const Op& op, const OpPlan& o);
   void emit_conv(const Op& op, const OpPlan& o);
   void emit_pool(const Op& op, const OpPlan& o);
@@ -264,22 +267,35 @@ class InstanceBuilder {
   std::vector<Buffer> buffers_;
   std::map<std::pair<int, Form>, int> buffers_by_form_;
   std::vector<Pending> pending_;
+  std::vector<kernels::PlanPtr> plans_;  // by operation, until its step is made
   std::vector<int> units_;  // of the operation being emitted
   std::vector<std::pair<int, Place>> output_copies_;
 };
 
+// All weighted sums at once: generating code and copying weights takes time.
+void InstanceBuilder::plan_kernels() {
+  plans_.resize(program_.ops.size());
+  run_tasks(program_.ops.size(), [&](size_t i) {
+    const Op& op = program_.ops[i];
+    if (op.kind != OpKind::conv) return;
+    const OpPlan& o = plan_.ops[i];
+    kernels::PlanOptions options;
+    options.isa = options_.isa;
+    options.threads = options_.threads;
+    options.generate_code = options_.generate_code;
+    options.epilogue = op.epilogue;
+    kernels::PlanPtr made;
+    kernels::Status status =
+        kernels::make_plan(*op.weights, layout(op.in[0], o.in), layout(op.out, o.out), options, &made);
+    if (!status.ok())
+      throw std::runtime_error("onnxprune: no kernel for '" + op.label + "': " + std::string(status.message));
+    plans_[i] = std::move(made);
+  });
+}
+
 void InstanceBuilder::emit_conv(const Op& op, const OpPlan& o) {
-  kernels::PlanOptions options;
-  options.isa = options_.isa;
-  options.threads = options_.threads;
-  options.generate_code = options_.generate_code;
-  options.epilogue = op.epilogue;
   const PlaneLayout &from = layout(op.in[0], o.in), &to = layout(op.out, o.out);
-  kernels::PlanPtr made;
-  kernels::Status status = kernels::make_plan(*op.weights, from, to, options, &made);
-  if (!status.ok())
-    throw std::runtime_error("onnxprune: no kernel for '" + op.label + "': " + std::string(status.message));
-  std::shared_ptr<kernels::Plan> plan(std::move(made));
+  std::shared_ptr<kernels::Plan> plan(std::move(plans_[static_cast<size_t>(&op - program_.ops.data())]));
   const View& x = value(op.in[0]).view;
   const int32_t images = static_cast<int32_t>(x.images);
   const int64_t in_stride = from.image_floats(channels(op.in[0])), out_stride = to.image_floats(channels(op.out));

@@ -6,8 +6,15 @@
 
 #include "ep/lower_internal.h"
 #include "ep/packed.h"
+#include "ep/tasks.h"
 
 namespace onnxprune::ep {
+namespace {
+
+// Fraction of zeros from which compressed rows are the quicker way to a packed weight.
+constexpr double kGatherFrom = 0.3;
+
+}  // namespace
 
 int LowerContext::activation(const GraphNode& node, size_t i) const {
   int index = Graph::input(node, i);
@@ -56,28 +63,13 @@ WeightInput weight_input(const LowerContext& context, const GraphNode& node, siz
   return out;
 }
 
-void WeightInput::give(const LowerContext& context, int64_t row_stride, int64_t column_stride, Unit* unit) const {
+void WeightInput::give(int64_t row_stride, int64_t column_stride, Unit* unit) const {
   unit->anchor = true;
-  WeightSource& source = *unit->op.source;
-  const kernels::ConvGeometry& geometry = unit->op.geometry;
-  if (!kernels::check_geometry(geometry).ok()) throw Unsupported(kernels::check_geometry(geometry).message);
-  if (!blob) {
-    source.dense = {dense, row_stride, column_stride};
-    if (!context.analyse) return;
-    kernels::Status status = kernels::analyse(geometry, source.dense, &unit->analysis);
-    if (!status.ok()) throw Unsupported(status.message);
-    return;
-  }
-  unit->packed = true;
-  try {
-    const auto rows = packed_source(*blob, geometry, {row_stride, column_stride});
-    source.indptr = std::move(rows->indptr);
-    source.indices = std::move(rows->indices);
-    source.values = std::move(rows->values);
-  } catch (const BlobError& e) {
-    throw Unsupported(e.what());
-  }
-  if (context.analyse) unit->analysis = analyse_rows(source, geometry.columns());
+  const kernels::Status status = kernels::check_geometry(unit->op.geometry);
+  if (!status.ok()) throw Unsupported(status.message);
+  unit->op.source->dense = {dense, row_stride, column_stride};
+  unit->op.source->blob = blob;
+  unit->packed = blob != nullptr;
 }
 
 bool scalar_constant(const Graph& graph, int value, float* out) {
@@ -133,6 +125,31 @@ Dims stated_dims(const GraphValue& value) {
   return out;
 }
 
+// Counts the zeros of a unit's weight, and packs it where that is wanted.
+void look_at_weight(double pack_from, Unit* unit) {
+  WeightSource& source = *unit->op.source;
+  const kernels::ConvGeometry& geometry = unit->op.geometry;
+  const double size = static_cast<double>(geometry.columns()) * geometry.out_channels;
+  int64_t nonzero = 0;
+  if (source.blob) {
+    unit->sparsity = 1.0 - static_cast<double>(source.blob->nnz()) / size;
+    const auto rows = packed_source(*source.blob, geometry, {source.dense.row_stride, source.dense.column_stride});
+    source.indptr = std::move(rows->indptr);
+    source.indices = std::move(rows->indices);
+    source.values = std::move(rows->values);
+    source.blob.reset();
+  } else if (pack_from <= 1) {
+    nonzero = count_nonzero(source.dense.data, static_cast<int64_t>(size));
+    unit->sparsity = 1.0 - static_cast<double>(nonzero) / size;
+  }
+  if (pack_from > 1 || (!unit->packed && unit->sparsity < pack_from)) return;
+  const bool gather = !unit->packed && unit->sparsity > kGatherFrom;
+  if (gather) gather_rows(geometry.out_channels, geometry.columns(), nonzero, &source);
+  pack_weight(&unit->op);
+  // Packing again, with another factor or bias, can start from the dense numbers.
+  if (gather) source.indptr.clear(), source.indices.clear(), source.values.clear();
+}
+
 // What the operation implies, completed by what the graph states.
 void merge_dims(Dims* own, const Dims& stated) {
   if (own->size() != stated.size()) return;
@@ -159,11 +176,11 @@ void lower_node(const LowerContext& context, int index, Unit* unit) {
 
 }  // namespace
 
-Lowering lower(const Graph& graph, bool analyse) {
+Lowering lower(const Graph& graph, double pack_from) {
   Lowering result;
   result.dims.reserve(graph.values().size());
   for (const GraphValue& value : graph.values()) result.dims.push_back(stated_dims(value));
-  LowerContext context{graph, result.dims, analyse};
+  LowerContext context{graph, result.dims, pack_from};
 
   const int count = static_cast<int>(graph.nodes().size());
   std::vector<bool> taken(static_cast<size_t>(count), false);
@@ -205,6 +222,16 @@ Lowering lower(const Graph& graph, bool analyse) {
     for (int n : unit.nodes) result.unit_of[static_cast<size_t>(n)] = static_cast<int>(result.units.size());
     result.units.push_back(std::move(unit));
   }
+  run_tasks(result.units.size(), [&](size_t u) {
+    Unit& unit = result.units[u];
+    if (!unit.supported || !unit.anchor) return;
+    try {
+      look_at_weight(pack_from, &unit);
+    } catch (const std::runtime_error& e) {  // damaged, or too large for the kernels
+      unit.supported = false;
+      unit.reason = e.what();
+    }
+  });
   return result;
 }
 

@@ -21,7 +21,7 @@ struct Unit {
   Dims dims;                 // of the result
   bool anchor = false;       // has a constant weight matrix
   bool packed = false;       // stored packed: without us our own operator would run it, slower
-  kernels::Analysis analysis;  // of that weight
+  double sparsity = 0;       // fraction of zeros of that weight
 };
 
 // The whole graph as units in execution order, every node in exactly one.
@@ -31,7 +31,8 @@ struct Lowering {
   std::vector<Dims> dims;    // by value: what is known about its shape
 };
 
-// `analyse` = false skips looking at the zeros (when compiling what was chosen already).
-Lowering lower(const Graph& graph, bool analyse);
+// Weights with at least this fraction of zeros are packed at once (the operation then has `weights`);
+// others are only counted. Above 1 nothing is looked at.
+Lowering lower(const Graph& graph, double pack_from);
 
 }  // namespace onnxprune::ep

@@ -17,7 +17,7 @@ struct Unsupported : std::runtime_error {
 struct LowerContext {
   const Graph& graph;
   std::vector<Dims>& dims;  // by value
-  bool analyse = true;
+  double pack_from = 0;
 
   const Dims& of(int value) const { return dims[static_cast<size_t>(value)]; }
   // Input `i` as a float tensor computed at run time.
@@ -31,8 +31,8 @@ struct WeightInput {
   Shape dims;
   const float* dense = nullptr;
   std::shared_ptr<const Blob> blob;
-  // Hands it to the operation, which has its geometry already; finds out about its zeros.
-  void give(const LowerContext& context, int64_t row_stride, int64_t column_stride, Unit* unit) const;
+  // Hands it to the operation, which has its geometry already.
+  void give(int64_t row_stride, int64_t column_stride, Unit* unit) const;
 };
 // Input `i` as such. The weight of a packed node is always input 1.
 WeightInput weight_input(const LowerContext& context, const GraphNode& node, size_t i);

@@ -120,7 +120,7 @@ void lower_conv(const LowerContext& context, const GraphNode& node, Unit* unit) 
   unit->domains = bit(Domain::image);
   unit->dims = {x[0], Dim::of(dims[0])};
   unit->dims.insert(unit->dims.end(), out.begin(), out.end());
-  weight.give(context, g.columns(), 1, unit);
+  weight.give(g.columns(), 1, unit);
 }
 
 void lower_gemm(const LowerContext& context, const GraphNode& node, Unit* unit) {
@@ -151,7 +151,7 @@ void lower_gemm(const LowerContext& context, const GraphNode& node, Unit* unit) 
   unit->domains = left ? bit(Domain::left) : bit(Domain::tokens) | bit(Domain::image);
   unit->dims = x;
   unit->dims[axis] = Dim::of(out);
-  weight.give(context, by_rows ? in : 1, by_rows ? 1 : out, unit);
+  weight.give(by_rows ? in : 1, by_rows ? 1 : out, unit);
 }
 
 void lower_matmul(const LowerContext& context, const GraphNode& node, Unit* unit) {
@@ -177,7 +177,7 @@ void lower_matmul(const LowerContext& context, const GraphNode& node, Unit* unit
   if (!left && x.size() == 2) unit->domains |= bit(Domain::image);
   unit->dims = x;
   unit->dims[axis] = Dim::of(out);
-  weight.give(context, left ? columns : 1, left ? 1 : columns, unit);
+  weight.give(left ? columns : 1, left ? 1 : columns, unit);
 }
 
 }  // namespace onnxprune::ep

@@ -53,6 +53,7 @@ bool fold_affine(Op* conv, const Op& affine) {
   if (!affine.scale.empty() || !source->row_scale.empty()) source->row_scale = std::move(scale);
   source->bias = std::move(bias);
   conv->source = std::move(source);
+  conv->weights.reset();  // packed without the new factors
   conv->epilogue = affine.epilogue;
   return true;
 }
@@ -126,22 +127,6 @@ bool same_geometry(const kernels::ConvGeometry& a, const kernels::ConvGeometry& 
          a.stride_w == b.stride_w && a.dilation_h == b.dilation_h && a.dilation_w == b.dilation_w &&
          a.pad_top == b.pad_top && a.pad_left == b.pad_left && a.pad_bottom == b.pad_bottom &&
          a.pad_right == b.pad_right;
-}
-
-void pack_one(Op* op) {
-  const WeightSource& source = *op->source;
-  kernels::PackOptions options;
-  options.row_scale = source.row_scale.empty() ? nullptr : source.row_scale.data();
-  options.bias = source.bias.empty() ? nullptr : source.bias.data();
-  kernels::WeightsPtr weights;
-  kernels::Status status =
-      source.sparse_input()
-          ? kernels::pack_csr(op->geometry, {source.indptr.data(), 8}, {source.indices.data(), 4}, source.values.data(),
-                              static_cast<int64_t>(source.values.size()), options, &weights)
-          : kernels::pack_dense(op->geometry, source.dense, options, &weights);
-  if (!status.ok())
-    throw std::runtime_error("onnxprune: cannot pack the weight of '" + op->label + "': " + status.message);
-  op->weights = std::move(weights);
 }
 
 [[noreturn]] void misfit(const Op& op, const std::string& what) {
@@ -250,17 +235,37 @@ void fuse(Program* program) {
   }
 }
 
+void pack_weight(Op* op) {
+  const WeightSource& source = *op->source;
+  kernels::PackOptions options;
+  options.row_scale = source.row_scale.empty() ? nullptr : source.row_scale.data();
+  options.bias = source.bias.empty() ? nullptr : source.bias.data();
+  kernels::WeightsPtr weights;
+  kernels::Status status =
+      source.sparse_input()
+          ? kernels::pack_csr(op->geometry, {source.indptr.data(), 8}, {source.indices.data(), 4}, source.values.data(),
+                              static_cast<int64_t>(source.values.size()), options, &weights)
+          : kernels::pack_dense(op->geometry, source.dense, options, &weights);
+  if (!status.ok())
+    throw std::runtime_error("onnxprune: cannot pack the weight of '" + op->label + "': " + status.message);
+  op->weights = std::move(weights);
+}
+
 void pack_weights(Program* program) {
   std::vector<const Op*> done;
   for (Op& op : program->ops) {
-    if (op.kind != OpKind::conv || op.weights) continue;
+    if (op.kind != OpKind::conv) continue;
+    if (op.weights) {
+      done.push_back(&op);
+      continue;
+    }
     auto twin = std::find_if(done.begin(), done.end(), [&](const Op* other) {
       return same_geometry(op.geometry, other->geometry) && same_source(op, *other);
     });
     if (twin != done.end()) {
       op.weights = (*twin)->weights;
     } else {
-      pack_one(&op);
+      pack_weight(&op);
       done.push_back(&op);
     }
   }

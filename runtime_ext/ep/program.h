@@ -29,9 +29,13 @@ enum class OpKind : uint8_t {
   reshape,      // image: [N, ...] -> [N, F]; tokens: other leading axes over the same features
 };
 
-// Zeros and values of a constant weight, not yet packed. Either `dense`, or the three CSR arrays.
+class Blob;
+
+// Zeros and values of a constant weight, not yet packed: `dense`, or `blob` (then `dense` holds the
+// strides only), or the three arrays of compressed rows.
 struct WeightSource {
   kernels::DenseView dense;                      // points into the model's constant
+  std::shared_ptr<const Blob> blob;              // points into the model's constant, too
   std::vector<int64_t> indptr;                   // rows + 1 entries
   std::vector<int32_t> indices;                  // columns, rising in a row
   std::vector<float> values;
@@ -73,7 +77,10 @@ struct Program {
 // must not be packed yet.
 void fuse(Program* program);
 
-// Packs every weight source. Sources shared by several ops are packed once. Throws on failure.
+// Packs the weight source of one operation. Throws std::runtime_error.
+void pack_weight(Op* op);
+
+// Packs every weight source that is not packed yet. Sources shared by several ops are packed once. Throws on failure.
 void pack_weights(Program* program);
 
 // Shapes of all values for concrete input shapes. Throws std::invalid_argument when they do not fit.

@@ -179,15 +179,30 @@ Provider::Prepared Provider::prepare(const Graph& graph, const Lowering& lowerin
   return prepared;
 }
 
+void Provider::prepare_all(const Graph& graph, const Lowering& lowering, const std::vector<Group>& groups) {
+  for (const Group& group : groups) {
+    const std::string key = key_of(graph, lowering, group);
+    if (prepared_.find(key) == prepared_.end()) prepared_.emplace(key, prepare(graph, lowering, group));
+  }
+}
+
+bool Provider::doubtful(const Group& group) {
+  // Estimates are good to some 25 %: where we are predicted to win clearly, a measurement would only cost
+  // time.
+  constexpr double kClear = 0.62;
+  return group.ours > kClear * group.cpu;
+}
+
 std::vector<double> Provider::measure(const Graph& graph, const Lowering& lowering, const std::vector<Group>& groups) {
-  // Together at most this long, so that creating a session stays quick.
+  // Together about this long, so that creating a session stays quick.
   constexpr double kBudget = 60000;  // microseconds
   std::vector<double> cycles(lowering.units.size(), -1);
   for (const Group& group : groups) {
+    if (!doubtful(group)) continue;
     try {
-      Prepared prepared = prepare(graph, lowering, group);
       const std::vector<Shape> shapes = assumed_shapes(graph, lowering, group, costs_);
-      const auto timings = prepared.executor->measure(shapes, kBudget / static_cast<double>(groups.size()));
+      Executor& executor = *prepared_.at(key_of(graph, lowering, group)).executor;
+      const auto timings = executor.measure(shapes, kBudget / static_cast<double>(groups.size()));
       if (timings.empty()) continue;
       // A batch of several images costs as many times one.
       const double images = group.domain == Domain::image ? static_cast<double>(std::max<int64_t>(1, shapes[0][0])) : 1.0;
@@ -195,7 +210,6 @@ std::vector<double> Provider::measure(const Graph& graph, const Lowering& loweri
       for (const auto& timing : timings)
         if (!timing.units.empty())
           cycles[static_cast<size_t>(timing.units[0])] += images * timing.us * cycles_per_microsecond();
-      prepared_.emplace(key_of(graph, lowering, group), std::move(prepared));
     } catch (const std::invalid_argument&) {
       // Assumed sizes that do not fit together: this group is judged by its prediction.
     }
@@ -213,7 +227,7 @@ std::string Provider::loses_when_small(const Graph& graph, const Lowering& lower
       ours += costs.ours(graph, lowering, unit);
       cpu += costs.cpu(graph, lowering, unit);
     }
-    if (known != prepared_.end()) {
+    if (options_.timing && known != prepared_.end()) {
       try {
         double total = CostModel::call();
         const auto shapes = assumed_shapes(graph, lowering, group, costs);
@@ -244,13 +258,17 @@ void Provider::drop_losers_when_small(const Graph& graph, const Lowering& loweri
 }
 
 void Provider::claim(const Graph& graph, abi::GraphSupport* support) {
-  const Lowering lowering = lower(graph, true);
+  const Lowering lowering = lower(graph, options_.force ? 0.0 : options_.min_sparsity);
   Selection selection = select(graph, lowering, options_, costs_, {});
-  if (options_.timing && !options_.force && !options_.context_enable && !selection.groups.empty()) {
+  // Saving a compiled model needs the weights that planning lets go of, so `compile` starts afresh then.
+  if (!options_.context_enable) prepare_all(graph, lowering, selection.groups);
+  if (options_.timing && !options_.force && !options_.context_enable &&
+      std::any_of(selection.groups.begin(), selection.groups.end(), doubtful)) {
     const std::vector<double> measured = measure(graph, lowering, selection.groups);
     CostModel costs = costs_;
     costs.cpu_factor = dense_factor();
     selection = select(graph, lowering, options_, costs, measured);
+    prepare_all(graph, lowering, selection.groups);
   }
   if (!options_.force) drop_losers_when_small(graph, lowering, &selection);
   std::vector<int> group_of(lowering.units.size(), -1);
@@ -283,7 +301,7 @@ void Provider::claim(const Graph& graph, abi::GraphSupport* support) {
     if (decision.claimed && options_.force) decision.reason = "forced";
     if (decision.claimed && unit.packed) decision.reason = "its weight is packed";
     if (unit.anchor) {
-      decision.sparsity = unit.analysis.sparsity();
+      decision.sparsity = unit.sparsity;
       decision.predicted_us = costs_.ours(graph, lowering, unit) / cycles_per_microsecond();
       decision.cpu_us = costs_.cpu(graph, lowering, unit) / cycles_per_microsecond();
     }
@@ -319,7 +337,7 @@ abi::NodeComputeInfo* Provider::compile_one(const abi::Graph* handle, const abi:
     if (program.inputs.size() != inputs.size() || program.outputs.size() != outputs.size())
       throw abi::Error("onnxprune: the compiled node has other inputs or outputs than its contents");
   } else {
-    const Lowering lowering = lower(graph, false);
+    const Lowering lowering = lower(graph, 2.0);
     std::vector<int> chosen, in, out;
     uint8_t views = kAnyDomain;
     for (size_t u = 0; u < lowering.units.size(); ++u) {

@@ -34,6 +34,9 @@ class Provider : public abi::Ep {
   std::string key_of(const Graph& graph, const Lowering& lowering, const Group& group) const;
   ExecutorOptions executor_options(int group) const;
   Prepared prepare(const Graph& graph, const Lowering& lowering, const Group& group) const;
+  void prepare_all(const Graph& graph, const Lowering& lowering, const std::vector<Group>& groups);
+  // True when the prediction is too close to call.
+  static bool doubtful(const Group& group);
   // Measured cycles by unit for groups whose shapes are known well enough.
   std::vector<double> measure(const Graph& graph, const Lowering& lowering, const std::vector<Group>& groups);
   // Why a group of open sizes would lose where these turn out small; empty if it would not.

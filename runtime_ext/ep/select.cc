@@ -52,7 +52,7 @@ class Selector {
   const Unit& unit(int u) const { return lowering_.units[at(u)]; }
   int unit_of(int node) const { return lowering_.unit_of[at(node)]; }
   bool useful(int u) const {
-    return unit(u).anchor && (options_.force || unit(u).packed || unit(u).analysis.sparsity() >= options_.min_sparsity);
+    return unit(u).anchor && (options_.force || unit(u).packed || unit(u).sparsity >= options_.min_sparsity);
   }
 
   // Units that make and read each unit's values.
@@ -308,10 +308,10 @@ class Selector {
   std::string explain(int u) const {
     const Unit& x = unit(u);
     if (!x.anchor) return "not next to a claimed node that gains from it";
-    if (x.analysis.sparsity() < options_.min_sparsity) {
+    if (x.sparsity < options_.min_sparsity) {
       char text[120];
       std::snprintf(text, sizeof text, "its weight is %.1f %% zero, below min_sparsity %.1f %%",
-                    100 * x.analysis.sparsity(), 100 * options_.min_sparsity);
+                    100 * x.sparsity, 100 * options_.min_sparsity);
       return text;
     }
     double total = ours_[at(u)];
