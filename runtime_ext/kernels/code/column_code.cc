@@ -280,7 +280,8 @@ Status generate_columns(const WeightsImpl& w, const std::vector<std::int32_t>& c
                         const ColumnEpilogue& epilogue, std::int64_t out_stride, ColumnCode* code) {
   const auto rows = static_cast<std::int32_t>(w.rows());
   const std::int32_t limit = std::min(s.rows, column_rows_limit(s));
-  const std::int32_t groups = (rows + limit - 1) / limit;
+  const std::int32_t least = (rows + limit - 1) / limit;
+  const std::int32_t groups = std::min(rows, (least + s.row_parts - 1) / s.row_parts * s.row_parts);
   for (std::int32_t g = 0; g <= groups; ++g) {
     code->group_rows.push_back(static_cast<std::int32_t>(static_cast<std::int64_t>(rows) * g / groups));
   }

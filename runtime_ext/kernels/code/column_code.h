@@ -30,6 +30,7 @@ struct ColumnShape {
   bool wide = true;            // 512-bit registers
   int pixels = 1;              // vectors of pixels at once
   int rows = 28;               // rows in a group, at most `column_rows_limit`
+  int row_parts = 1;           // the number of groups is a multiple of this, if rows suffice
   bool embedded = true;        // weight as broadcast memory operand of each multiply-add (wide only)
   std::int64_t block_columns = 0;  // columns in a block
   std::int64_t input_step = 16;    // floats from a vector of pixels to the next one

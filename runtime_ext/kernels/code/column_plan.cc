@@ -18,12 +18,12 @@ class ColumnPlan final : public PixelPlan {
     const ConvGeometry& g = request.weights.shape;
     ColumnShape shape = choose_shape(request);
     const int width = shape.wide ? 16 : 8;
-    cut(width, tile_vectors(request, shape), shape.pixels);
+    cut(width, tile_cut(request, shape));
     // Whole groups of vectors may reach past the pixels; they must stay inside the plane.
     const std::int64_t end = tiles_.back().q + static_cast<std::int64_t>(tiles_.back().vectors) * width;
     if (direct_ && out_.lead + end > out_.plane_stride) {
       shape.pixels = 1;
-      cut(width, tile_vectors(request, shape), 1);
+      cut(width, tile_cut(request, shape));
     }
     const Tuning& tuning = request.tuning;
     const bool packed = tuning.pack < 0 ? packing_pays(request.weights) : tuning.pack > 0 && g.groups == 1;
@@ -40,12 +40,14 @@ class ColumnPlan final : public PixelPlan {
       epilogue.residual = clamp_.enough && epilogue_.residual != Residual::none;
       epilogue.residual_after = epilogue_.residual == Residual::after_activation;
     }
+    const std::int32_t row_parts = wanted_parts(request.options.threads, 1);
+    shape.row_parts = row_parts;
     const Status status = generate_columns(request.weights, input_.offset, shape, epilogue, out_stride(), &code_);
     if (!status.ok()) return status;
     input_.offset = {};
     pixels_ = shape.pixels;
     if (epilogue.masked && !shape.wide) expand_mask();
-    const std::int32_t parts = std::min(wanted_parts(request.options.threads, code_.group_rows[1]), code_.groups());
+    const std::int32_t parts = std::min(row_parts, code_.groups());
     for (std::int32_t p = 0; p <= parts; ++p) {
       part_groups_.push_back(static_cast<std::int32_t>(static_cast<std::int64_t>(code_.groups()) * p / parts));
       part_rows_.push_back(code_.group_rows[static_cast<std::size_t>(part_groups_.back())]);
@@ -92,13 +94,15 @@ class ColumnPlan final : public PixelPlan {
     return shape;
   }
 
-  int tile_vectors(const PlanRequest& request, const ColumnShape& shape) {
-    const int width = shape.wide ? 16 : 8;
-    const std::int64_t pixels = (request.out.height - 1) * static_cast<std::int64_t>(in_.pitch) + request.out.width;
-    const std::int64_t all = (pixels + width - 1) / width;
-    const std::int64_t wanted = request.tuning.max_vectors > 0 ? request.tuning.max_vectors : 16;
-    const std::int64_t tile = std::min(wanted, all);
-    return static_cast<int>((tile + shape.pixels - 1) / shape.pixels * shape.pixels);
+  // Code runs once through per tile and loops over its vectors: long tiles fetch it seldom.
+  static TileCut tile_cut(const PlanRequest& request, const ColumnShape& shape) {
+    TileCut how;
+    const int wanted = request.tuning.max_vectors > 0 ? request.tuning.max_vectors : 16;
+    how.unit = shape.pixels;
+    how.most = (wanted + shape.pixels - 1) / shape.pixels * shape.pixels;
+    how.least = 6;
+    how.threads = request.options.threads;
+    return how;
   }
 
   // Bytes of input per column block. One pass over an input vector serves all weights of its column,

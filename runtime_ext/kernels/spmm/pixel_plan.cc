@@ -14,12 +14,16 @@ constexpr std::int32_t kScratchRows = 64;
 
 }  // namespace
 
-std::vector<Tile> cut_pixels(std::int64_t pixels, int width, int most, int unit) {
-  const std::int64_t units = (pixels + static_cast<std::int64_t>(width) * unit - 1) / (static_cast<std::int64_t>(width) * unit);
-  const std::int64_t count = (units * unit + most - 1) / most;
+std::vector<Tile> cut_pixels(std::int64_t pixels, int width, const TileCut& cut) {
+  const std::int64_t step = static_cast<std::int64_t>(width) * cut.unit;
+  const std::int64_t units = (pixels + step - 1) / step;
+  std::int64_t count = (units * cut.unit + cut.most - 1) / cut.most;
+  if (cut.threads > 1 && units * cut.unit >= static_cast<std::int64_t>(cut.threads) * cut.least) {
+    count = (count + cut.threads - 1) / cut.threads * cut.threads;
+  }
   std::vector<Tile> tiles;
   for (std::int64_t i = 0; i < count; ++i) {
-    const std::int64_t begin = units * i / count * unit, end = units * (i + 1) / count * unit;
+    const std::int64_t begin = units * i / count * cut.unit, end = units * (i + 1) / count * cut.unit;
     if (end > begin) tiles.push_back({begin * width, static_cast<int>(end - begin)});
   }
   return tiles;
@@ -33,9 +37,9 @@ PixelPlan::PixelPlan(const PlanRequest& request) : PlanBase(request), scatter_(r
   info_.flat = direct_;
 }
 
-void PixelPlan::cut(int width, int most_vectors, int unit) {
+void PixelPlan::cut(int width, const TileCut& how) {
   width_ = width;
-  tiles_ = cut_pixels(flat_pixels(out_.height, out_.width, in_.pitch), width, most_vectors, unit);
+  tiles_ = cut_pixels(flat_pixels(out_.height, out_.width, in_.pitch), width, how);
   mask_.clear();
   if (direct_) mask_ = pixel_mask(out_.height, out_.width, in_.pitch, width);
   const Tile& last = tiles_.back();
@@ -49,9 +53,9 @@ void PixelPlan::cut(int width, int most_vectors, int unit) {
 }
 
 std::int32_t PixelPlan::wanted_parts(std::int32_t threads, std::int32_t block_rows) const {
-  const auto tiles = static_cast<std::int32_t>(std::min<std::size_t>(tiles_.size(), 1 << 20));
+  const auto tiles = static_cast<std::int64_t>(tiles_.size());
   std::int32_t parts = 1;
-  if (threads > 1 && tiles < 4 * threads) parts = (4 * threads + tiles - 1) / std::max(tiles, 1);
+  if (threads > 1 && tiles % threads != 0 && tiles < 8 * static_cast<std::int64_t>(threads)) parts = threads;
   if (!direct_) parts = std::max(parts, (rows_ + kScratchRows - 1) / kScratchRows);
   return std::max(1, std::min(parts, (rows_ + block_rows - 1) / block_rows));
 }

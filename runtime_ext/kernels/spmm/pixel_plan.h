@@ -15,8 +15,12 @@ struct Tile {
   int vectors = 0;
 };
 
-// Equal tiles of at most `most` vectors; all but the last are multiples of `unit`.
-std::vector<Tile> cut_pixels(std::int64_t pixels, int width, int most, int unit);
+// How pixels are cut into tiles: at most `most` vectors each, multiples of `unit`; their number a
+// multiple of `threads` where that leaves each at least `least` vectors.
+struct TileCut {
+  int most = 1, unit = 1, least = 1, threads = 1;
+};
+std::vector<Tile> cut_pixels(std::int64_t pixels, int width, const TileCut& cut);
 
 class PixelPlan : public PlanBase {
  public:
@@ -27,9 +31,10 @@ class PixelPlan : public PlanBase {
  protected:
   explicit PixelPlan(const PlanRequest& request);
   // Cuts the pixels into tiles. Called first by a derived `build`.
-  void cut(int width, int most_vectors, int unit);
+  void cut(int width, const TileCut& how);
   std::int32_t parts() const { return static_cast<std::int32_t>(part_rows_.size()) - 1; }
-  // How many parts of rows are worth having, at heights of `block_rows`.
+  // How many parts of rows are worth having, at heights of `block_rows`: one, unless the tiles do not
+  // divide among the threads.
   std::int32_t wanted_parts(std::int32_t threads, std::int32_t block_rows) const;
   std::int64_t tile_floats() const { return static_cast<std::int64_t>(longest_) * width_; }
   // Floats from row to row of what `multiply` writes.

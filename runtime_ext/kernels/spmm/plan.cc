@@ -16,7 +16,11 @@ class TilePlan final : public PixelPlan {
     const ConvGeometry& g = request.weights.shape;
     set_ = kernel.tiles();
     const int asked = request.tuning.max_vectors;
-    cut(set_.width, asked > 0 ? std::min(asked, set_.max_vectors) : set_.max_vectors, 1);
+    TileCut how;
+    how.most = asked > 0 ? std::min(asked, set_.max_vectors) : set_.max_vectors;
+    how.least = 3;
+    how.threads = request.options.threads;
+    cut(set_.width, how);
     // So much input that what a tile reads of it stays in cache while all rows pass over it.
     const Tuning& tuning = request.tuning;
     const bool packed = tuning.pack < 0 ? packing_pays(request.weights) : tuning.pack > 0 && g.groups == 1;
