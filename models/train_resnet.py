@@ -57,4 +57,5 @@ class ResNet(nn.Module):
 
 if __name__ == "__main__":
     seed_everything(0)
-    export(fit(ResNet(), epochs=60, rate=4e-3), "digits_resnet.onnx", fold_batch_norm=False)
+    net = fit(ResNet(), epochs=60, rate=4e-3, weight_l1=1e-4, scale_l1=1e-3)
+    export(net, "digits_resnet.onnx", fold_batch_norm=False)
