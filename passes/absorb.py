@@ -10,7 +10,9 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxprune.axes import Bools, Ids
-from onnxprune.passes.constant_values import ConstantValues, Known, LinearNode
+from onnxprune.passes.constant_values import ConstantValues
+from onnxprune.passes.known import Known
+from onnxprune.passes.linear_node import LinearNode
 from onnxprune.passes.one_node import Array
 from onnxprune.rules.analysis import STANDARD, Analyzer
 from onnxprune.rules.base import Site

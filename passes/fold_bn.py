@@ -96,14 +96,16 @@ def _scaled(layer: ir.Node, weight: Array, scale: Array) -> Array:
     """Multiply every output channel of a weight by its scale."""
     wide = weight.astype(np.float64)
     if layer.op_type == "Conv":
-        return wide * scale.reshape((-1,) + (1,) * (wide.ndim - 1))
+        scaled: Array = wide * scale.reshape((-1,) + (1,) * (wide.ndim - 1))
+        return scaled
     if layer.op_type == "Gemm":
-        return wide * (scale[:, None] if _number(layer, "transB", 0) else scale[None, :])
+        turned: Array = wide * (scale[:, None] if _number(layer, "transB", 0) else scale[None, :])
+        return turned
     groups = int(_number(layer, "group", 1))
     shape = (groups, wide.shape[0] // groups, *wide.shape[1:])
     by_group = scale.reshape((groups, 1, -1) + (1,) * (wide.ndim - 2))
-    product: Array = wide.reshape(shape) * by_group
-    return product.reshape(wide.shape)
+    product: Array = (wide.reshape(shape) * by_group).reshape(wide.shape)
+    return product
 
 
 def _take_place(graph: ir.Graph, norm: ir.Node, layer: ir.Node) -> None:

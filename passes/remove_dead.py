@@ -133,10 +133,10 @@ def _find(analyzer: Analyzer, fold: bool, bench: Bench) -> _Dead:
         gone = int(units[group.labels].sum())
         if gone:
             dead.by_group[group.name] = gone
-        why = Counter(reasons[int(x)] for x in group.labels if int(x) in reasons and not units[x])
+        held = Counter(reasons[int(x)] for x in group.labels if int(x) in reasons and not units[x])
         dead.left += [
             {"group": group.name, "units": n, "where": where, "why": reason}
-            for (where, reason), n in why.items()
+            for (where, reason), n in held.items()
         ]
     return dead
 
@@ -171,8 +171,8 @@ def _delete(dead: _Dead) -> None:
     new = analyze(old.model) if dead.offsets else old
     removed = np.zeros(new.partition.count, np.bool_)
     for key, places in gone.items():
-        ids = new.space.keys.get(key)
-        if ids is not None:
-            removed[new.partition.labels[ids[places]]] = True
+        again = new.space.keys.get(key)
+        if again is not None:
+            removed[new.partition.labels[again[places]]] = True
     assert not (removed & new.partition.frozen).any(), "a bias froze what was free"
     Surgery(new, removed).shrink()
