@@ -25,7 +25,8 @@ constexpr std::size_t align8(std::size_t n) { return (n + 7) & ~std::size_t{7}; 
 struct Sections {
   std::size_t pointers = 0, columns = 0, positions = 0, values = 0, bias = 0;  // bytes
   std::size_t total() const {
-    return kHeader + align8(pointers) + align8(columns) + align8(positions) + align8(values) + align8(bias);
+    return kHeader + align8(pointers) + align8(columns) + align8(positions) + align8(values) +
+           align8(bias);
   }
 };
 
@@ -36,7 +37,8 @@ Sections sections_of(const WeightsImpl& w, std::int64_t entries, bool has_bias) 
     s.pointers = static_cast<std::size_t>(w.block_count() + 1) * 8;
     s.columns = count * (w.is_narrow() ? 2 : 4);
   }
-  if (w.kind == Storage::nm) s.positions = static_cast<std::size_t>(w.rows() * w.position_row_bytes());
+  if (w.kind == Storage::nm)
+    s.positions = static_cast<std::size_t>(w.rows() * w.position_row_bytes());
   s.values = count * static_cast<std::size_t>(w.kind == Storage::block ? w.block_rows : 1) * 4;
   s.bias = has_bias ? static_cast<std::size_t>(w.rows()) * 4 : 0;
   return s;
@@ -95,7 +97,8 @@ Status check_columns(const WeightsImpl& w) {
   std::int64_t previous = 0;
   for (std::size_t b = 0; b < w.pointers.size(); ++b) {
     const std::int64_t p = w.pointers[b];
-    if (p < previous || p > entries || (b == 0 && p != 0)) return corrupt("row pointers do not rise");
+    if (p < previous || p > entries || (b == 0 && p != 0))
+      return corrupt("row pointers do not rise");
     previous = p;
   }
   if (previous != entries) return corrupt("row pointers do not cover the columns");
@@ -103,7 +106,8 @@ Status check_columns(const WeightsImpl& w) {
     std::int64_t last = -1;
     for (std::int64_t i = w.pointers[b]; i < w.pointers[b + 1]; ++i) {
       const std::int64_t c = w.column(i);
-      if (c <= last || c >= w.columns()) return corrupt("a column index is out of range or out of order");
+      if (c <= last || c >= w.columns())
+        return corrupt("a column index is out of range or out of order");
       last = c;
     }
   }
@@ -119,7 +123,8 @@ Status check_positions(const WeightsImpl& w) {
       if (position >= w.m) return corrupt("a position lies outside its group");
       if (w.values[static_cast<std::size_t>(row * slots + i)] == 0.0f) continue;
       const std::int64_t c = i / w.n * w.m + position;
-      if (c <= last || c >= w.columns()) return corrupt("a position is out of range or out of order");
+      if (c <= last || c >= w.columns())
+        return corrupt("a position is out of range or out of order");
       last = c;
     }
   }
@@ -128,7 +133,8 @@ Status check_positions(const WeightsImpl& w) {
 
 std::int64_t count_nonzeros(const WeightsImpl& w) {
   std::int64_t nnz = 0;
-  const std::size_t pad = w.kind == Storage::block ? static_cast<std::size_t>(w.rows() % w.block_rows) : 0;
+  const std::size_t pad =
+      w.kind == Storage::block ? static_cast<std::size_t>(w.rows() % w.block_rows) : 0;
   for (const float v : w.values) nnz += v != 0.0f;
   if (pad != 0) {  // rows past the end must hold nothing, or blocks would not mean what they say
     const auto first = static_cast<std::size_t>(w.pointers[w.pointers.size() - 2]);
@@ -148,11 +154,13 @@ Status read(const std::uint8_t* blob, std::size_t size, WeightsPtr* weights) {
   Reader in(blob + 4);
   const auto version = in.get<std::uint32_t>();
   if (version != kVersion) {
-    return failure(Code::corrupt, "packed weights: version %u, this library reads %u", version, kVersion);
+    return failure(Code::corrupt, "packed weights: version %u, this library reads %u", version,
+                   kVersion);
   }
   auto w = std::make_unique<WeightsImpl>();
   const auto kind = in.get<std::uint8_t>();
-  const auto block_rows = in.get<std::uint8_t>(), n = in.get<std::uint8_t>(), m = in.get<std::uint8_t>();
+  const auto block_rows = in.get<std::uint8_t>(), n = in.get<std::uint8_t>(),
+             m = in.get<std::uint8_t>();
   const auto index_bytes = in.get<std::uint8_t>(), has_bias = in.get<std::uint8_t>();
   const auto zero = in.get<std::uint16_t>();
   for (std::int32_t* field : fields(&w->shape)) *field = in.get<std::int32_t>();
@@ -160,15 +168,17 @@ Status read(const std::uint8_t* blob, std::size_t size, WeightsPtr* weights) {
   w->nonzeros = in.get<std::int64_t>();
   const auto entries = in.get<std::int64_t>();
   if (zero != 0 || zero2 != 0 || has_bias > 1) return corrupt("reserved bytes are not zero");
-  if (const Status s = check_geometry(w->shape); !s.ok()) return failure(Code::corrupt, "packed weights: %s", s.message);
+  if (const Status s = check_geometry(w->shape); !s.ok())
+    return failure(Code::corrupt, "packed weights: %s", s.message);
   if (kind < 1 || kind > 4) return corrupt("unknown kind of storage");
   w->kind = static_cast<Storage>(kind);
   w->block_rows = block_rows;
   w->n = n;
   w->m = m;
   const bool is_block = w->kind == Storage::block, is_nm = w->kind == Storage::nm;
-  const bool heights = is_block ? block_rows == 2 || block_rows == 4 || block_rows == 8 || block_rows == 16
-                                : block_rows == 1;
+  const bool heights =
+      is_block ? block_rows == 2 || block_rows == 4 || block_rows == 8 || block_rows == 16
+               : block_rows == 1;
   const bool ratio = is_nm ? n >= 1 && m >= 2 && n < m && m <= 16 : n == 0 && m == 0;
   if (!heights || !ratio) return corrupt("block height or n:m ratio not supported");
   if (index_bytes != (w->is_narrow() ? 2 : 4)) return corrupt("wrong index width");
@@ -177,11 +187,13 @@ Status read(const std::uint8_t* blob, std::size_t size, WeightsPtr* weights) {
   std::int64_t expected = entries;
   if (is_nm) expected = w->rows() * w->segments() * w->n;
   if (w->kind == Storage::dense) expected = most;
-  if (entries < 0 || entries > most * 2 || entries != expected) return corrupt("impossible number of entries");
+  if (entries < 0 || entries > most * 2 || entries != expected)
+    return corrupt("impossible number of entries");
   if (static_cast<std::uint64_t>(entries) > size) return corrupt("more entries than bytes");
   const Sections s = sections_of(*w, entries, has_bias != 0);
   if (s.total() != size) {
-    return failure(Code::corrupt, "packed weights: %zu bytes, the header says %zu", size, s.total());
+    return failure(Code::corrupt, "packed weights: %zu bytes, the header says %zu", size,
+                   s.total());
   }
   in.section(&w->pointers, s.pointers);
   if (w->is_narrow()) {
@@ -206,12 +218,14 @@ Status read(const std::uint8_t* blob, std::size_t size, WeightsPtr* weights) {
 }  // namespace
 
 std::size_t WeightsImpl::blob_bytes() const {
-  const std::int64_t entries = static_cast<std::int64_t>(values.size()) / (kind == Storage::block ? block_rows : 1);
+  const std::int64_t entries =
+      static_cast<std::int64_t>(values.size()) / (kind == Storage::block ? block_rows : 1);
   return sections_of(*this, entries, !biases.empty()).total();
 }
 
 void WeightsImpl::write_blob(std::uint8_t* blob) const {
-  const std::int64_t entries = static_cast<std::int64_t>(values.size()) / (kind == Storage::block ? block_rows : 1);
+  const std::int64_t entries =
+      static_cast<std::int64_t>(values.size()) / (kind == Storage::block ? block_rows : 1);
   const Sections s = sections_of(*this, entries, !biases.empty());
   Writer out(blob);
   for (const char c : kMagic) out.put(c);

@@ -8,10 +8,11 @@
 namespace onnxprune::kernels {
 namespace {
 
-// Cycles per multiply-add of one vector: `base` plus what every stored column costs, which is shared
-// by the weights of the column that the kernel sees together and so falls with density. Fitted with
-// kernel_bench --chain on the layers of ResNet-50 (Zen 5, two 512-bit units); `short_run` is what
-// runs of few vectors lose, as a share at one vector, falling with the square of their number.
+// Cycles per multiply-add of one vector: `base` plus what every stored column costs, which is
+// shared by the weights of the column that the kernel sees together and so falls with density.
+// Fitted with kernel_bench --chain on the layers of ResNet-50 (Zen 5, two 512-bit units);
+// `short_run` is what runs of few vectors lose, as a share at one vector, falling with the square
+// of their number.
 struct Rate {
   double base, per_density, short_run;
 };
@@ -46,7 +47,8 @@ CostInput cost_input(const Analysis& a, std::int64_t pixels) {
   in.columns = static_cast<double>(a.columns);
   in.nnz = static_cast<double>(a.nnz);
   in.pixels = static_cast<double>(pixels);
-  for (int i = 0; i < 4; ++i) in.stored[i] = a.block_fill[i] > 0 ? in.nnz / a.block_fill[i] : in.rows * in.columns;
+  for (int i = 0; i < 4; ++i)
+    in.stored[i] = a.block_fill[i] > 0 ? in.nnz / a.block_fill[i] : in.rows * in.columns;
   return in;
 }
 
@@ -73,7 +75,8 @@ CostInput cost_input(const WeightsImpl& w, std::int64_t pixels) {
 
 double kernel_cycles(const KernelRecord& kernel, const CostInput& in) {
   const double vectors = std::max(1.0, std::ceil(in.pixels / vector_width(kernel.entry.isa)));
-  const double density = std::clamp(in.rows * in.columns > 0 ? in.nnz / (in.rows * in.columns) : 1.0, 1e-3, 1.0);
+  const double density =
+      std::clamp(in.rows * in.columns > 0 ? in.nnz / (in.rows * in.columns) : 1.0, 1e-3, 1.0);
   const Rate rate = rate_of(kernel);
   double weights = in.nnz, share = density;
   if (kernel.family == Family::block && !kernel.entry.generated) {
@@ -97,7 +100,8 @@ std::vector<std::size_t> rank_kernels(const CostInput& input, Isa isa, bool gene
     if (kernel.entry.isa != isa || (kernel.entry.generated && !generate_code)) continue;
     costs.emplace_back(kernel_cycles(kernel, input), i);
   }
-  std::stable_sort(costs.begin(), costs.end(), [](const auto& a, const auto& b) { return a.first < b.first; });
+  std::stable_sort(costs.begin(), costs.end(),
+                   [](const auto& a, const auto& b) { return a.first < b.first; });
   std::vector<std::size_t> order;
   for (const auto& cost : costs) order.push_back(cost.second);
   return order;
@@ -124,9 +128,12 @@ double estimate_cycles(const Analysis& analysis, std::int64_t pixels, Isa isa, b
 double estimate_dense_cycles(const ConvGeometry& g, std::int64_t pixels, Isa) {
   // onnxruntime picks the best instruction set by itself, whatever is forced here: 84-88 % of the
   // peak of its multiply-add units on convolutions of this kind.
-  const Isa best = isa_supported(Isa::avx512) ? Isa::avx512 : isa_supported(Isa::avx2) ? Isa::avx2 : Isa::scalar;
+  const Isa best = isa_supported(Isa::avx512) ? Isa::avx512
+                   : isa_supported(Isa::avx2) ? Isa::avx2
+                                              : Isa::scalar;
   const double lanes = best == Isa::scalar ? 2.0 : 2.0 * vector_width(best);
-  return static_cast<double>(g.columns()) * g.out_channels * static_cast<double>(pixels) / (lanes * 0.86);
+  return static_cast<double>(g.columns()) * g.out_channels * static_cast<double>(pixels) /
+         (lanes * 0.86);
 }
 
 }  // namespace onnxprune::kernels

@@ -8,7 +8,7 @@ namespace onnxprune::kernels {
 
 // What the cost of a weighted sum depends on.
 struct CostInput {
-  double rows = 0, columns = 0;   // columns of one row
+  double rows = 0, columns = 0;  // columns of one row
   double nnz = 0;
   double pixels = 0;
   double stored[4] = {0, 0, 0, 0};  // weights stored as blocks of 2, 4, 8, 16 rows

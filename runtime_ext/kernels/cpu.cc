@@ -47,8 +47,9 @@ CacheSizes detect_caches() {
     const std::uint32_t type = a & 0x1f, level = (a >> 5) & 7;
     if (type == 0) break;
     if (type == 2) continue;  // instruction cache
-    const std::int64_t bytes = static_cast<std::int64_t>((b >> 22) + 1) * (((b >> 12) & 0x3ff) + 1) *
-                               ((b & 0xfff) + 1) * (static_cast<std::int64_t>(c) + 1);
+    const std::int64_t bytes = static_cast<std::int64_t>((b >> 22) + 1) *
+                               (((b >> 12) & 0x3ff) + 1) * ((b & 0xfff) + 1) *
+                               (static_cast<std::int64_t>(c) + 1);
     if (level == 1 && bytes >= (8 << 10) && bytes <= (1 << 20)) sizes.l1_data = bytes;
     if (level == 2 && bytes >= (64 << 10) && bytes <= (64 << 20)) sizes.l2 = bytes;
   }

@@ -18,10 +18,16 @@ constexpr Family family_of(const char* name) {
   return name[0] == 'b' ? Family::block : name[0] == 'r' ? Family::rows4 : Family::csr;
 }
 
-constexpr int height_of(const char* name) { return name[0] == 'b' ? name[5] - '0' : name[0] == 'r' ? 4 : 1; }
+constexpr int height_of(const char* name) {
+  return name[0] == 'b' ? name[5] - '0' : name[0] == 'r' ? 4 : 1;
+}
 
 const KernelRecord kRecords[] = {
-#define TILE(family, isa) {{"spmm_" #family "_f32_" #isa, Isa::isa, false}, family_of(#family), height_of(#family), tiles_##family##_##isa},
+#define TILE(family, isa)                           \
+  {{"spmm_" #family "_f32_" #isa, Isa::isa, false}, \
+   family_of(#family),                              \
+   height_of(#family),                              \
+   tiles_##family##_##isa},
 #define CODE(family, isa) {{"spmm_" #family "_f32_" #isa, Isa::isa, true}, Family::csr, 1, nullptr},
 #include "kernels.inc"
 #undef TILE

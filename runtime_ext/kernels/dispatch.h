@@ -11,7 +11,7 @@ namespace onnxprune::kernels {
 struct KernelRecord {
   KernelEntry entry;
   Family family;
-  int block_rows;  // of family block
+  int block_rows;      // of family block
   TileSet (*tiles)();  // null for generated kernels
 };
 

@@ -65,11 +65,12 @@ ConvGeometry matmul_geometry(std::int32_t in_features, std::int32_t out_features
 
 Status check_geometry(const ConvGeometry& g) {
   constexpr std::int64_t limit = 1 << 20;  // keeps every product below inside 64 bits
-  for (const std::int32_t v : {g.groups, g.kernel_h, g.kernel_w, g.stride_h, g.stride_w, g.dilation_h,
-                               g.dilation_w}) {
+  for (const std::int32_t v :
+       {g.groups, g.kernel_h, g.kernel_w, g.stride_h, g.stride_w, g.dilation_h, g.dilation_w}) {
     if (v < 1 || v > limit) {
       return failure(Code::invalid_argument,
-                     "convolution: groups, kernel, stride and dilation must be 1..2^20, found %d", v);
+                     "convolution: groups, kernel, stride and dilation must be 1..2^20, found %d",
+                     v);
     }
   }
   for (const std::int32_t v : {g.pad_top, g.pad_left, g.pad_bottom, g.pad_right}) {
@@ -170,14 +171,17 @@ PlaneLayout make_layout(std::int32_t height, std::int32_t width, const PadNeed& 
   l.pitch = std::max(least, need.pitch);
   if (need.pitch == 0 && l.rows > 1) {
     const std::int64_t lines = flat_lines(l.rows, l.cols, least);
-    for (std::int32_t p = least + 1; p < least + 16 && flat_lines(l.rows, l.cols, p) == lines; ++p) {
+    for (std::int32_t p = least + 1; p < least + 16 && flat_lines(l.rows, l.cols, p) == lines;
+         ++p) {
       if (alignment(p) > alignment(l.pitch)) l.pitch = p;
     }
   }
   l.lead = round_up(static_cast<std::int64_t>(l.top) * l.pitch + l.left, kLane);
-  const std::int64_t last = static_cast<std::int64_t>(l.rows - 1 + l.bottom) * l.pitch + l.cols + l.right;
+  const std::int64_t last =
+      static_cast<std::int64_t>(l.rows - 1 + l.bottom) * l.pitch + l.cols + l.right;
   // Room for whole pairs of vectors over the pixels: some kernels write (zeros) two at a time.
-  const std::int64_t written = round_up(static_cast<std::int64_t>(l.rows - 1) * l.pitch + l.cols, 2 * kLane);
+  const std::int64_t written =
+      round_up(static_cast<std::int64_t>(l.rows - 1) * l.pitch + l.cols, 2 * kLane);
   l.phase_stride = round_up(l.lead + std::max(last, written), kLane);
   if (l.phase_stride / kLane % 2 == 0) l.phase_stride += kLane;
   l.plane_stride = l.phase_stride * l.phases();
@@ -196,8 +200,8 @@ PlaneLayout vector_layout() {
 Status natural_layout(std::int32_t height, std::int32_t width, PlaneLayout* layout) {
   const std::int64_t pixels = static_cast<std::int64_t>(height) * width;
   if (height < 1 || width < 1 || pixels % kLane != 0) {
-    return failure(Code::unsupported, "natural layout: %d x %d pixels are not a multiple of %d", height,
-                   width, kLane);
+    return failure(Code::unsupported, "natural layout: %d x %d pixels are not a multiple of %d",
+                   height, width, kLane);
   }
   *layout = PlaneLayout{};
   layout->height = layout->rows = height;

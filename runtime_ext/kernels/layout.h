@@ -27,8 +27,8 @@
 
 namespace onnxprune::kernels {
 
-constexpr int kLane = 16;        // floats per cache line; granularity of all padding here
-constexpr int kBufferAlign = 64; // bytes; alignment wanted (not required) for plane buffers
+constexpr int kLane = 16;         // floats per cache line; granularity of all padding here
+constexpr int kBufferAlign = 64;  // bytes; alignment wanted (not required) for plane buffers
 
 // A convolution with constant weight [out_channels][in_channels / groups][kernel_h][kernel_w].
 // 1-D convolution: height 1. MatMul / Gemm: `matmul_geometry`.
@@ -50,7 +50,8 @@ struct ConvGeometry {
 // y[tokens, out] = x[tokens, in] * W with W given as [out][in].
 ConvGeometry matmul_geometry(std::int32_t in_features, std::int32_t out_features);
 
-// Checks signs, divisibility by groups and limits (2^31 elements); what `pack` and `plan` call first.
+// Checks signs, divisibility by groups and limits (2^31 elements); what `pack` and `plan` call
+// first.
 Status check_geometry(const ConvGeometry& geometry);
 
 // Zeros that consumers need around the pixels of each phase (in rows / columns of the phase), the
@@ -59,7 +60,7 @@ Status check_geometry(const ConvGeometry& geometry);
 struct PadNeed {
   std::int32_t top = 0, left = 0, bottom = 0, right = 0;
   std::int32_t min_pitch = 1;
-  std::int32_t pitch = 0;                   // exactly this pitch (to match another tensor); 0 = free
+  std::int32_t pitch = 0;  // exactly this pitch (to match another tensor); 0 = free
   std::int32_t stride_h = 1, stride_w = 1;  // phase grid; must agree between merged needs
   std::uint64_t phase_mask = 1;             // used when stride_h * stride_w <= 64, else all phases
 };
@@ -67,22 +68,23 @@ struct PadNeed {
 // What a convolution needs of its input of `height` x `width`. Pooling windows need the same as a
 // convolution of the same geometry.
 PadNeed conv_need(const ConvGeometry& geometry, std::int32_t height, std::int32_t width);
-// The larger of both; false (and `into` untouched) when the phase grids or the wanted pitches differ.
+// The larger of both; false (and `into` untouched) when the phase grids or the wanted pitches
+// differ.
 bool merge_need(PadNeed* into, const PadNeed& other);
 
 struct PlaneLayout {
-  std::int32_t height = 0, width = 0;      // pixels of the tensor
-  std::int32_t stride_h = 1, stride_w = 1; // phase grid, 1 x 1 for plain planes
-  std::uint64_t phase_mask = 1;            // stored phases (all of them when the grid exceeds 64)
-  std::int32_t rows = 0, cols = 0;         // pixels per phase: ceil(height / stride_h), ...
+  std::int32_t height = 0, width = 0;       // pixels of the tensor
+  std::int32_t stride_h = 1, stride_w = 1;  // phase grid, 1 x 1 for plain planes
+  std::uint64_t phase_mask = 1;             // stored phases (all of them when the grid exceeds 64)
+  std::int32_t rows = 0, cols = 0;          // pixels per phase: ceil(height / stride_h), ...
   std::int32_t top = 0, left = 0, bottom = 0, right = 0;  // zeros guaranteed around them
-  std::int32_t pitch = 0;                  // floats from row to row
-  std::int64_t lead = 0;                   // floats from the start of a phase to its pixel (0, 0)
-  std::int64_t phase_stride = 0;           // floats from phase to phase
-  std::int64_t plane_stride = 0;           // floats from channel to channel
+  std::int32_t pitch = 0;                                 // floats from row to row
+  std::int64_t lead = 0;          // floats from the start of a phase to its pixel (0, 0)
+  std::int64_t phase_stride = 0;  // floats from phase to phase
+  std::int64_t plane_stride = 0;  // floats from channel to channel
 
-  std::int32_t phases() const;                       // number of stored phases
-  std::int32_t phase_slot(std::int32_t phase) const; // place of a stored phase, -1 if not stored
+  std::int32_t phases() const;                        // number of stored phases
+  std::int32_t phase_slot(std::int32_t phase) const;  // place of a stored phase, -1 if not stored
   bool plain() const { return stride_h == 1 && stride_w == 1; }
   // Floats of one image of `channels` planes; images follow each other at this distance.
   std::int64_t image_floats(std::int32_t channels) const { return plane_stride * channels; }
@@ -103,9 +105,9 @@ Status natural_layout(std::int32_t height, std::int32_t width, PlaneLayout* layo
 
 // Whether `in` has the phases and the zeros that the convolution reads.
 bool reads_within(const ConvGeometry& geometry, const PlaneLayout& in);
-// True when, besides, the convolution can write its output straight over the flat pixel vector: `out`
-// is plain and has the pitch of `in`. Otherwise a plan writes through scratch (pixel by pixel copy
-// into any layout: other pitch, phases), which costs a few per cent.
+// True when, besides, the convolution can write its output straight over the flat pixel vector:
+// `out` is plain and has the pitch of `in`. Otherwise a plan writes through scratch (pixel by pixel
+// copy into any layout: other pitch, phases), which costs a few per cent.
 bool flat_compatible(const ConvGeometry& geometry, const PlaneLayout& in, const PlaneLayout& out);
 
 // ---- moving data ------------------------------------------------------------------------------

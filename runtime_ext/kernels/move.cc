@@ -39,12 +39,14 @@ void import_plane(const float* rows, std::int64_t row_stride, const PlaneLayout&
 }
 
 // One plane in `from` -> plain rows.
-void export_plane(const PlaneLayout& from, const float* plane, float* rows, std::int64_t row_stride) {
+void export_plane(const PlaneLayout& from, const float* plane, float* rows,
+                  std::int64_t row_stride) {
   for_each_phase(from, [&](const Phase& phase) {
     for (std::int32_t y = 0; y < phase.rows; ++y) {
-      const std::int64_t target = (std::int64_t{y} * from.stride_h + phase.y) * row_stride + phase.x;
-      spread_strided(plane + phase.base + std::int64_t{y} * from.pitch, rows + target, from.stride_w,
-                     phase.cols);
+      const std::int64_t target =
+          (std::int64_t{y} * from.stride_h + phase.y) * row_stride + phase.x;
+      spread_strided(plane + phase.base + std::int64_t{y} * from.pitch, rows + target,
+                     from.stride_w, phase.cols);
     }
   });
 }
@@ -90,8 +92,8 @@ void export_nchw(const PlaneLayout& from, const float* planes, float* image, std
   }
 }
 
-void import_tokens(const float* tokens, std::int64_t row_stride, const PlaneLayout& to, float* planes,
-                   std::int32_t first, std::int32_t last) {
+void import_tokens(const float* tokens, std::int64_t row_stride, const PlaneLayout& to,
+                   float* planes, std::int32_t first, std::int32_t last) {
   for (std::int32_t f = first; f < last; ++f) zero_around(to, planes + f * to.plane_stride);
   transpose(tokens + first, row_stride, to.width, last - first,
             planes + first * to.plane_stride + to.lead, to.plane_stride);
@@ -103,8 +105,8 @@ void export_tokens(const PlaneLayout& from, const float* planes, float* tokens,
             from.width, tokens + first, row_stride);
 }
 
-void convert_planes(const PlaneLayout& from, const float* source, const PlaneLayout& to, float* planes,
-                    std::int32_t first, std::int32_t last) {
+void convert_planes(const PlaneLayout& from, const float* source, const PlaneLayout& to,
+                    float* planes, std::int32_t first, std::int32_t last) {
   for (std::int32_t c = first; c < last; ++c) {
     const float* in = source + c * from.plane_stride;
     float* out = planes + c * to.plane_stride;

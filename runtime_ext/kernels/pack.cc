@@ -14,7 +14,8 @@ class Builder final : public WeightsBuilder {
     csr_->shape = geometry;
     csr_->pointers.reserve(static_cast<std::size_t>(geometry.out_channels) + 1);
     csr_->pointers.push_back(0);
-    if (options.bias != nullptr) csr_->biases.assign(options.bias, options.bias + geometry.out_channels);
+    if (options.bias != nullptr)
+      csr_->biases.assign(options.bias, options.bias + geometry.out_channels);
   }
 
   void reserve(std::int64_t nnz) {
@@ -66,7 +67,8 @@ class Builder final : public WeightsBuilder {
       row_.emplace_back(static_cast<std::int32_t>(column), values[i]);
     }
     if (!rising) {
-      std::sort(row_.begin(), row_.end(), [](const Entry& a, const Entry& b) { return a.first < b.first; });
+      std::sort(row_.begin(), row_.end(),
+                [](const Entry& a, const Entry& b) { return a.first < b.first; });
       for (std::size_t i = 1; i < row_.size(); ++i) {
         if (row_[i].first == row_[i - 1].first) {
           return failure(Code::corrupt, "weights: row %lld holds column %d twice",
@@ -90,7 +92,8 @@ class Builder final : public WeightsBuilder {
   std::vector<Entry> row_;
 };
 
-Status start(const ConvGeometry& geometry, const PackOptions& options, std::unique_ptr<Builder>* builder) {
+Status start(const ConvGeometry& geometry, const PackOptions& options,
+             std::unique_ptr<Builder>* builder) {
   if (const Status status = check_geometry(geometry); !status.ok()) return status;
   *builder = std::make_unique<Builder>(geometry, options);
   return {};
@@ -105,7 +108,8 @@ std::int64_t index_at(const IndexView& view, std::int64_t i) {
 }
 
 bool valid(const IndexView& view) {
-  return view.data != nullptr && (view.bytes == 1 || view.bytes == 2 || view.bytes == 4 || view.bytes == 8);
+  return view.data != nullptr &&
+         (view.bytes == 1 || view.bytes == 2 || view.bytes == 4 || view.bytes == 8);
 }
 
 Status check_pointers(const IndexView& indptr, std::int64_t rows, std::int64_t entries) {
@@ -115,7 +119,8 @@ Status check_pointers(const IndexView& indptr, std::int64_t rows, std::int64_t e
     if (p < previous || p > entries || (i == 0 && p != 0)) {
       return failure(Code::corrupt, "sparse weights: row pointer %lld is %lld, expected %lld..%lld",
                      static_cast<long long>(i), static_cast<long long>(p),
-                     static_cast<long long>(previous), static_cast<long long>(i == 0 ? 0 : entries));
+                     static_cast<long long>(previous),
+                     static_cast<long long>(i == 0 ? 0 : entries));
     }
     previous = p;
   }
@@ -131,7 +136,8 @@ float element(const DenseView& dense, std::int64_t row, std::int64_t column) {
 }
 
 // Straight copy, without the detour over sparse form.
-std::unique_ptr<WeightsImpl> copy_dense(const ConvGeometry& g, const DenseView& dense, const PackOptions& options) {
+std::unique_ptr<WeightsImpl> copy_dense(const ConvGeometry& g, const DenseView& dense,
+                                        const PackOptions& options) {
   auto w = std::make_unique<WeightsImpl>();
   w->shape = g;
   w->kind = Storage::dense;
@@ -150,7 +156,8 @@ std::unique_ptr<WeightsImpl> copy_dense(const ConvGeometry& g, const DenseView& 
   return w;
 }
 
-Status gather_dense(const ConvGeometry& g, const DenseView& dense, std::int64_t nnz, Builder* builder) {
+Status gather_dense(const ConvGeometry& g, const DenseView& dense, std::int64_t nnz,
+                    Builder* builder) {
   const std::int64_t columns = g.columns();
   builder->reserve(nnz);
   std::vector<std::int32_t> kept;
@@ -164,7 +171,8 @@ Status gather_dense(const ConvGeometry& g, const DenseView& dense, std::int64_t 
       kept.push_back(static_cast<std::int32_t>(c));
       values.push_back(value);
     }
-    const Status status = builder->add_row(kept.data(), values.data(), static_cast<std::int32_t>(kept.size()));
+    const Status status =
+        builder->add_row(kept.data(), values.data(), static_cast<std::int32_t>(kept.size()));
     if (!status.ok()) return status;
   }
   return {};
@@ -213,24 +221,28 @@ Status pack_dense(const ConvGeometry& geometry, const DenseView& dense, const Pa
     rough.columns = geometry.columns();
     rough.nnz = nnz;
     std::int32_t unused = 0;
-    const bool is_dense = options.storage == Storage::dense ||
-                          (options.storage == Storage::automatic && choose_storage(rough, &unused) == Storage::dense);
+    const bool is_dense =
+        options.storage == Storage::dense ||
+        (options.storage == Storage::automatic && choose_storage(rough, &unused) == Storage::dense);
     if (is_dense) {
       *weights = copy_dense(geometry, dense, options);
       return {};
     }
-    if (const Status status = gather_dense(geometry, dense, nnz, builder.get()); !status.ok()) return status;
+    if (const Status status = gather_dense(geometry, dense, nnz, builder.get()); !status.ok())
+      return status;
     return builder->finish(weights);
   });
 }
 
-Status pack_csr(const ConvGeometry& geometry, IndexView indptr, IndexView indices, const float* values,
-                std::int64_t nnz, const PackOptions& options, WeightsPtr* weights) {
+Status pack_csr(const ConvGeometry& geometry, IndexView indptr, IndexView indices,
+                const float* values, std::int64_t nnz, const PackOptions& options,
+                WeightsPtr* weights) {
   return guarded([&]() -> Status {
     std::unique_ptr<Builder> builder;
     if (const Status status = start(geometry, options, &builder); !status.ok()) return status;
     if (!valid(indptr) || (nnz > 0 && (!valid(indices) || values == nullptr)) || nnz < 0) {
-      return failure(Code::invalid_argument, "sparse weights: index arrays missing or of odd width");
+      return failure(Code::invalid_argument,
+                     "sparse weights: index arrays missing or of odd width");
     }
     if (const Status s = check_pointers(indptr, geometry.out_channels, nnz); !s.ok()) return s;
     builder->reserve(nnz);
@@ -243,28 +255,34 @@ Status pack_csr(const ConvGeometry& geometry, IndexView indptr, IndexView indice
       }
       columns.clear();
       for (std::int64_t i = begin; i < end; ++i) {
-        columns.push_back(static_cast<std::int32_t>(std::min<std::int64_t>(index_at(indices, i), INT32_MAX)));
+        columns.push_back(
+            static_cast<std::int32_t>(std::min<std::int64_t>(index_at(indices, i), INT32_MAX)));
       }
-      const Status s = builder->add_row(columns.data(), values + begin, static_cast<std::int32_t>(columns.size()));
+      const Status s = builder->add_row(columns.data(), values + begin,
+                                        static_cast<std::int32_t>(columns.size()));
       if (!s.ok()) return s;
     }
     return builder->finish(weights);
   });
 }
 
-Status pack_block_csr(const ConvGeometry& geometry, std::int32_t block_rows, std::int32_t block_columns,
-                      IndexView indptr, IndexView indices, const float* values, std::int64_t blocks,
-                      const PackOptions& options, WeightsPtr* weights) {
+Status pack_block_csr(const ConvGeometry& geometry, std::int32_t block_rows,
+                      std::int32_t block_columns, IndexView indptr, IndexView indices,
+                      const float* values, std::int64_t blocks, const PackOptions& options,
+                      WeightsPtr* weights) {
   return guarded([&]() -> Status {
     std::unique_ptr<Builder> builder;
     if (const Status status = start(geometry, options, &builder); !status.ok()) return status;
-    if (block_rows < 1 || block_columns < 1 || block_rows > 256 || block_columns > 256 || blocks < 0 ||
-        !valid(indptr) || (blocks > 0 && (!valid(indices) || values == nullptr))) {
-      return failure(Code::invalid_argument, "block-sparse weights: bad block size or index arrays");
+    if (block_rows < 1 || block_columns < 1 || block_rows > 256 || block_columns > 256 ||
+        blocks < 0 || !valid(indptr) || (blocks > 0 && (!valid(indices) || values == nullptr))) {
+      return failure(Code::invalid_argument,
+                     "block-sparse weights: bad block size or index arrays");
     }
     const std::int64_t rows = geometry.out_channels, columns = geometry.columns();
     const std::int64_t grid = (columns + block_columns - 1) / block_columns;
-    if (const Status s = check_pointers(indptr, (rows + block_rows - 1) / block_rows, blocks); !s.ok()) return s;
+    if (const Status s = check_pointers(indptr, (rows + block_rows - 1) / block_rows, blocks);
+        !s.ok())
+      return s;
     std::vector<std::int32_t> kept;
     std::vector<float> row_values;
     for (std::int64_t row = 0; row < rows; ++row) {
@@ -274,7 +292,8 @@ Status pack_block_csr(const ConvGeometry& geometry, std::int32_t block_rows, std
       for (std::int64_t i = index_at(indptr, b); i < index_at(indptr, b + 1); ++i) {
         const std::int64_t block = index_at(indices, i);
         if (block >= grid) {
-          return failure(Code::corrupt, "block-sparse weights: block column %lld is outside 0..%lld",
+          return failure(Code::corrupt,
+                         "block-sparse weights: block column %lld is outside 0..%lld",
                          static_cast<long long>(block), static_cast<long long>(grid - 1));
         }
         for (std::int64_t c = 0; c < block_columns && block * block_columns + c < columns; ++c) {
@@ -284,11 +303,13 @@ Status pack_block_csr(const ConvGeometry& geometry, std::int32_t block_rows, std
           row_values.push_back(value);
         }
         if (static_cast<std::int64_t>(kept.size()) > columns) {
-          return failure(Code::corrupt, "block-sparse weights: row %lld holds more entries than columns",
+          return failure(Code::corrupt,
+                         "block-sparse weights: row %lld holds more entries than columns",
                          static_cast<long long>(row));
         }
       }
-      const Status s = builder->add_row(kept.data(), row_values.data(), static_cast<std::int32_t>(kept.size()));
+      const Status s =
+          builder->add_row(kept.data(), row_values.data(), static_cast<std::int32_t>(kept.size()));
       if (!s.ok()) return s;
     }
     return builder->finish(weights);
@@ -296,22 +317,25 @@ Status pack_block_csr(const ConvGeometry& geometry, std::int32_t block_rows, std
 }
 
 Status pack_nm(const ConvGeometry& geometry, std::int32_t n, std::int32_t m, const float* values,
-               const std::uint8_t* positions, std::size_t position_bytes, int position_bits, int row_align,
-               const PackOptions& options, WeightsPtr* weights) {
+               const std::uint8_t* positions, std::size_t position_bytes, int position_bits,
+               int row_align, const PackOptions& options, WeightsPtr* weights) {
   return guarded([&]() -> Status {
     std::unique_ptr<Builder> builder;
     if (const Status status = start(geometry, options, &builder); !status.ok()) return status;
     if (n < 1 || m <= n || m > 256 || values == nullptr || positions == nullptr || row_align < 1 ||
         (position_bits != 1 && position_bits != 2 && position_bits != 4 && position_bits != 8) ||
         (1 << position_bits) < m) {
-      return failure(Code::invalid_argument, "n:m weights: bad n, m or width of positions (%d:%d, %d bits)", n, m,
+      return failure(Code::invalid_argument,
+                     "n:m weights: bad n, m or width of positions (%d:%d, %d bits)", n, m,
                      position_bits);
     }
     const std::int64_t slots = (geometry.columns() + m - 1) / m * n;
-    const std::int64_t row_bytes = ((slots * position_bits + 7) / 8 + row_align - 1) / row_align * row_align;
-    if (static_cast<std::uint64_t>(row_bytes) * static_cast<std::uint64_t>(geometry.out_channels) != position_bytes) {
-      return failure(Code::corrupt, "n:m weights: %zu bytes of positions, expected %lld", position_bytes,
-                     static_cast<long long>(row_bytes * geometry.out_channels));
+    const std::int64_t row_bytes =
+        ((slots * position_bits + 7) / 8 + row_align - 1) / row_align * row_align;
+    if (static_cast<std::uint64_t>(row_bytes) * static_cast<std::uint64_t>(geometry.out_channels) !=
+        position_bytes) {
+      return failure(Code::corrupt, "n:m weights: %zu bytes of positions, expected %lld",
+                     position_bytes, static_cast<long long>(row_bytes * geometry.out_channels));
     }
     std::vector<std::int32_t> kept;
     std::vector<float> row_values;
@@ -331,7 +355,8 @@ Status pack_nm(const ConvGeometry& geometry, std::int32_t n, std::int32_t m, con
         kept.push_back(static_cast<std::int32_t>(i / n * m + position));
         row_values.push_back(value);
       }
-      const Status s = builder->add_row(kept.data(), row_values.data(), static_cast<std::int32_t>(kept.size()));
+      const Status s =
+          builder->add_row(kept.data(), row_values.data(), static_cast<std::int32_t>(kept.size()));
       if (!s.ok()) return s;
     }
     return builder->finish(weights);

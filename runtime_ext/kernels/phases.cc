@@ -31,7 +31,8 @@ void zero_around(const PlaneLayout& l, float* plane) {
   zero(plane + written, l.plane_stride - written);
 }
 
-std::vector<std::uint16_t> pixel_mask(std::int32_t rows, std::int32_t cols, std::int32_t pitch, int width) {
+std::vector<std::uint16_t> pixel_mask(std::int32_t rows, std::int32_t cols, std::int32_t pitch,
+                                      int width) {
   const std::int64_t pixels = flat_pixels(rows, cols, pitch);
   if (pitch == cols && pixels % width == 0) return {};
   std::vector<std::uint16_t> mask(static_cast<std::size_t>((pixels + width - 1) / width), 0);

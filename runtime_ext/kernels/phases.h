@@ -41,7 +41,8 @@ inline std::int64_t flat_pixels(std::int32_t rows, std::int32_t cols, std::int32
 
 // One entry per vector of `width` lanes over the flat pixel vector, bits of real pixels set; empty
 // when every lane of every vector is one.
-std::vector<std::uint16_t> pixel_mask(std::int32_t rows, std::int32_t cols, std::int32_t pitch, int width);
+std::vector<std::uint16_t> pixel_mask(std::int32_t rows, std::int32_t cols, std::int32_t pitch,
+                                      int width);
 
 // Offsets, from a plane's start plus q, of what each tap (ky, kx) reads for the output at flat
 // position q = y * pitch + x. The layout must satisfy `reads_within`.

@@ -12,12 +12,14 @@ namespace onnxprune::kernels {
 namespace {
 
 bool same_size(const PlaneLayout& out, const ConvGeometry& g, const PlaneLayout& in) {
-  return out.height == g.out_height(in.height) && out.width == g.out_width(in.width) && out.height > 0 && out.width > 0;
+  return out.height == g.out_height(in.height) && out.width == g.out_width(in.width) &&
+         out.height > 0 && out.width > 0;
 }
 
 Status make_with(const PlanRequest& request, std::size_t kernel, PlanPtr* plan) {
   const bool generated = kernel_record(kernel).entry.generated;
-  return generated ? make_column_plan(request, kernel, plan) : make_tile_plan(request, kernel, plan);
+  return generated ? make_column_plan(request, kernel, plan)
+                   : make_tile_plan(request, kernel, plan);
 }
 
 Status make_pixel_plan(const PlanRequest& request, PlanPtr* plan) {
@@ -37,7 +39,8 @@ Status make_pixel_plan(const PlanRequest& request, PlanPtr* plan) {
     }
     order = {wanted};
   }
-  // The next best takes over when one cannot do it (executable memory refused, displacements too long).
+  // The next best takes over when one cannot do it (executable memory refused, displacements too
+  // long).
   Status status = failure(Code::unsupported, "plan: no kernel for %s", isa_name(o.isa));
   for (const std::size_t kernel : order) {
     status = make_with(request, kernel, plan);
@@ -52,8 +55,9 @@ Status make_pixel_plan(const PlanRequest& request, PlanPtr* plan) {
 }  // namespace
 
 const char* activation_name(Activation activation) {
-  static const char* const names[] = {"none",    "relu", "leaky_relu", "clip",     "hard_swish", "hard_sigmoid",
-                                      "sigmoid", "silu", "tanh",       "gelu_erf", "gelu_tanh"};
+  static const char* const names[] = {"none",       "relu",         "leaky_relu", "clip",
+                                      "hard_swish", "hard_sigmoid", "sigmoid",    "silu",
+                                      "tanh",       "gelu_erf",     "gelu_tanh"};
   const auto i = static_cast<std::size_t>(activation);
   return i < sizeof names / sizeof names[0] ? names[i] : "unknown";
 }
@@ -74,13 +78,15 @@ Clamp clamp_of(const Epilogue& e) {
   return clamp;
 }
 
-bool column_offsets(const ConvGeometry& g, const PlaneLayout& in, std::vector<std::int32_t>* offsets) {
+bool column_offsets(const ConvGeometry& g, const PlaneLayout& in,
+                    std::vector<std::int32_t>* offsets) {
   const std::vector<std::int64_t> taps = tap_offsets(g, in);
   if (in.image_floats(g.in_channels) + in.plane_stride > INT32_MAX) return false;
   offsets->clear();
   offsets->reserve(static_cast<std::size_t>(g.in_channels) * taps.size());
   for (std::int64_t c = 0; c < g.in_channels; ++c) {
-    for (const std::int64_t tap : taps) offsets->push_back(static_cast<std::int32_t>(c * in.plane_stride + tap));
+    for (const std::int64_t tap : taps)
+      offsets->push_back(static_cast<std::int32_t>(c * in.plane_stride + tap));
   }
   return true;
 }
@@ -97,11 +103,14 @@ Status make_tuned_plan(const Weights& weights, const PlaneLayout& in, const Plan
     const auto start = std::chrono::steady_clock::now();
     const auto& w = static_cast<const WeightsImpl&>(weights);
     if (!isa_supported(options.isa)) {
-      return failure(Code::unsupported, "plan: this machine does not have %s", isa_name(options.isa));
+      return failure(Code::unsupported, "plan: this machine does not have %s",
+                     isa_name(options.isa));
     }
     if (!same_size(out, w.shape, in)) {
-      return failure(Code::invalid_argument, "plan: the output layout is %d x %d, the convolution yields %d x %d", out.height,
-                     out.width, w.shape.out_height(in.height), w.shape.out_width(in.width));
+      return failure(Code::invalid_argument,
+                     "plan: the output layout is %d x %d, the convolution yields %d x %d",
+                     out.height, out.width, w.shape.out_height(in.height),
+                     w.shape.out_width(in.width));
     }
     PlanRequest request{w, in, out, options, tuning};
     Status status;
@@ -109,7 +118,9 @@ Status make_tuned_plan(const Weights& weights, const PlaneLayout& in, const Plan
       status = make_vector_plan(request, plan);
     } else {
       if (!reads_within(w.shape, in)) {
-        return failure(Code::unsupported, "plan: the input layout lacks the padding or the phases of this convolution");
+        return failure(
+            Code::unsupported,
+            "plan: the input layout lacks the padding or the phases of this convolution");
       }
       status = make_pixel_plan(request, plan);
     }
@@ -121,8 +132,8 @@ Status make_tuned_plan(const Weights& weights, const PlaneLayout& in, const Plan
   });
 }
 
-Status make_plan(const Weights& weights, const PlaneLayout& in, const PlaneLayout& out, const PlanOptions& options,
-                 PlanPtr* plan) {
+Status make_plan(const Weights& weights, const PlaneLayout& in, const PlaneLayout& out,
+                 const PlanOptions& options, PlanPtr* plan) {
   return make_tuned_plan(weights, in, out, options, Tuning{}, plan);
 }
 

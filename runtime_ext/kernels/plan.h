@@ -20,10 +20,10 @@ enum class Activation : std::uint8_t {
   hard_swish,    // x * min(max(x / 6 + 1/2, 0), 1)
   hard_sigmoid,  // min(max(alpha * x + beta, 0), 1)
   sigmoid,
-  silu,          // x * sigmoid(x)
+  silu,  // x * sigmoid(x)
   tanh,
-  gelu_erf,      // x * Phi(x)
-  gelu_tanh,     // x / 2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x^3)))
+  gelu_erf,   // x * Phi(x)
+  gelu_tanh,  // x / 2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x^3)))
 };
 const char* activation_name(Activation activation);
 
@@ -42,8 +42,8 @@ struct Epilogue {
 struct PlanOptions {
   Isa isa = active_isa();
   const char* kernel = nullptr;  // a name of the kernel list; null = the cheapest that applies
-  bool generate_code = true;     // allow run-time generated kernels (ONNXPRUNE_JIT=0 forbids them too)
-  std::int32_t threads = 1;      // how many workers the caller will use: shapes the work items
+  bool generate_code = true;  // allow run-time generated kernels (ONNXPRUNE_JIT=0 forbids them too)
+  std::int32_t threads = 1;   // how many workers the caller will use: shapes the work items
   Epilogue epilogue;
 };
 
@@ -58,14 +58,14 @@ struct RunArgs {
 };
 
 struct PlanInfo {
-  const char* kernel = "";         // e.g. "spmm_csr_f32_avx512"
+  const char* kernel = "";  // e.g. "spmm_csr_f32_avx512"
   Isa isa = Isa::scalar;
-  std::int64_t nnz = 0;            // non-zero weights
-  std::int64_t bytes = 0;          // memory held, generated code included
-  std::int64_t code_bytes = 0;     // generated code
-  double build_seconds = 0.0;      // time `make_plan` took
-  double cycles = 0.0;             // estimate per image, see estimate_cycles
-  bool flat = false;               // one flat pixel vector (fast) or row by row
+  std::int64_t nnz = 0;         // non-zero weights
+  std::int64_t bytes = 0;       // memory held, generated code included
+  std::int64_t code_bytes = 0;  // generated code
+  double build_seconds = 0.0;   // time `make_plan` took
+  double cycles = 0.0;          // estimate per image, see estimate_cycles
+  bool flat = false;            // one flat pixel vector (fast) or row by row
 };
 
 // Immutable and re-entrant: any number of threads may run the same plan at once.
@@ -86,13 +86,14 @@ class Plan {
 };
 using PlanPtr = std::unique_ptr<Plan>;
 
-// `unsupported` when the layouts do not fit the geometry (pads missing, phases missing) or no kernel
-// of that name applies. `out` may have phases (stride > 1): the output is then scattered into them.
+// `unsupported` when the layouts do not fit the geometry (pads missing, phases missing) or no
+// kernel of that name applies. `out` may have phases (stride > 1): the output is then scattered
+// into them.
 Status make_plan(const Weights& weights, const PlaneLayout& in, const PlaneLayout& out,
                  const PlanOptions& options, PlanPtr* plan);
 
-// ---- cost model: cycles of one core at its FMA peak width, for deciding what to claim ------------
-// `pixels` = out_height * pitch for images, tokens for matrices (1 = matrix-vector).
+// ---- cost model: cycles of one core at its FMA peak width, for deciding what to claim
+// ------------ `pixels` = out_height * pitch for images, tokens for matrices (1 = matrix-vector).
 double estimate_cycles(const Weights& weights, std::int64_t pixels, Isa isa, bool generate_code);
 // The same before packing, from an analysis.
 double estimate_cycles(const Analysis& analysis, std::int64_t pixels, Isa isa, bool generate_code);

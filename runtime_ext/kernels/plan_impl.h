@@ -12,14 +12,14 @@ namespace onnxprune::kernels {
 
 // Wanted sizes, filled with defaults by `make_plan`; the benchmark varies them.
 struct Tuning {
-  std::int64_t input_budget = 0;   // bytes of input a column block may touch per tile; 0 = default
-  std::int32_t max_vectors = 0;    // tile length; 0 = the kernel's
-  std::int32_t pack = -1;          // 1 pack the input, 0 do not, -1 decide
+  std::int64_t input_budget = 0;  // bytes of input a column block may touch per tile; 0 = default
+  std::int32_t max_vectors = 0;   // tile length; 0 = the kernel's
+  std::int32_t pack = -1;         // 1 pack the input, 0 do not, -1 decide
   // Generated kernels:
   std::int32_t pixels = 0, rows = 0;  // registers: vectors of pixels, rows of a group; 0 = default
-  bool shift = true;               // inputs that cross lines are shifted together
-  bool embedded = true;            // weights as memory operands
-  std::int32_t prefetch = -1;      // code prefetch distance; -1 = default, 0 = none
+  bool shift = true;                  // inputs that cross lines are shifted together
+  bool embedded = true;               // weights as memory operands
+  std::int32_t prefetch = -1;         // code prefetch distance; -1 = default, 0 = none
 };
 
 struct PlanRequest {
@@ -39,7 +39,8 @@ Clamp clamp_of(const Epilogue& epilogue);
 
 // Floats from a tile's first pixel to what each column (group, channel, tap) reads; false when an
 // offset does not fit 31 bits.
-bool column_offsets(const ConvGeometry& geometry, const PlaneLayout& in, std::vector<std::int32_t>* offsets);
+bool column_offsets(const ConvGeometry& geometry, const PlaneLayout& in,
+                    std::vector<std::int32_t>* offsets);
 
 // Bias of every row, zeros if there is none, padded to a multiple of 16 rows.
 std::vector<float> padded_bias(const WeightsImpl& weights);
@@ -52,7 +53,10 @@ class PlanBase : public Plan {
 
  protected:
   explicit PlanBase(const PlanRequest& request)
-      : in_(request.in), out_(request.out), epilogue_(request.options.epilogue), ops_(ops_table(request.options.isa)) {
+      : in_(request.in),
+        out_(request.out),
+        epilogue_(request.options.epilogue),
+        ops_(ops_table(request.options.isa)) {
     info_.isa = request.options.isa;
     info_.nnz = request.weights.nnz();
   }

@@ -15,7 +15,8 @@ class VectorPlan final : public PlanBase {
   Status build(const PlanRequest& request) {
     const WeightsImpl& w = request.weights;
     if (w.shape.taps() != 1 || w.shape.groups != 1 || out_.plane_stride != 1) {
-      return failure(Code::unsupported, "plan: a contiguous vector needs a matrix and a contiguous output");
+      return failure(Code::unsupported,
+                     "plan: a contiguous vector needs a matrix and a contiguous output");
     }
     rows_ = w.shape.out_channels;
     columns_count_ = w.columns();
@@ -28,7 +29,8 @@ class VectorPlan final : public PlanBase {
       block_rows_ = w.block_rows;
       values_ = w.values;
       pointers_ = w.pointers;
-      for (std::int64_t i = 0; i < w.pointers.back(); ++i) columns_.push_back(static_cast<std::int32_t>(w.column(i)));
+      for (std::int64_t i = 0; i < w.pointers.back(); ++i)
+        columns_.push_back(static_cast<std::int32_t>(w.column(i)));
     } else {
       kind_ = Storage::csr;
       pointers_.push_back(0);
@@ -40,13 +42,15 @@ class VectorPlan final : public PlanBase {
         pointers_.push_back(static_cast<std::int64_t>(values_.size()));
       }
     }
-    const char* const names[3][3] = {{"spmv_csr_f32_scalar", "spmv_csr_f32_avx2", "spmv_csr_f32_avx512"},
-                                     {"spmv_block_f32_scalar", "spmv_block_f32_avx2", "spmv_block_f32_avx512"},
-                                     {"gemv_dense_f32_scalar", "gemv_dense_f32_avx2", "gemv_dense_f32_avx512"}};
+    const char* const names[3][3] = {
+        {"spmv_csr_f32_scalar", "spmv_csr_f32_avx2", "spmv_csr_f32_avx512"},
+        {"spmv_block_f32_scalar", "spmv_block_f32_avx2", "spmv_block_f32_avx512"},
+        {"gemv_dense_f32_scalar", "gemv_dense_f32_avx2", "gemv_dense_f32_avx512"}};
     const int form = kind_ == Storage::csr ? 0 : kind_ == Storage::block ? 1 : 2;
     info_.kernel = names[form][static_cast<int>(info_.isa)];
-    info_.bytes = static_cast<std::int64_t>(sizeof *this + (values_.capacity() + bias_.capacity() + columns_.capacity()) * 4 +
-                                            pointers_.capacity() * 8);
+    info_.bytes = static_cast<std::int64_t>(
+        sizeof *this + (values_.capacity() + bias_.capacity() + columns_.capacity()) * 4 +
+        pointers_.capacity() * 8);
     return {};
   }
 
@@ -74,14 +78,16 @@ class VectorPlan final : public PlanBase {
   void multiply(const float* x, float* y, std::int64_t row, std::int64_t end) const {
     if (kind_ == Storage::dense) {
       for (std::int64_t r = row; r < end; ++r) {
-        y[r] = bias_[static_cast<std::size_t>(r)] + ops_.dense_dot(values_.data() + r * columns_count_, x, columns_count_);
+        y[r] = bias_[static_cast<std::size_t>(r)] +
+               ops_.dense_dot(values_.data() + r * columns_count_, x, columns_count_);
       }
     } else if (kind_ == Storage::block) {
       float sums[16];
       for (std::int64_t r = row; r < end; r += block_rows_) {
         const auto b = static_cast<std::size_t>(r / block_rows_);
         const std::int64_t begin = pointers_[b];
-        ops_.block_dot(block_rows_, values_.data() + begin * block_rows_, columns_.data() + begin, pointers_[b + 1] - begin, x, sums);
+        ops_.block_dot(block_rows_, values_.data() + begin * block_rows_, columns_.data() + begin,
+                       pointers_[b + 1] - begin, x, sums);
         for (std::int64_t i = r; i < std::min<std::int64_t>(r + block_rows_, end); ++i) {
           y[i] = bias_[static_cast<std::size_t>(i)] + sums[i - r];
         }
@@ -90,7 +96,8 @@ class VectorPlan final : public PlanBase {
       for (std::int64_t r = row; r < end; ++r) {
         const std::int64_t begin = pointers_[static_cast<std::size_t>(r)];
         y[r] = bias_[static_cast<std::size_t>(r)] +
-               ops_.sparse_dot(values_.data() + begin, columns_.data() + begin, pointers_[static_cast<std::size_t>(r) + 1] - begin, x);
+               ops_.sparse_dot(values_.data() + begin, columns_.data() + begin,
+                               pointers_[static_cast<std::size_t>(r) + 1] - begin, x);
       }
     }
   }

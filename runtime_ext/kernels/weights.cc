@@ -77,7 +77,8 @@ void to_block(std::int32_t height, WeightsImpl* w) {
       if (column < 0) break;
       w->add_column(static_cast<std::uint32_t>(column));
       for (std::int64_t j = 0; j < height; ++j) {
-        const bool here = j < rows && next[j] != csr.pointers[row + j + 1] && csr.column(next[j]) == column;
+        const bool here =
+            j < rows && next[j] != csr.pointers[row + j + 1] && csr.column(next[j]) == column;
         w->values.push_back(here ? csr.values[next[j]++] : 0.0f);
       }
     }
@@ -91,7 +92,8 @@ bool to_nm(std::int32_t n, std::int32_t m, WeightsImpl* w) {
   const std::int64_t segments = w->segments();
   const int bits = w->position_bits();
   std::vector<float> values(static_cast<std::size_t>(w->rows() * segments * n), 0.0f);
-  std::vector<std::uint8_t> positions(static_cast<std::size_t>(w->rows() * w->position_row_bytes()), 0);
+  std::vector<std::uint8_t> positions(static_cast<std::size_t>(w->rows() * w->position_row_bytes()),
+                                      0);
   for (std::int64_t row = 0; row < w->rows(); ++row) {
     std::int64_t segment = -1;
     std::int32_t slot = 0;
@@ -133,7 +135,8 @@ const char* storage_name(Storage storage) {
 
 std::int64_t WeightsImpl::bytes() const {
   return static_cast<std::int64_t>(sizeof *this + pointers.capacity() * sizeof(std::int64_t) +
-                                   narrow.capacity() * 2 + wide.capacity() * 4 + positions.capacity() +
+                                   narrow.capacity() * 2 + wide.capacity() * 4 +
+                                   positions.capacity() +
                                    (values.capacity() + biases.capacity()) * sizeof(float));
 }
 
@@ -151,7 +154,8 @@ void WeightsImpl::to_dense(float* dense) const {
   const std::int64_t k = columns();
   std::memset(dense, 0, static_cast<std::size_t>(rows() * k) * sizeof(float));
   for (std::int64_t row = 0; row < rows(); ++row) {
-    for_each_in_row(row, [&](std::uint32_t column, float value) { dense[row * k + column] = value; });
+    for_each_in_row(row,
+                    [&](std::uint32_t column, float value) { dense[row * k + column] = value; });
   }
 }
 
@@ -169,7 +173,8 @@ Analysis analyse_csr(const WeightsImpl& csr) {
     }
     a.block_fill[i] = stored == 0 ? 0.0 : static_cast<double>(a.nnz) / static_cast<double>(stored);
   }
-  for (std::int64_t row = 0; row < a.rows; ++row) a.empty_rows += csr.pointers[row] == csr.pointers[row + 1];
+  for (std::int64_t row = 0; row < a.rows; ++row)
+    a.empty_rows += csr.pointers[row] == csr.pointers[row + 1];
   a.empty_columns = a.columns - columns.count(csr, 0, a.rows);
   detect_segments(csr, &a);
   return a;
@@ -187,21 +192,25 @@ Storage choose_storage(const Analysis& a, std::int32_t* block_rows) {
       return Storage::block;
     }
   }
-  if (a.nm_m != 0 && static_cast<double>(a.nnz) * a.nm_m >= 0.9 * a.nm_n * static_cast<double>(a.rows * a.columns)) {
+  if (a.nm_m != 0 && static_cast<double>(a.nnz) * a.nm_m >=
+                         0.9 * a.nm_n * static_cast<double>(a.rows * a.columns)) {
     return Storage::nm;
   }
   return Storage::csr;
 }
 
-Status convert_storage(const PackOptions& options, std::unique_ptr<WeightsImpl> w, WeightsPtr* weights) {
+Status convert_storage(const PackOptions& options, std::unique_ptr<WeightsImpl> w,
+                       WeightsPtr* weights) {
   Storage storage = options.storage;
   std::int32_t block_rows = options.block_rows, n = options.n, m = options.m;
-  const bool missing = (storage == Storage::block && block_rows == 0) || (storage == Storage::nm && m == 0);
+  const bool missing =
+      (storage == Storage::block && block_rows == 0) || (storage == Storage::nm && m == 0);
   if (storage == Storage::automatic || missing) {
     const Analysis a = analyse_csr(*w);
     std::int32_t best_rows = 0;
     if (storage == Storage::automatic) storage = choose_storage(a, &best_rows);
-    if (block_rows == 0) block_rows = best_rows != 0 ? best_rows : a.block_fill[2] >= 0.8 * a.block_fill[1] ? 8 : 4;
+    if (block_rows == 0)
+      block_rows = best_rows != 0 ? best_rows : a.block_fill[2] >= 0.8 * a.block_fill[1] ? 8 : 4;
     if (m == 0) {
       n = a.nm_n;
       m = a.nm_m;
@@ -210,13 +219,15 @@ Status convert_storage(const PackOptions& options, std::unique_ptr<WeightsImpl> 
   switch (storage) {
     case Storage::block:
       if (block_rows != 2 && block_rows != 4 && block_rows != 8 && block_rows != 16) {
-        return failure(Code::unsupported, "weights: blocks of %d rows; 2, 4, 8 and 16 are supported", block_rows);
+        return failure(Code::unsupported,
+                       "weights: blocks of %d rows; 2, 4, 8 and 16 are supported", block_rows);
       }
       to_block(block_rows, w.get());
       break;
     case Storage::nm:
       if (n < 1 || m < 2 || n >= m || m > 16 || !to_nm(n, m, w.get())) {
-        return failure(Code::invalid_argument, "weights: the zeros do not follow a %d:%d pattern", n, m);
+        return failure(Code::invalid_argument, "weights: the zeros do not follow a %d:%d pattern",
+                       n, m);
       }
       break;
     case Storage::dense: {

@@ -22,30 +22,31 @@ const char* storage_name(Storage storage);
 
 struct PackOptions {
   Storage storage = Storage::automatic;
-  std::int32_t block_rows = 0;          // block: 2, 4, 8 or 16; 0 = the best fitting one
-  std::int32_t n = 0, m = 0;            // nm: 0 = detected
-  const float* row_scale = nullptr;     // [out_channels], multiplied into the rows (folded BN, alpha)
-  const float* bias = nullptr;          // [out_channels], copied; null = zero
-  // Packed inputs only: column c of the input is column `column_map[c]` of DenseView (a permutation,
-  // for formats that store (ky, kx, channel) order); null = the same.
+  std::int32_t block_rows = 0;       // block: 2, 4, 8 or 16; 0 = the best fitting one
+  std::int32_t n = 0, m = 0;         // nm: 0 = detected
+  const float* row_scale = nullptr;  // [out_channels], multiplied into the rows (folded BN, alpha)
+  const float* bias = nullptr;       // [out_channels], copied; null = zero
+  // Packed inputs only: column c of the input is column `column_map[c]` of DenseView (a
+  // permutation, for formats that store (ky, kx, channel) order); null = the same.
   const std::int32_t* column_map = nullptr;
 };
 
 // What the zeros look like. `block_fill[i]`: kept weights over weights stored when kept columns are
 // shared by blocks of 2, 4, 8, 16 outputs (1 = perfectly filled).
 struct Analysis {
-  std::int64_t rows = 0, columns = 0;   // columns per row, groups not multiplied in
+  std::int64_t rows = 0, columns = 0;  // columns per row, groups not multiplied in
   std::int64_t nnz = 0;
   double block_fill[4] = {0, 0, 0, 0};
-  std::int32_t nm_m = 0, nm_n = 0;      // tightest of m = 4, 8, 16 with n <= m/2 that holds; 0 = none
+  std::int32_t nm_m = 0, nm_n = 0;  // tightest of m = 4, 8, 16 with n <= m/2 that holds; 0 = none
   std::int64_t empty_rows = 0, empty_columns = 0;
   double sparsity() const {
-    return rows * columns == 0 ? 0.0 : 1.0 - static_cast<double>(nnz) / (double(rows) * double(columns));
+    return rows * columns == 0 ? 0.0
+                               : 1.0 - static_cast<double>(nnz) / (double(rows) * double(columns));
   }
 };
 
-// The weight matrix as the caller has it: w[row * row_stride + column * column_stride], row = output
-// channel, column = (input channel within the group, ky, kx). A MatMul constant [in, out] is
+// The weight matrix as the caller has it: w[row * row_stride + column * column_stride], row =
+// output channel, column = (input channel within the group, ky, kx). A MatMul constant [in, out] is
 // row_stride 1, column_stride out.
 struct DenseView {
   const float* data = nullptr;
@@ -59,11 +60,11 @@ class Weights {
   virtual ~Weights() = default;
   virtual const ConvGeometry& geometry() const = 0;
   virtual Storage storage() const = 0;
-  virtual const char* name() const = 0;      // "csr", "block4x1", "nm2:4", "dense"
-  virtual std::int64_t nnz() const = 0;      // non-zero weights
-  virtual std::int64_t stored() const = 0;   // weights stored, zeros inside blocks included
-  virtual std::int64_t bytes() const = 0;    // memory held
-  virtual const float* bias() const = 0;     // [out_channels] or null
+  virtual const char* name() const = 0;     // "csr", "block4x1", "nm2:4", "dense"
+  virtual std::int64_t nnz() const = 0;     // non-zero weights
+  virtual std::int64_t stored() const = 0;  // weights stored, zeros inside blocks included
+  virtual std::int64_t bytes() const = 0;   // memory held
+  virtual const float* bias() const = 0;    // [out_channels] or null
   // The dense matrix [out_channels][columns()], exactly the values given (times row_scale).
   virtual void to_dense(float* dense) const = 0;
   // Self-contained little-endian blob with version and checksum-free structure: every field and
@@ -76,8 +77,8 @@ using WeightsPtr = std::unique_ptr<Weights>;
 Status pack_dense(const ConvGeometry& geometry, const DenseView& dense, const PackOptions& options,
                   WeightsPtr* weights);
 
-// Packed inputs, taken over without a dense copy. Columns are those of DenseView, strictly rising in
-// a row; `indptr` has rows + 1 entries. Index widths are 1, 2, 4 or 8 bytes, unsigned.
+// Packed inputs, taken over without a dense copy. Columns are those of DenseView, strictly rising
+// in a row; `indptr` has rows + 1 entries. Index widths are 1, 2, 4 or 8 bytes, unsigned.
 struct IndexView {
   const void* data = nullptr;
   int bytes = 4;
@@ -85,16 +86,16 @@ struct IndexView {
 Status pack_csr(const ConvGeometry& geometry, IndexView indptr, IndexView indices,
                 const float* values, std::int64_t nnz, const PackOptions& options,
                 WeightsPtr* weights);
-// Blocks of block_rows x block_columns, values [block][row][column]; the last block row / column may
-// stick out over the matrix (its outside values are ignored).
+// Blocks of block_rows x block_columns, values [block][row][column]; the last block row / column
+// may stick out over the matrix (its outside values are ignored).
 Status pack_block_csr(const ConvGeometry& geometry, std::int32_t block_rows,
                       std::int32_t block_columns, IndexView indptr, IndexView indices,
                       const float* values, std::int64_t blocks, const PackOptions& options,
                       WeightsPtr* weights);
 // n of m along the columns: values [rows][ceil(columns / m)][n] and, for each, its position in the
 // group of m, `position_bits` (1, 2, 4 or 8) wide, packed from the low bit of the byte; every row
-// starts at a multiple of `row_align` bytes. Positions are < m, rise within a group, and one past the
-// last column carries the value 0.
+// starts at a multiple of `row_align` bytes. Positions are < m, rise within a group, and one past
+// the last column carries the value 0.
 Status pack_nm(const ConvGeometry& geometry, std::int32_t n, std::int32_t m, const float* values,
                const std::uint8_t* positions, std::size_t position_bytes, int position_bits,
                int row_align, const PackOptions& options, WeightsPtr* weights);

@@ -58,7 +58,8 @@ struct WeightsImpl final : Weights {
   std::uint32_t position(std::int64_t row, std::int64_t slot) const {
     const int bits = position_bits();
     const std::int64_t bit = slot * bits;
-    const std::uint8_t byte = positions[static_cast<std::size_t>(row * position_row_bytes() + bit / 8)];
+    const std::uint8_t byte =
+        positions[static_cast<std::size_t>(row * position_row_bytes() + bit / 8)];
     return (byte >> (bit % 8)) & ((1u << bits) - 1u);
   }
   void set_label();

@@ -59,8 +59,8 @@ class Random {
 
 }  // namespace testing
 
-#define TEST(name)                                              \
-  static void test_##name();                                    \
+#define TEST(name)                                                    \
+  static void test_##name();                                          \
   static const testing::Register register_##name(#name, test_##name); \
   static void test_##name()
 #define CHECK(condition) testing::check((condition), __FILE__, __LINE__, #condition)

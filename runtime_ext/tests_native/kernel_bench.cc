@@ -1,9 +1,14 @@
-// Per-layer speed of the kernels on the layers of ResNet-50: GFLOP/s of the non-zero weights and share
-// of the multiply-add peak of this core, measured in the same process. Batch 1, one thread, hot.
+// Per-layer speed of the kernels on the layers of ResNet-50: GFLOP/s of the non-zero weights and
+// share of the multiply-add peak of this core, measured in the same process. Batch 1, one thread,
+// hot.
 //
-//   kernel_bench [--kernel NAME] [--isa ISA] [--pattern u80|u90|u95|b80|b90|nm24|dense ...] [--quick]
-//                [--chain] [--layer TEXT | --custom IN,OUT,KERNEL,WIDTH[,HEIGHT[,COUNT[,STRIDE[,GROUPS]]]] ...] [--budget BYTES] [--vectors N] [--pack 0|1] [--no-code]
-//                [--pixels N] [--rows N] [--registers] [--no-shift] [--prefetch BYTES]     (generated kernels)
+//   kernel_bench [--kernel NAME] [--isa ISA] [--pattern u80|u90|u95|b80|b90|nm24|dense ...]
+//   [--quick]
+//                [--chain] [--layer TEXT | --custom
+//                IN,OUT,KERNEL,WIDTH[,HEIGHT[,COUNT[,STRIDE[,GROUPS]]]] ...] [--budget BYTES]
+//                [--vectors N] [--pack 0|1] [--no-code]
+//                [--pixels N] [--rows N] [--registers] [--no-shift] [--prefetch BYTES] (generated
+//                kernels)
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -31,14 +36,17 @@ struct Layer {
   int height = 0;  // rows, when not square
   int stride = 1, groups = 1;
   int rows() const { return height > 0 ? height : size; }
-  double out_pixels() const { return static_cast<double>((rows() + stride - 1) / stride) * ((size + stride - 1) / stride); }
+  double out_pixels() const {
+    return static_cast<double>((rows() + stride - 1) / stride) * ((size + stride - 1) / stride);
+  }
 };
 // light ResNet-50 (stride in the 1x1 of each stage's first block taken as already split).
 const Layer kLayers[] = {
-    {64, 256, 1, 56, 4},   {64, 64, 1, 56, 1},    {64, 64, 3, 56, 3},   {256, 64, 1, 56, 2},  {256, 512, 1, 28, 1},
-    {256, 128, 1, 28, 1},  {128, 128, 3, 28, 4},  {128, 512, 1, 28, 4}, {512, 128, 1, 28, 3}, {512, 1024, 1, 14, 1},
-    {512, 256, 1, 14, 1},  {256, 256, 3, 14, 6},  {256, 1024, 1, 14, 6}, {1024, 256, 1, 14, 5}, {1024, 2048, 1, 7, 1},
-    {1024, 512, 1, 7, 1},  {512, 512, 3, 7, 3},   {512, 2048, 1, 7, 3}, {2048, 512, 1, 7, 2}};
+    {64, 256, 1, 56, 4},   {64, 64, 1, 56, 1},    {64, 64, 3, 56, 3},    {256, 64, 1, 56, 2},
+    {256, 512, 1, 28, 1},  {256, 128, 1, 28, 1},  {128, 128, 3, 28, 4},  {128, 512, 1, 28, 4},
+    {512, 128, 1, 28, 3},  {512, 1024, 1, 14, 1}, {512, 256, 1, 14, 1},  {256, 256, 3, 14, 6},
+    {256, 1024, 1, 14, 6}, {1024, 256, 1, 14, 5}, {1024, 2048, 1, 7, 1}, {1024, 512, 1, 7, 1},
+    {512, 512, 3, 7, 3},   {512, 2048, 1, 7, 3},  {2048, 512, 1, 7, 2}};
 
 struct Options {
   const char* kernel = nullptr;
@@ -65,7 +73,8 @@ std::vector<float> make_weights(const Layer& layer, const std::string& pattern) 
     for (int c = 0; c < columns; ++c) {
       const bool keep = nm ? (c % m + r) % m < n : random.uniform() < density;
       for (int i = 0; i < height; ++i) {
-        w[static_cast<std::size_t>(r + i) * columns + c] = keep ? 0.1f * random.symmetric() + 0.001f : 0.0f;
+        w[static_cast<std::size_t>(r + i) * columns + c] =
+            keep ? 0.1f * random.symmetric() + 0.001f : 0.0f;
       }
     }
   }
@@ -80,7 +89,8 @@ struct Prepared {
 };
 
 float* align(std::vector<float>& v) {
-  return reinterpret_cast<float*>((reinterpret_cast<std::uintptr_t>(v.data()) + 63) & ~std::uintptr_t{63});
+  return reinterpret_cast<float*>((reinterpret_cast<std::uintptr_t>(v.data()) + 63) &
+                                  ~std::uintptr_t{63});
 }
 
 bool prepare(const Layer& layer, const std::string& pattern, const Options& o, Prepared* p) {
@@ -97,7 +107,8 @@ bool prepare(const Layer& layer, const std::string& pattern, const Options& o, P
   const std::vector<float> bias(static_cast<std::size_t>(layer.out), 0.01f);
   pack.bias = bias.data();
   Status status = pack_dense(g, DenseView{w.data(), g.columns(), 1}, pack, &weights);
-  const PlaneLayout layout = make_layout(layer.rows(), layer.size, conv_need(g, layer.rows(), layer.size));
+  const PlaneLayout layout =
+      make_layout(layer.rows(), layer.size, conv_need(g, layer.rows(), layer.size));
   PlanOptions options;
   options.isa = o.isa;
   options.kernel = o.kernel;
@@ -124,8 +135,8 @@ bool prepare(const Layer& layer, const std::string& pattern, const Options& o, P
   return true;
 }
 
-// The convolutions of the whole network one after the other on shared activation buffers: weights and
-// code come from wherever they are by then. Values do not flow through; times only.
+// The convolutions of the whole network one after the other on shared activation buffers: weights
+// and code come from wherever they are by then. Values do not flow through; times only.
 void run_chain(const Options& o) {
   for (const std::string& pattern : o.patterns) {
     std::vector<Prepared> chain;
@@ -137,13 +148,15 @@ void run_chain(const Options& o) {
         if (!prepare(layer, pattern, o, &chain.back())) return;
         of.push_back(&layer);
         const PlanPtr& plan = chain.back().plan;
-        most = std::max<std::int64_t>({most, plan->in_layout().buffer_floats(layer.in), plan->out_layout().buffer_floats(layer.out)});
+        most = std::max<std::int64_t>({most, plan->in_layout().buffer_floats(layer.in),
+                                       plan->out_layout().buffer_floats(layer.out)});
         chain.back().in = chain.back().out = {};
       }
     }
     std::vector<float> arena(static_cast<std::size_t>(3 * (most + 64)));
     for (float& v : arena) v = 0.5f;
-    float* base = reinterpret_cast<float*>((reinterpret_cast<std::uintptr_t>(arena.data()) + 63) & ~std::uintptr_t{63});
+    float* base = reinterpret_cast<float*>((reinterpret_cast<std::uintptr_t>(arena.data()) + 63) &
+                                           ~std::uintptr_t{63});
     std::int64_t bytes = 0, code = 0;
     double built = 0.0;
     for (std::size_t i = 0; i < chain.size(); ++i) {
@@ -166,8 +179,10 @@ void run_chain(const Options& o) {
       }
       best = std::min(best, before - start);
     }
-    std::printf("%-6s chain %7.3f ms; %.1f MB of weights and code (%.1f MB code), planned in %.0f ms\n", pattern.c_str(), best * 1e3,
-                static_cast<double>(bytes) / 1e6, static_cast<double>(code) / 1e6, built * 1e3);
+    std::printf(
+        "%-6s chain %7.3f ms; %.1f MB of weights and code (%.1f MB code), planned in %.0f ms\n",
+        pattern.c_str(), best * 1e3, static_cast<double>(bytes) / 1e6,
+        static_cast<double>(code) / 1e6, built * 1e3);
     for (const Layer& layer : o.layers) {
       double t = 0.0;
       const PlanInfo* info = nullptr;
@@ -176,8 +191,10 @@ void run_chain(const Options& o) {
         t += layer_time[i];
         info = &chain[i].plan->info();
       }
-      std::printf("    %dx%d %4d-%4d@%2d x%d  %7.3f ms  %6.1f GF/s  %s\n", layer.kernel, layer.kernel, layer.in, layer.out, layer.size,
-                  layer.count, t * 1e3, 2.0 * static_cast<double>(info->nnz) * layer.out_pixels() * layer.count / t / 1e9, info->kernel);
+      std::printf("    %dx%d %4d-%4d@%2d x%d  %7.3f ms  %6.1f GF/s  %s\n", layer.kernel,
+                  layer.kernel, layer.in, layer.out, layer.size, layer.count, t * 1e3,
+                  2.0 * static_cast<double>(info->nnz) * layer.out_pixels() * layer.count / t / 1e9,
+                  info->kernel);
     }
   }
 }
@@ -202,28 +219,46 @@ int main(int argc, char** argv) {
   for (int i = 1; i < argc; ++i) {
     const std::string a = argv[i];
     const char* next = i + 1 < argc ? argv[i + 1] : "";
-    if (a == "--kernel") o.kernel = next, ++i;
-    else if (a == "--layer") o.layer = next, ++i;
+    if (a == "--kernel")
+      o.kernel = next, ++i;
+    else if (a == "--layer")
+      o.layer = next, ++i;
     else if (a == "--custom") {
       Layer l{0, 0, 1, 1, 1};
-      if (std::sscanf(next, "%d,%d,%d,%d,%d,%d,%d,%d", &l.in, &l.out, &l.kernel, &l.size, &l.height, &l.count, &l.stride, &l.groups) < 4) return 2;
+      if (std::sscanf(next, "%d,%d,%d,%d,%d,%d,%d,%d", &l.in, &l.out, &l.kernel, &l.size, &l.height,
+                      &l.count, &l.stride, &l.groups) < 4)
+        return 2;
       if (o.layers.size() == std::size(kLayers)) o.layers.clear();
       o.layers.push_back(l);
       ++i;
-    } else if (a == "--isa") isa_from_name(next, &o.isa), ++i;
-    else if (a == "--pattern") o.patterns.push_back(next), ++i;
-    else if (a == "--budget") o.tuning.input_budget = std::atoll(next), ++i;
-    else if (a == "--vectors") o.tuning.max_vectors = std::atoi(next), ++i;
-    else if (a == "--pixels") o.tuning.pixels = std::atoi(next), ++i;
-    else if (a == "--rows") o.tuning.rows = std::atoi(next), ++i;
-    else if (a == "--prefetch") o.tuning.prefetch = std::atoi(next), ++i;
-    else if (a == "--pack") o.tuning.pack = std::atoi(next), ++i;
-    else if (a == "--no-shift") o.tuning.shift = false;
-    else if (a == "--registers") o.tuning.embedded = false;
-    else if (a == "--chain") o.chain = true;
-    else if (a == "--quick") o.seconds = 0.01;
-    else if (a == "--no-code") o.generate = false;
-    else return std::fprintf(stderr, "unknown option %s\n", argv[i]), 2;
+    } else if (a == "--isa")
+      isa_from_name(next, &o.isa), ++i;
+    else if (a == "--pattern")
+      o.patterns.push_back(next), ++i;
+    else if (a == "--budget")
+      o.tuning.input_budget = std::atoll(next), ++i;
+    else if (a == "--vectors")
+      o.tuning.max_vectors = std::atoi(next), ++i;
+    else if (a == "--pixels")
+      o.tuning.pixels = std::atoi(next), ++i;
+    else if (a == "--rows")
+      o.tuning.rows = std::atoi(next), ++i;
+    else if (a == "--prefetch")
+      o.tuning.prefetch = std::atoi(next), ++i;
+    else if (a == "--pack")
+      o.tuning.pack = std::atoi(next), ++i;
+    else if (a == "--no-shift")
+      o.tuning.shift = false;
+    else if (a == "--registers")
+      o.tuning.embedded = false;
+    else if (a == "--chain")
+      o.chain = true;
+    else if (a == "--quick")
+      o.seconds = 0.01;
+    else if (a == "--no-code")
+      o.generate = false;
+    else
+      return std::fprintf(stderr, "unknown option %s\n", argv[i]), 2;
   }
   if (o.patterns.empty()) o.patterns = {"u80", "u90", "u95", "b80", "b90", "nm24", "dense"};
   const double peak = peak_gflops(o.isa);
@@ -235,14 +270,17 @@ int main(int argc, char** argv) {
   std::printf("%-22s", "layer");
   for (const std::string& pattern : o.patterns) std::printf(" | %-15s", pattern.c_str());
   std::printf("\n");
-  std::vector<double> total(o.patterns.size(), 0.0), flops(o.patterns.size(), 0.0), built(o.patterns.size(), 0.0);
+  std::vector<double> total(o.patterns.size(), 0.0), flops(o.patterns.size(), 0.0),
+      built(o.patterns.size(), 0.0);
   std::vector<std::string> names(o.patterns.size());
   double dense_flops = 0.0;
   for (const Layer& layer : o.layers) {
     char name[64];
-    std::snprintf(name, sizeof name, "%dx%d %4d-%4d@%2d x%d", layer.kernel, layer.kernel, layer.in, layer.out, layer.size, layer.count);
+    std::snprintf(name, sizeof name, "%dx%d %4d-%4d@%2d x%d", layer.kernel, layer.kernel, layer.in,
+                  layer.out, layer.size, layer.count);
     if (o.layer != nullptr && std::strstr(name, o.layer) == nullptr) continue;
-    dense_flops += 2.0 * layer.in / layer.groups * layer.out * layer.kernel * layer.kernel * layer.out_pixels() * layer.count;
+    dense_flops += 2.0 * layer.in / layer.groups * layer.out * layer.kernel * layer.kernel *
+                   layer.out_pixels() * layer.count;
     std::printf("%-22s", name);
     for (std::size_t i = 0; i < o.patterns.size(); ++i) {
       Prepared p;
@@ -259,9 +297,12 @@ int main(int argc, char** argv) {
     std::printf("\n");
   }
   for (std::size_t i = 0; i < o.patterns.size(); ++i) {
-    std::printf("%-6s sum %7.3f ms  %6.1f GF/s (%4.1f%% of peak), dense-equivalent %7.1f GF/s, planned in %.0f ms  %s\n",
-                o.patterns[i].c_str(), total[i] * 1e3, flops[i] / total[i] / 1e9, 100.0 * flops[i] / total[i] / 1e9 / peak,
-                dense_flops / total[i] / 1e9, built[i] * 1e3, names[i].c_str());
+    std::printf(
+        "%-6s sum %7.3f ms  %6.1f GF/s (%4.1f%% of peak), dense-equivalent %7.1f GF/s, planned in "
+        "%.0f ms  %s\n",
+        o.patterns[i].c_str(), total[i] * 1e3, flops[i] / total[i] / 1e9,
+        100.0 * flops[i] / total[i] / 1e9 / peak, dense_flops / total[i] / 1e9, built[i] * 1e3,
+        names[i].c_str());
   }
   return 0;
 }

@@ -1,5 +1,5 @@
-// kernel_tests [--deny-exec] [TEXT]: runs all tests, or those whose name contains TEXT. --deny-exec asks
-// the system to refuse executable memory first, as hardened hosts do (Linux 6.3 or newer).
+// kernel_tests [--deny-exec] [TEXT]: runs all tests, or those whose name contains TEXT. --deny-exec
+// asks the system to refuse executable memory first, as hardened hosts do (Linux 6.3 or newer).
 #include <chrono>
 #include <cstring>
 
@@ -38,8 +38,8 @@ int main(int argc, char** argv) {
     const long failed = testing::failures(), checked = testing::checks();
     test.run();
     const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
-    std::printf("%-32s %8ld checks %6.2f s  %s\n", test.name, testing::checks() - checked, taken.count(),
-                testing::failures() == failed ? "ok" : "FAILED");
+    std::printf("%-32s %8ld checks %6.2f s  %s\n", test.name, testing::checks() - checked,
+                taken.count(), testing::failures() == failed ? "ok" : "FAILED");
   }
   std::printf("%ld checks, %ld failures\n", testing::checks(), testing::failures());
   return testing::failures() == 0 && testing::checks() > 0 ? 0 : 1;

@@ -15,22 +15,26 @@ inline double peak_gflops(onnxprune::kernels::Isa isa) {
     const auto start = std::chrono::steady_clock::now();
     double lanes = 4;
 #if defined(__x86_64__)
-#define CLOBBERS \
-  "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", "xmm11", "xmm12", "cc"
+#define CLOBBERS                                                                           \
+  "xmm0", "xmm1", "xmm2", "xmm3", "xmm4", "xmm5", "xmm6", "xmm7", "xmm8", "xmm9", "xmm10", \
+      "xmm11", "xmm12", "cc"
 #define TWELVE(X) X(0) X(1) X(2) X(3) X(4) X(5) X(6) X(7) X(8) X(9) X(10) X(11)
     if (isa == Isa::avx512) {
       lanes = 16;
 #define FMA(i) "vfmadd231ps %%zmm12,%%zmm12,%%zmm" #i "\n"
-      __asm__ volatile("vpxord %%zmm12,%%zmm12,%%zmm12\n1:\n" TWELVE(FMA) "dec %0\njnz 1b\n" : "+r"(n)::CLOBBERS);
+      __asm__ volatile("vpxord %%zmm12,%%zmm12,%%zmm12\n1:\n" TWELVE(FMA) "dec %0\njnz 1b\n"
+                       : "+r"(n)::CLOBBERS);
 #undef FMA
     } else if (isa == Isa::avx2) {
       lanes = 8;
 #define FMA(i) "vfmadd231ps %%ymm12,%%ymm12,%%ymm" #i "\n"
-      __asm__ volatile("vxorps %%ymm12,%%ymm12,%%ymm12\n1:\n" TWELVE(FMA) "dec %0\njnz 1b\n" : "+r"(n)::CLOBBERS);
+      __asm__ volatile("vxorps %%ymm12,%%ymm12,%%ymm12\n1:\n" TWELVE(FMA) "dec %0\njnz 1b\n"
+                       : "+r"(n)::CLOBBERS);
 #undef FMA
     } else {  // baseline: a multiplication and an addition
 #define FMA(i) "mulps %%xmm12,%%xmm12\naddps %%xmm12,%%xmm" #i "\n"
-      __asm__ volatile("xorps %%xmm12,%%xmm12\n1:\n" TWELVE(FMA) "dec %0\njnz 1b\n" : "+r"(n)::CLOBBERS);
+      __asm__ volatile("xorps %%xmm12,%%xmm12\n1:\n" TWELVE(FMA) "dec %0\njnz 1b\n"
+                       : "+r"(n)::CLOBBERS);
 #undef FMA
     }
 #undef TWELVE

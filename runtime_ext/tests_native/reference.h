@@ -31,9 +31,9 @@ inline double activate(const Epilogue& e, double x) {
 }
 
 // NCHW convolution; `magnitude` receives sum |w x| + |b| for each output (the scale of rounding).
-inline void convolve(const ConvGeometry& g, int images, int height, int width, const float* x, const float* w,
-                     const float* bias, const Epilogue& e, const float* residual, std::vector<double>* y,
-                     std::vector<double>* magnitude) {
+inline void convolve(const ConvGeometry& g, int images, int height, int width, const float* x,
+                     const float* w, const float* bias, const Epilogue& e, const float* residual,
+                     std::vector<double>* y, std::vector<double>* magnitude) {
   const int oh = g.out_height(height), ow = g.out_width(width);
   const int in_group = g.in_channels / g.groups, out_group = g.out_channels / g.groups;
   y->assign(static_cast<std::size_t>(images) * g.out_channels * oh * ow, 0.0);
@@ -50,9 +50,13 @@ inline void convolve(const ConvGeometry& g, int images, int height, int width, c
                 const int iy = oy * g.stride_h + ky * g.dilation_h - g.pad_top;
                 const int ix = ox * g.stride_w + kx * g.dilation_w - g.pad_left;
                 if (iy < 0 || ix < 0 || iy >= height || ix >= width) continue;
-                const std::size_t channel = static_cast<std::size_t>(n) * g.in_channels + m / out_group * in_group + c;
-                const double v = static_cast<double>(x[(channel * height + iy) * width + ix]) *
-                                 w[((static_cast<std::size_t>(m) * in_group + c) * g.kernel_h + ky) * g.kernel_w + kx];
+                const std::size_t channel =
+                    static_cast<std::size_t>(n) * g.in_channels + m / out_group * in_group + c;
+                const double v =
+                    static_cast<double>(x[(channel * height + iy) * width + ix]) *
+                    w[((static_cast<std::size_t>(m) * in_group + c) * g.kernel_h + ky) *
+                          g.kernel_w +
+                      kx];
                 sum += v;
                 size += std::fabs(v);
               }

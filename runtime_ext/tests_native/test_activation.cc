@@ -13,23 +13,29 @@ using namespace onnxprune::kernels;
 void check_activation(Isa isa, Activation activation, float low, float high) {
   Epilogue e;
   e.activation = activation;
-  e.alpha = activation == Activation::clip ? -1.5f : activation == Activation::hard_sigmoid ? 0.2f : 0.01f;
+  e.alpha = activation == Activation::clip           ? -1.5f
+            : activation == Activation::hard_sigmoid ? 0.2f
+                                                     : 0.01f;
   e.beta = activation == Activation::clip ? 2.5f : 0.5f;
   const int count = 200003;  // not a multiple of any vector
   std::vector<float> x(static_cast<std::size_t>(count)), y(x.size());
-  for (int i = 0; i < count; ++i) x[i] = low + (high - low) * static_cast<float>(i) / static_cast<float>(count - 1);
+  for (int i = 0; i < count; ++i)
+    x[i] = low + (high - low) * static_cast<float>(i) / static_cast<float>(count - 1);
   for (int i = 0; i < 200; ++i) x[i] = std::ldexp(i % 2 ? 1.3f : -1.7f, -i / 2);  // tiny ones too
   ops_table(isa).affine(e, x.data(), 1.0f, 0.0f, y.data(), nullptr, count);
   double worst = 0.0;
   float where = 0.0f;
   for (int i = 0; i < count; ++i) {
     const double want = reference::activate(e, x[i]);
-    // Tails whose factors reach the denormal range may become zero; hard_sigmoid and hard_swish cross
-    // zero away from x = 0, where rounding of the sum is what is left; the left tail of the tanh form
-    // magnifies the rounding of its cubic argument (1 + tanh would be zero there).
-    const bool crosses = activation == Activation::hard_sigmoid || activation == Activation::hard_swish;
+    // Tails whose factors reach the denormal range may become zero; hard_sigmoid and hard_swish
+    // cross zero away from x = 0, where rounding of the sum is what is left; the left tail of the
+    // tanh form magnifies the rounding of its cubic argument (1 + tanh would be zero there).
+    const bool crosses =
+        activation == Activation::hard_sigmoid || activation == Activation::hard_swish;
     if (std::fabs(want) < 1e-31 && std::fabs(y[i] - want) < 2e-37) continue;
-    const double least = crosses ? 0.25 : activation == Activation::gelu_tanh ? 1e-3 * std::fabs(x[i]) : 1e-38;
+    const double least = crosses                               ? 0.25
+                         : activation == Activation::gelu_tanh ? 1e-3 * std::fabs(x[i])
+                                                               : 1e-38;
     const double error = std::fabs(y[i] - want) / std::fmax(std::fabs(want), least);
     if (!(error <= worst)) {
       worst = error;
@@ -37,20 +43,25 @@ void check_activation(Isa isa, Activation activation, float low, float high) {
     }
   }
   char text[160];
-  std::snprintf(text, sizeof text, "%s on %s: relative error %.3g at %g", activation_name(activation), isa_name(isa), worst, where);
+  std::snprintf(text, sizeof text, "%s on %s: relative error %.3g at %g",
+                activation_name(activation), isa_name(isa), worst, where);
   CHECK_SAY(worst <= 1e-6, text);
 
-  const float nan = std::numeric_limits<float>::quiet_NaN(), infinity = std::numeric_limits<float>::infinity();
+  const float nan = std::numeric_limits<float>::quiet_NaN(),
+              infinity = std::numeric_limits<float>::infinity();
   float special[17] = {nan, infinity, -infinity, 0.0f, -0.0f, 3e38f, -3e38f, 90.0f, -90.0f, 1e-40f};
   ops_table(isa).affine(e, special, 1.0f, 0.0f, special, nullptr, 17);
-  std::snprintf(text, sizeof text, "%s on %s: NaN is lost", activation_name(activation), isa_name(isa));
+  std::snprintf(text, sizeof text, "%s on %s: NaN is lost", activation_name(activation),
+                isa_name(isa));
   const bool clamps = activation == Activation::hard_sigmoid;
   CHECK_SAY(clamps || std::isnan(special[0]), text);
-  std::snprintf(text, sizeof text, "%s on %s: infinity gives %g", activation_name(activation), isa_name(isa), special[1]);
+  std::snprintf(text, sizeof text, "%s on %s: infinity gives %g", activation_name(activation),
+                isa_name(isa), special[1]);
   const double limit = reference::activate(e, 3e38);
   CHECK_SAY(std::isinf(special[1]) || std::fabs(special[1] - limit) < 1e-6, text);
   const double low_limit = reference::activate(e, -3e38);
-  std::snprintf(text, sizeof text, "%s on %s: -3e38 gives %g", activation_name(activation), isa_name(isa), special[6]);
+  std::snprintf(text, sizeof text, "%s on %s: -3e38 gives %g", activation_name(activation),
+                isa_name(isa), special[6]);
   CHECK_SAY(std::fabs(special[6] - low_limit) <= 1e-6 * std::fabs(low_limit), text);
   CHECK(!std::isnan(special[3]) && std::fabs(special[3] - reference::activate(e, 0.0)) < 1e-7);
 }

@@ -28,7 +28,8 @@ struct Case {
 std::vector<float> make_weights(const Case& c, Random* random) {
   const int rows = c.g.out_channels, columns = static_cast<int>(c.g.columns());
   std::vector<float> w(static_cast<std::size_t>(rows) * columns);
-  std::vector<char> row_on(static_cast<std::size_t>(rows)), column_on(static_cast<std::size_t>(columns));
+  std::vector<char> row_on(static_cast<std::size_t>(rows)),
+      column_on(static_cast<std::size_t>(columns));
   for (char& on : row_on) on = random->uniform() < 0.7f;
   for (char& on : column_on) on = random->uniform() < 0.7f;
   for (int r = 0; r < rows; ++r) {
@@ -52,12 +53,14 @@ std::vector<float> make_weights(const Case& c, Random* random) {
 std::string describe(const Case& c, const char* kernel) {
   char text[400];
   std::snprintf(text, sizeof text,
-                "%s: %d x [%d,%d,%d] -> %d, groups %d, kernel %dx%d, stride %dx%d, dilation %dx%d, pads %d %d %d %d, "
+                "%s: %d x [%d,%d,%d] -> %d, groups %d, kernel %dx%d, stride %dx%d, dilation %dx%d, "
+                "pads %d %d %d %d, "
                 "zeros %d, density %.2f, %s residual %d, threads %d",
-                kernel, c.images, c.g.in_channels, c.height, c.width, c.g.out_channels, c.g.groups, c.g.kernel_h,
-                c.g.kernel_w, c.g.stride_h, c.g.stride_w, c.g.dilation_h, c.g.dilation_w, c.g.pad_top, c.g.pad_left,
-                c.g.pad_bottom, c.g.pad_right, static_cast<int>(c.zeros), c.density,
-                activation_name(c.epilogue.activation), static_cast<int>(c.epilogue.residual), c.threads);
+                kernel, c.images, c.g.in_channels, c.height, c.width, c.g.out_channels, c.g.groups,
+                c.g.kernel_h, c.g.kernel_w, c.g.stride_h, c.g.stride_w, c.g.dilation_h,
+                c.g.dilation_w, c.g.pad_top, c.g.pad_left, c.g.pad_bottom, c.g.pad_right,
+                static_cast<int>(c.zeros), c.density, activation_name(c.epilogue.activation),
+                static_cast<int>(c.epilogue.residual), c.threads);
   return text;
 }
 
@@ -96,7 +99,8 @@ struct Problem {
   std::vector<double> expected, magnitude;
 };
 
-void run_case(const Case& c, const Problem& problem, Isa isa, const char* kernel, const Tuning& tuning = {}) {
+void run_case(const Case& c, const Problem& problem, Isa isa, const char* kernel,
+              const Tuning& tuning = {}) {
   const std::vector<float>& x = problem.x;
   const std::vector<float>& residual = problem.residual;
   const std::vector<double>& expected = problem.expected;
@@ -116,12 +120,14 @@ void run_case(const Case& c, const Problem& problem, Isa isa, const char* kernel
   Buffer input(in.buffer_floats(c.g.in_channels, c.images), kCanary);
   Buffer output(out.buffer_floats(c.g.out_channels, c.images), kCanary);
   Buffer added(out.buffer_floats(c.g.out_channels, c.images), kCanary);
-  const std::int64_t in_image = in.image_floats(c.g.in_channels), out_image = out.image_floats(c.g.out_channels);
+  const std::int64_t in_image = in.image_floats(c.g.in_channels),
+                     out_image = out.image_floats(c.g.out_channels);
   const std::size_t in_pixels = static_cast<std::size_t>(c.height) * c.width * c.g.in_channels;
   const std::size_t out_pixels = static_cast<std::size_t>(oh) * ow * c.g.out_channels;
   for (int n = 0; n < c.images; ++n) {
     import_nchw(x.data() + n * in_pixels, in, input.data() + n * in_image, 0, c.g.in_channels);
-    import_nchw(residual.data() + n * out_pixels, out, added.data() + n * out_image, 0, c.g.out_channels);
+    import_nchw(residual.data() + n * out_pixels, out, added.data() + n * out_image, 0,
+                c.g.out_channels);
   }
   RunArgs args;
   args.in = input.data();
@@ -162,7 +168,8 @@ void run_case(const Case& c, const Problem& problem, Isa isa, const char* kernel
   double worst = 0.0;
   for (std::size_t i = 0; i < y.size(); ++i) {
     if (!stored[i % stored.size()]) continue;
-    const double error = std::fabs(y[i] - expected[i]) / (magnitude[i] + std::fabs(expected[i]) + 1e-3);
+    const double error =
+        std::fabs(y[i] - expected[i]) / (magnitude[i] + std::fabs(expected[i]) + 1e-3);
     if (!(error <= worst)) worst = error;
   }
   CHECK_SAY(worst <= 3e-6, what + ": error " + std::to_string(worst));
@@ -180,8 +187,8 @@ Problem make_problem(const Case& c, std::uint64_t seed) {
   for (float& v : problem.residual) v = random.symmetric();
   std::vector<float> bias(static_cast<std::size_t>(c.g.out_channels));
   for (float& v : bias) v = random.symmetric();
-  reference::convolve(c.g, c.images, c.height, c.width, problem.x.data(), w.data(), bias.data(), c.epilogue,
-                      problem.residual.data(), &problem.expected, &problem.magnitude);
+  reference::convolve(c.g, c.images, c.height, c.width, problem.x.data(), w.data(), bias.data(),
+                      c.epilogue, problem.residual.data(), &problem.expected, &problem.magnitude);
   PackOptions pack;
   pack.bias = bias.data();
   pack.storage = c.storage;
@@ -222,7 +229,9 @@ Epilogue random_epilogue(Random* random) {
   Epilogue e;
   e.activation = static_cast<Activation>(random->below(11));
   e.residual = static_cast<Residual>(random->below(3));
-  e.alpha = e.activation == Activation::leaky_relu ? 0.1f : e.activation == Activation::clip ? -0.25f : 0.2f;
+  e.alpha = e.activation == Activation::leaky_relu ? 0.1f
+            : e.activation == Activation::clip     ? -0.25f
+                                                   : 0.2f;
   e.beta = e.activation == Activation::clip ? 0.75f : 0.5f;
   return e;
 }
@@ -234,7 +243,8 @@ TEST(conv_named_shapes) {
   for (const int channels : {1, 3, 5, 17}) {
     for (const int size : {1, 7, 13}) {
       for (const int kernel : {1, 3, 5}) {
-        check_case(conv(channels, 2 * channels + 1, size, size, kernel, kernel, kernel / 2), seed++);
+        check_case(conv(channels, 2 * channels + 1, size, size, kernel, kernel, kernel / 2),
+                   seed++);
       }
     }
   }
@@ -243,15 +253,17 @@ TEST(conv_named_shapes) {
   check_case(wide, seed++);
   Case tall = conv(6, 9, 11, 8, 5, 1, 0);
   check_case(tall, seed++);
-  for (int tail = 1; tail <= 48; ++tail) check_case(conv(7, 12, 1, tail, 1, 1, 0), seed++);  // all vector tails
+  for (int tail = 1; tail <= 48; ++tail)
+    check_case(conv(7, 12, 1, tail, 1, 1, 0), seed++);  // all vector tails
 }
 
 TEST(conv_zero_patterns) {
   std::uint64_t seed = 1000;
-  for (const Zeros zeros : {Zeros::random, Zeros::none, Zeros::all, Zeros::blocks4, Zeros::blocks8, Zeros::n2m4,
-                            Zeros::rows_and_columns}) {
+  for (const Zeros zeros : {Zeros::random, Zeros::none, Zeros::all, Zeros::blocks4, Zeros::blocks8,
+                            Zeros::n2m4, Zeros::rows_and_columns}) {
     for (const int kernel : {1, 3}) {
-      for (const Storage storage : {Storage::automatic, Storage::csr, Storage::block, Storage::dense}) {
+      for (const Storage storage :
+           {Storage::automatic, Storage::csr, Storage::block, Storage::dense}) {
         Case c = conv(24, 34, 10, 11, kernel, kernel, kernel / 2);
         c.zeros = zeros;
         c.density = 0.12;
@@ -353,7 +365,10 @@ TEST(conv_random) {
     c.epilogue = random_epilogue(&random);
     c.threads = random.between(1, 3);
     switch (random.below(4)) {  // what the consumer of the output wants
-      case 0: c.out_need.top = c.out_need.left = c.out_need.bottom = c.out_need.right = random.between(0, 2); break;
+      case 0:
+        c.out_need.top = c.out_need.left = c.out_need.bottom = c.out_need.right =
+            random.between(0, 2);
+        break;
       case 1:
         c.out_need.stride_h = random.between(1, 2);
         c.out_need.stride_w = 2;
@@ -383,7 +398,8 @@ TEST(conv_rejects_what_does_not_fit) {
   const PlaneLayout bare = make_layout(4, 4), padded = make_layout(4, 4, conv_need(g, 4, 4));
   PlanPtr plan;
   CHECK(make_plan(*weights, bare, padded, PlanOptions{}, &plan).code == Code::unsupported);
-  CHECK(make_plan(*weights, padded, make_layout(5, 4), PlanOptions{}, &plan).code == Code::invalid_argument);
+  CHECK(make_plan(*weights, padded, make_layout(5, 4), PlanOptions{}, &plan).code ==
+        Code::invalid_argument);
   PlanOptions unknown;
   unknown.kernel = "no_such_kernel";
   CHECK(make_plan(*weights, padded, padded, unknown, &plan).code == Code::unsupported);
@@ -391,16 +407,20 @@ TEST(conv_rejects_what_does_not_fit) {
 }
 
 TEST(conv_tunings) {
-  // Every kernel with its inner sizes forced: packing, small column blocks, short tiles, the register
-  // shapes of generated code, code prefetch.
+  // Every kernel with its inner sizes forced: packing, small column blocks, short tiles, the
+  // register shapes of generated code, code prefetch.
   Random random(91);
   std::size_t count = 0;
   const KernelEntry* kernels = kernel_list(&count);
   for (int i = 0; i < 60; ++i) {
-    Case c = conv(random.between(1, 70), random.between(1, 40), random.between(1, 12), random.between(1, 30), 1, 1, 0);
-    if (i % 2) c.g.kernel_h = c.g.kernel_w = 3, c.g.pad_top = c.g.pad_left = c.g.pad_bottom = c.g.pad_right = 1;
+    Case c = conv(random.between(1, 70), random.between(1, 40), random.between(1, 12),
+                  random.between(1, 30), 1, 1, 0);
+    if (i % 2)
+      c.g.kernel_h = c.g.kernel_w = 3,
+      c.g.pad_top = c.g.pad_left = c.g.pad_bottom = c.g.pad_right = 1;
     if (i % 5 == 0) c.g.stride_h = c.g.stride_w = 2;
-    if (i % 7 == 0) c.out_need.stride_h = c.out_need.stride_w = 2, c.out_need.phase_mask = 15;  // through scratch
+    if (i % 7 == 0)
+      c.out_need.stride_h = c.out_need.stride_w = 2, c.out_need.phase_mask = 15;  // through scratch
     c.zeros = static_cast<Zeros>(random.below(7));
     c.density = random.uniform() * 0.6;
     c.images = random.between(1, 2);
@@ -409,7 +429,9 @@ TEST(conv_tunings) {
     const Problem problem = make_problem(c, 7000 + static_cast<std::uint64_t>(i));
     if (problem.weights == nullptr) continue;
     for (std::size_t k = 0; k < count; ++k) {
-      if (!isa_supported(kernels[k].isa) || (kernels[k].generated && !code_generation_available(nullptr))) continue;
+      if (!isa_supported(kernels[k].isa) ||
+          (kernels[k].generated && !code_generation_available(nullptr)))
+        continue;
       Tuning tuning;
       tuning.pack = random.below(2);
       tuning.input_budget = 1 << random.between(8, 15);
@@ -430,7 +452,8 @@ TEST(conv_without_generated_code) {
   const bool available = code_generation_available(&reason);
   CHECK(available == (reason[0] == 0));
   const char* wish = std::getenv("ONNXPRUNE_JIT");
-  if (testing::executable_memory_denied() || (wish != nullptr && std::strcmp(wish, "0") == 0)) CHECK(!available);
+  if (testing::executable_memory_denied() || (wish != nullptr && std::strcmp(wish, "0") == 0))
+    CHECK(!available);
   Case c = conv(64, 64, 12, 12, 3, 3, 1);
   c.density = 0.15;
   const Problem problem = make_problem(c, 9000);

@@ -37,13 +37,16 @@ struct Listing {
 // The operands of every instruction, over all registers, bases and displacement forms.
 void all_forms(Listing* l) {
   Encoder& e = l->encoder;
-  const std::int32_t displacements[] = {0, 4, -4, 64, 508, -512, 512, 8128, 8192, -8192, 8256, 100000, -100000, 1 << 30};
-  const Gp bases[] = {Gp::rax, Gp::rcx, Gp::rdx, Gp::rbx, Gp::rbp, Gp::rsi, Gp::rdi, Gp::r8, Gp::r9, Gp::r10, Gp::r11, Gp::r13, Gp::r15};
+  const std::int32_t displacements[] = {0,    4,    -4,    64,   508,    -512,    512,
+                                        8128, 8192, -8192, 8256, 100000, -100000, 1 << 30};
+  const Gp bases[] = {Gp::rax, Gp::rcx, Gp::rdx, Gp::rbx, Gp::rbp, Gp::rsi, Gp::rdi,
+                      Gp::r8,  Gp::r9,  Gp::r10, Gp::r11, Gp::r13, Gp::r15};
   testing::Random random(1);
   for (int round = 0; round < 600; ++round) {
     const bool wide = round % 2 == 0;
     const int regs = wide ? 32 : 16;
-    const int a = random.below(regs), b = random.below(regs), c = random.below(regs), k = random.between(1, 7);
+    const int a = random.below(regs), b = random.below(regs), c = random.below(regs),
+              k = random.between(1, 7);
     const Mem m{bases[random.below(13)], displacements[random.below(14)]};
     const std::string A = vector_name(wide, a), B = vector_name(wide, b), C = vector_name(wide, c);
     const std::string size = wide ? "ZMMWORD PTR " : "YMMWORD PTR ";
@@ -95,7 +98,8 @@ void all_forms(Listing* l) {
     l->say("mov " + G + "," + H);
     const std::int32_t value = displacements[random.below(14)];
     char number[32];
-    std::snprintf(number, sizeof number, "0x%llx", static_cast<unsigned long long>(static_cast<std::int64_t>(value)));
+    std::snprintf(number, sizeof number, "0x%llx",
+                  static_cast<unsigned long long>(static_cast<std::int64_t>(value)));
     e.add(g, value);
     l->say("add " + G + "," + number);
     e.decrement(g);
@@ -127,7 +131,8 @@ std::string normalised(const std::string& line) {
   while (!out.empty() && out.back() == ' ') out.pop_back();
   for (const char* gone : {"{1to16}", "+0x0]"}) {
     const std::size_t at = out.find(gone);
-    if (at != std::string::npos) out.replace(at, std::string(gone).size(), gone[0] == '+' ? "]" : "");
+    if (at != std::string::npos)
+      out.replace(at, std::string(gone).size(), gone[0] == '+' ? "]" : "");
   }
   return out;
 }
@@ -142,9 +147,16 @@ TEST(encoder_against_disassembler) {
     std::printf("  objdump not found: encodings not compared\n");
     return;
   }
-  const std::string path = std::string(std::getenv("TMPDIR") != nullptr ? std::getenv("TMPDIR") : "/tmp") + "/onnxprune_encoder.bin";
-  std::ofstream(path, std::ios::binary).write(reinterpret_cast<const char*>(listing.code.data()), static_cast<std::streamsize>(listing.encoder.size()));
-  FILE* pipe = popen(("objdump -D -b binary -m i386:x86-64 -M intel --no-show-raw-insn " + path + " 2>/dev/null").c_str(), "r");
+  const std::string path =
+      std::string(std::getenv("TMPDIR") != nullptr ? std::getenv("TMPDIR") : "/tmp") +
+      "/onnxprune_encoder.bin";
+  std::ofstream(path, std::ios::binary)
+      .write(reinterpret_cast<const char*>(listing.code.data()),
+             static_cast<std::streamsize>(listing.encoder.size()));
+  FILE* pipe = popen(
+      ("objdump -D -b binary -m i386:x86-64 -M intel --no-show-raw-insn " + path + " 2>/dev/null")
+          .c_str(),
+      "r");
   if (!CHECK(pipe != nullptr)) return;
   char line[512];
   std::size_t next = 0;

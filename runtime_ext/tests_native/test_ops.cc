@@ -40,10 +40,14 @@ bool only_pixels_differ(const PlaneLayout& l, std::vector<float> plane) {
 TEST(move_round_trips) {
   Random random(5);
   for (int i = 0; i < 300; ++i) {
-    const int height = random.between(1, 19), width = random.between(1, 37), channels = random.between(1, 5);
-    const PlaneLayout a = make_layout(height, width, random_need(&random)), b = make_layout(height, width, random_need(&random));
-    const std::vector<float> image = random_floats(static_cast<std::size_t>(channels) * height * width, &random);
-    std::vector<float> in_a(static_cast<std::size_t>(a.buffer_floats(channels)), 7.0f), in_b(static_cast<std::size_t>(b.buffer_floats(channels)), 7.0f);
+    const int height = random.between(1, 19), width = random.between(1, 37),
+              channels = random.between(1, 5);
+    const PlaneLayout a = make_layout(height, width, random_need(&random)),
+                      b = make_layout(height, width, random_need(&random));
+    const std::vector<float> image =
+        random_floats(static_cast<std::size_t>(channels) * height * width, &random);
+    std::vector<float> in_a(static_cast<std::size_t>(a.buffer_floats(channels)), 7.0f),
+        in_b(static_cast<std::size_t>(b.buffer_floats(channels)), 7.0f);
     std::vector<float> back(image.size());
     import_nchw(image.data(), a, in_a.data(), 0, channels);
     convert_planes(a, in_a.data(), b, in_b.data(), 0, channels);
@@ -62,13 +66,18 @@ TEST(move_tokens) {
   for (const int tokens : {1, 5, 16, 33}) {
     for (const int features : {1, 16, 37}) {
       const PlaneLayout l = make_layout(1, tokens);
-      const std::vector<float> rows = random_floats(static_cast<std::size_t>(tokens) * features, &random);
-      std::vector<float> planes(static_cast<std::size_t>(l.buffer_floats(features)), 9.0f), back(rows.size());
+      const std::vector<float> rows =
+          random_floats(static_cast<std::size_t>(tokens) * features, &random);
+      std::vector<float> planes(static_cast<std::size_t>(l.buffer_floats(features)), 9.0f),
+          back(rows.size());
       import_tokens(rows.data(), features, l, planes.data(), 0, features);
-      CHECK(planes[static_cast<std::size_t>(l.plane_stride * (features - 1) + l.lead + tokens - 1)] == rows.back());
+      CHECK(
+          planes[static_cast<std::size_t>(l.plane_stride * (features - 1) + l.lead + tokens - 1)] ==
+          rows.back());
       export_tokens(l, planes.data(), back.data(), features, 0, features);
       CHECK(back == rows);
-      CHECK(only_pixels_differ(l, std::vector<float>(planes.begin(), planes.begin() + l.plane_stride)));
+      CHECK(only_pixels_differ(
+          l, std::vector<float>(planes.begin(), planes.begin() + l.plane_stride)));
     }
   }
 }
@@ -101,18 +110,24 @@ TEST(pooling) {
     const int height = random.between(1, 17), width = random.between(1, 40);
     const int oh = g.out_height(height), ow = g.out_width(width), channels = g.in_channels;
     if (oh < 1 || ow < 1) continue;
-    const PlaneLayout in = make_layout(height, width, conv_need(g, height, width)), out = make_layout(oh, ow, random_need(&random));
-    std::vector<float> image = random_floats(static_cast<std::size_t>(channels) * height * width, &random);
+    const PlaneLayout in = make_layout(height, width, conv_need(g, height, width)),
+                      out = make_layout(oh, ow, random_need(&random));
+    std::vector<float> image =
+        random_floats(static_cast<std::size_t>(channels) * height * width, &random);
     for (float& v : image) v -= 2.0f;  // all negative: zero padding must not win
-    std::vector<float> source(static_cast<std::size_t>(in.buffer_floats(channels))), target(static_cast<std::size_t>(out.buffer_floats(channels)), 5.0f);
+    std::vector<float> source(static_cast<std::size_t>(in.buffer_floats(channels))),
+        target(static_cast<std::size_t>(out.buffer_floats(channels)), 5.0f);
     import_nchw(image.data(), in, source.data(), 0, channels);
     std::vector<float> got(static_cast<std::size_t>(channels) * oh * ow);
     for (int kind = 0; kind < 3; ++kind) {
-      const Status status = kind == 0 ? max_pool(g, in, source.data(), out, target.data(), 0, channels)
-                                      : average_pool(g, kind == 1, in, source.data(), out, target.data(), 0, channels);
+      const Status status =
+          kind == 0
+              ? max_pool(g, in, source.data(), out, target.data(), 0, channels)
+              : average_pool(g, kind == 1, in, source.data(), out, target.data(), 0, channels);
       if (!CHECK_SAY(status.ok(), status.message)) continue;
       export_nchw(out, target.data(), got.data(), 0, channels);
-      CHECK(only_pixels_differ(out, std::vector<float>(target.begin(), target.begin() + out.plane_stride)));
+      CHECK(only_pixels_differ(
+          out, std::vector<float>(target.begin(), target.begin() + out.plane_stride)));
       bool right = true;
       for (int c = 0; c < channels; ++c) {
         for (int y = 0; y < oh; ++y) {
@@ -121,7 +136,8 @@ TEST(pooling) {
             int count = 0;
             for (int ky = 0; ky < g.kernel_h; ++ky) {
               for (int kx = 0; kx < g.kernel_w; ++kx) {
-                const int iy = y * g.stride_h + ky * g.dilation_h - g.pad_top, ix = x * g.stride_w + kx * g.dilation_w - g.pad_left;
+                const int iy = y * g.stride_h + ky * g.dilation_h - g.pad_top,
+                          ix = x * g.stride_w + kx * g.dilation_w - g.pad_left;
                 if (iy < 0 || ix < 0 || iy >= height || ix >= width) continue;
                 const double v = image[(static_cast<std::size_t>(c) * height + iy) * width + ix];
                 best = std::fmax(best, v);
@@ -130,8 +146,10 @@ TEST(pooling) {
               }
             }
             if (count == 0) continue;  // a window of padding only: undefined in ONNX
-            const double want = kind == 0 ? best : total / (kind == 1 ? g.kernel_h * g.kernel_w : count);
-            right = right && std::fabs(got[(static_cast<std::size_t>(c) * oh + y) * ow + x] - want) < 1e-5;
+            const double want =
+                kind == 0 ? best : total / (kind == 1 ? g.kernel_h * g.kernel_w : count);
+            right = right &&
+                    std::fabs(got[(static_cast<std::size_t>(c) * oh + y) * ow + x] - want) < 1e-5;
           }
         }
       }
@@ -143,12 +161,15 @@ TEST(pooling) {
 TEST(global_pooling_and_pointwise) {
   Random random(10);
   for (int i = 0; i < 200; ++i) {
-    const int height = random.between(1, 15), width = random.between(1, 15), channels = random.between(1, 4);
+    const int height = random.between(1, 15), width = random.between(1, 15),
+              channels = random.between(1, 4);
     const PlaneLayout l = make_layout(height, width, random_need(&random));
     const std::size_t pixels = static_cast<std::size_t>(height) * width, all = pixels * channels;
     const std::vector<float> a = random_floats(all, &random), b = random_floats(all, &random);
-    const std::vector<float> scale = random_floats(static_cast<std::size_t>(channels), &random), shift = random_floats(static_cast<std::size_t>(channels), &random);
-    std::vector<float> pa(static_cast<std::size_t>(l.buffer_floats(channels)), 3.0f), pb = pa, pc = pa, got(all), mean(static_cast<std::size_t>(channels)), top = mean;
+    const std::vector<float> scale = random_floats(static_cast<std::size_t>(channels), &random),
+                             shift = random_floats(static_cast<std::size_t>(channels), &random);
+    std::vector<float> pa(static_cast<std::size_t>(l.buffer_floats(channels)), 3.0f),
+        pb = pa, pc = pa, got(all), mean(static_cast<std::size_t>(channels)), top = mean;
     import_nchw(a.data(), l, pa.data(), 0, channels);
     import_nchw(b.data(), l, pb.data(), 0, channels);
     global_average_pool(l, pa.data(), mean.data(), 0, channels);
@@ -159,7 +180,8 @@ TEST(global_pooling_and_pointwise) {
         total += a[c * pixels + p];
         best = std::fmax(best, a[c * pixels + p]);
       }
-      CHECK(std::fabs(mean[c] - total / static_cast<double>(pixels)) < 1e-5 && top[c] == static_cast<float>(best));
+      CHECK(std::fabs(mean[c] - total / static_cast<double>(pixels)) < 1e-5 &&
+            top[c] == static_cast<float>(best));
     }
     Epilogue e;
     e.activation = Activation::sigmoid;  // sigmoid(0) is not 0: borders must be masked
@@ -168,17 +190,21 @@ TEST(global_pooling_and_pointwise) {
       export_nchw(l, pc.data(), got.data(), 0, channels);
       bool right = true;
       for (std::size_t p = 0; p < all; ++p) {
-        const double v = op == Binary::add ? a[p] + b[p] : op == Binary::subtract ? a[p] - b[p] : a[p] * b[p];
+        const double v = op == Binary::add        ? a[p] + b[p]
+                         : op == Binary::subtract ? a[p] - b[p]
+                                                  : a[p] * b[p];
         right = right && std::fabs(got[p] - reference::activate(e, v)) < 2e-7;
       }
       CHECK(right);
       CHECK(only_pixels_differ(l, std::vector<float>(pc.begin(), pc.begin() + l.plane_stride)));
     }
-    affine_planes(l, pa.data(), scale.data(), i % 2 ? shift.data() : nullptr, pa.data(), e, 0, channels);  // in place
+    affine_planes(l, pa.data(), scale.data(), i % 2 ? shift.data() : nullptr, pa.data(), e, 0,
+                  channels);  // in place
     export_nchw(l, pa.data(), got.data(), 0, channels);
     bool right = true;
     for (std::size_t p = 0; p < all; ++p) {
-      const double v = static_cast<double>(a[p]) * scale[p / pixels] + (i % 2 ? shift[p / pixels] : 0.0f);
+      const double v =
+          static_cast<double>(a[p]) * scale[p / pixels] + (i % 2 ? shift[p / pixels] : 0.0f);
       right = right && std::fabs(got[p] - reference::activate(e, v)) < 2e-7;
     }
     CHECK(right);
@@ -193,16 +219,23 @@ TEST(layer_norm_and_softmax) {
       for (int variant = 0; variant < 8; ++variant) {
         const PlaneLayout l = make_layout(1, tokens);
         const std::size_t floats = static_cast<std::size_t>(l.buffer_floats(features));
-        const std::vector<float> a = random_floats(static_cast<std::size_t>(tokens) * features, &random), b = random_floats(a.size(), &random);
-        const std::vector<float> bias = random_floats(static_cast<std::size_t>(features), &random), scale = random_floats(bias.size(), &random), shift = random_floats(bias.size(), &random);
-        std::vector<float> pa(floats), pb(floats), out(floats, 4.0f), sum(floats, 4.0f), got(a.size()), got_sum(a.size());
+        const std::vector<float> a = random_floats(static_cast<std::size_t>(tokens) * features,
+                                                   &random),
+                                 b = random_floats(a.size(), &random);
+        const std::vector<float> bias = random_floats(static_cast<std::size_t>(features), &random),
+                                 scale = random_floats(bias.size(), &random),
+                                 shift = random_floats(bias.size(), &random);
+        std::vector<float> pa(floats), pb(floats), out(floats, 4.0f), sum(floats, 4.0f),
+            got(a.size()), got_sum(a.size());
         import_tokens(a.data(), features, l, pa.data(), 0, features);
         import_tokens(b.data(), features, l, pb.data(), 0, features);
         const bool use_b = variant & 1, use_bias = variant & 2, use_sum = variant & 4;
         const int middle = tokens / 16 * 16;  // two workers
-        for (const auto& range : {std::pair<int, int>{0, middle}, std::pair<int, int>{middle, tokens}}) {
-          layer_norm(l, features, pa.data(), use_b ? pb.data() : nullptr, use_bias ? bias.data() : nullptr, scale.data(),
-                     shift.data(), 1e-5f, out.data(), use_sum ? sum.data() : nullptr, range.first, range.second);
+        for (const auto& range :
+             {std::pair<int, int>{0, middle}, std::pair<int, int>{middle, tokens}}) {
+          layer_norm(l, features, pa.data(), use_b ? pb.data() : nullptr,
+                     use_bias ? bias.data() : nullptr, scale.data(), shift.data(), 1e-5f,
+                     out.data(), use_sum ? sum.data() : nullptr, range.first, range.second);
         }
         export_tokens(l, out.data(), got.data(), features, 0, features);
         if (use_sum) export_tokens(l, sum.data(), got_sum.data(), features, 0, features);
@@ -211,7 +244,8 @@ TEST(layer_norm_and_softmax) {
           std::vector<double> x(static_cast<std::size_t>(features));
           double mean = 0.0, variance = 0.0;
           for (int f = 0; f < features; ++f) {
-            x[f] = a[t * features + f] + (use_b ? b[t * features + f] : 0.0) + (use_bias ? bias[f] : 0.0);
+            x[f] = a[t * features + f] + (use_b ? b[t * features + f] : 0.0) +
+                   (use_bias ? bias[f] : 0.0);
             mean += x[f] / features;
           }
           for (int f = 0; f < features; ++f) variance += (x[f] - mean) * (x[f] - mean) / features;
@@ -227,15 +261,19 @@ TEST(layer_norm_and_softmax) {
     }
   }
   for (const int columns : {1, 5, 16, 33, 128}) {
-    const std::vector<float> x = random_floats(static_cast<std::size_t>(columns) * 3, &random), mask = random_floats(x.size(), &random);
+    const std::vector<float> x = random_floats(static_cast<std::size_t>(columns) * 3, &random),
+                             mask = random_floats(x.size(), &random);
     std::vector<float> y(x.size());
     softmax_rows(x.data(), y.data(), columns, columns, 3.0f, mask.data(), columns, 0, 3);
     for (int r = 0; r < 3; ++r) {
       double total = 0.0;
-      for (int c = 0; c < columns; ++c) total += std::exp(3.0 * x[r * columns + c] + mask[r * columns + c]);
+      for (int c = 0; c < columns; ++c)
+        total += std::exp(3.0 * x[r * columns + c] + mask[r * columns + c]);
       bool right = true;
       for (int c = 0; c < columns; ++c) {
-        right = right && std::fabs(y[r * columns + c] - std::exp(3.0 * x[r * columns + c] + mask[r * columns + c]) / total) < 1e-6;
+        right = right && std::fabs(y[r * columns + c] -
+                                   std::exp(3.0 * x[r * columns + c] + mask[r * columns + c]) /
+                                       total) < 1e-6;
       }
       CHECK(right);
     }
@@ -247,7 +285,8 @@ TEST(dense_matmul) {
   for (int i = 0; i < 60; ++i) {
     const int m = random.between(1, 20), n = random.between(1, 70), k = random.between(1, 40);
     const bool transposed = random.below(2) != 0;
-    const std::vector<float> a = random_floats(static_cast<std::size_t>(m) * k, &random), b = random_floats(static_cast<std::size_t>(k) * n, &random);
+    const std::vector<float> a = random_floats(static_cast<std::size_t>(m) * k, &random),
+                             b = random_floats(static_cast<std::size_t>(k) * n, &random);
     std::vector<float> c(static_cast<std::size_t>(m) * n);
     const int cut = random.below(m + 1);
     const std::int64_t a_row = transposed ? 1 : k, a_col = transposed ? m : 1;

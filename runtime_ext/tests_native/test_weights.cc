@@ -11,11 +11,13 @@ namespace {
 using namespace onnxprune::kernels;
 using testing::Random;
 
-std::vector<float> sparse_matrix(int rows, int columns, double density, int height, Random* random) {
+std::vector<float> sparse_matrix(int rows, int columns, double density, int height,
+                                 Random* random) {
   std::vector<float> w(static_cast<std::size_t>(rows) * columns, 0.0f);
   for (int r = 0; r < rows; ++r) {
     for (int c = 0; c < columns; ++c) {
-      const bool keep = r % height == 0 ? random->uniform() < density : w[static_cast<std::size_t>(r - 1) * columns + c] != 0.0f;
+      const bool keep = r % height == 0 ? random->uniform() < density
+                                        : w[static_cast<std::size_t>(r - 1) * columns + c] != 0.0f;
       if (keep) w[static_cast<std::size_t>(r) * columns + c] = random->symmetric() + 2.0f;
     }
   }
@@ -50,9 +52,11 @@ std::vector<std::vector<std::uint8_t>> sample_blobs() {
       g.in_channels = 8;
       g.out_channels = 6;
       g.kernel_h = g.kernel_w = kernel;
-      std::vector<float> w = sparse_matrix(6, static_cast<int>(g.columns()), 0.4, storage == Storage::block ? 4 : 1, &random);
+      std::vector<float> w = sparse_matrix(6, static_cast<int>(g.columns()), 0.4,
+                                           storage == Storage::block ? 4 : 1, &random);
       if (storage == Storage::nm) {
-        for (std::size_t i = 0; i < w.size(); ++i) w[i] = i % 4 == 1 || (i % 4 == 3 && i % 8 != 7) ? 1.0f + static_cast<float>(i) : 0.0f;
+        for (std::size_t i = 0; i < w.size(); ++i)
+          w[i] = i % 4 == 1 || (i % 4 == 3 && i % 8 != 7) ? 1.0f + static_cast<float>(i) : 0.0f;
       }
       const std::vector<float> bias(6, 0.25f);
       PackOptions options;
@@ -81,11 +85,14 @@ void exercise(const Weights& weights) {
   const int height = 4 + g.kernel_h, width = 5 + g.kernel_w;
   const int oh = g.out_height(height), ow = g.out_width(width);
   if (oh < 1 || ow < 1 || oh > 4096 || ow > 4096 || g.stride_h > 64 || g.stride_w > 64) return;
-  const PlaneLayout in = make_layout(height, width, conv_need(g, height, width)), out = make_layout(oh, ow);
-  if (in.buffer_floats(g.in_channels) > 1 << 22 || out.buffer_floats(g.out_channels) > 1 << 22) return;
+  const PlaneLayout in = make_layout(height, width, conv_need(g, height, width)),
+                    out = make_layout(oh, ow);
+  if (in.buffer_floats(g.in_channels) > 1 << 22 || out.buffer_floats(g.out_channels) > 1 << 22)
+    return;
   PlanPtr plan;
   if (!make_plan(weights, in, out, PlanOptions{}, &plan).ok()) return;
-  std::vector<float> x(static_cast<std::size_t>(in.buffer_floats(g.in_channels)), 1.0f), y(static_cast<std::size_t>(out.buffer_floats(g.out_channels)));
+  std::vector<float> x(static_cast<std::size_t>(in.buffer_floats(g.in_channels)), 1.0f),
+      y(static_cast<std::size_t>(out.buffer_floats(g.out_channels)));
   std::vector<float> scratch(plan->scratch_bytes() / 4 + 16);
   RunArgs args;
   args.in = x.data();
@@ -98,17 +105,21 @@ void exercise(const Weights& weights) {
 TEST(pack_all_inputs_agree) {
   Random random(20);
   for (int i = 0; i < 120; ++i) {
-    const int rows = random.between(1, 40), columns = random.between(1, 60), height = random.below(2) ? 4 : 1;
+    const int rows = random.between(1, 40), columns = random.between(1, 60),
+              height = random.below(2) ? 4 : 1;
     const ConvGeometry g = matmul_geometry(columns, rows);
     std::vector<float> w = sparse_matrix(rows, columns, random.uniform() * 0.7, height, &random);
     if (i % 10 == 0) std::fill(w.begin(), w.end(), 0.0f);
-    for (const Storage storage : {Storage::automatic, Storage::csr, Storage::block, Storage::dense}) {
+    for (const Storage storage :
+         {Storage::automatic, Storage::csr, Storage::block, Storage::dense}) {
       check_same(*packed(g, w, storage), w);
     }
     // Transposed view: a MatMul constant [in, out].
     std::vector<float> transposed(w.size());
     for (int r = 0; r < rows; ++r) {
-      for (int c = 0; c < columns; ++c) transposed[static_cast<std::size_t>(c) * rows + r] = w[static_cast<std::size_t>(r) * columns + c];
+      for (int c = 0; c < columns; ++c)
+        transposed[static_cast<std::size_t>(c) * rows + r] =
+            w[static_cast<std::size_t>(r) * columns + c];
     }
     WeightsPtr weights;
     CHECK(pack_dense(g, DenseView{transposed.data(), 1, rows}, PackOptions{}, &weights).ok());
@@ -136,9 +147,14 @@ TEST(pack_all_inputs_agree) {
       options.column_map = mapped ? map.data() : nullptr;
       const std::vector<std::uint32_t> narrow(pointers.begin(), pointers.end());
       const std::vector<std::uint8_t> bytes(indices.begin(), indices.end());
-      const Status status = pack_csr(g, {narrow.data(), 4}, {bytes.data(), 1}, values.data(), static_cast<std::int64_t>(values.size()), options, &weights);
-      if (CHECK_SAY(status.ok() || values.empty(), status.message) && status.ok()) check_same(*weights, w);
-      CHECK(pack_csr(g, {pointers.data(), 8}, {indices.data(), 8}, values.data(), static_cast<std::int64_t>(values.size()), options, &weights).ok() || values.empty());
+      const Status status = pack_csr(g, {narrow.data(), 4}, {bytes.data(), 1}, values.data(),
+                                     static_cast<std::int64_t>(values.size()), options, &weights);
+      if (CHECK_SAY(status.ok() || values.empty(), status.message) && status.ok())
+        check_same(*weights, w);
+      CHECK(pack_csr(g, {pointers.data(), 8}, {indices.data(), 8}, values.data(),
+                     static_cast<std::int64_t>(values.size()), options, &weights)
+                .ok() ||
+            values.empty());
     }
     // Block CSR of random block size.
     const int br = random.between(1, 5), bc = random.between(1, 5);
@@ -151,7 +167,8 @@ TEST(pack_all_inputs_agree) {
         for (int y = 0; y < br; ++y) {
           for (int x = 0; x < bc; ++x) {
             const bool inside = r + y < rows && c + x < columns;
-            block.push_back(inside ? w[static_cast<std::size_t>(r + y) * columns + c + x] : 99.0f);  // ignored
+            block.push_back(inside ? w[static_cast<std::size_t>(r + y) * columns + c + x]
+                                   : 99.0f);  // ignored
             any = any || (inside && block.back() != 0.0f);
           }
         }
@@ -161,15 +178,19 @@ TEST(pack_all_inputs_agree) {
       }
       pointers.push_back(static_cast<std::uint32_t>(indices.size()));
     }
-    const Status status = pack_block_csr(g, br, bc, {pointers.data(), 4}, {indices.data(), 4}, values.data(), static_cast<std::int64_t>(indices.size()), PackOptions{}, &weights);
-    if (CHECK_SAY(status.ok() || values.empty(), status.message) && status.ok()) check_same(*weights, w);
+    const Status status =
+        pack_block_csr(g, br, bc, {pointers.data(), 4}, {indices.data(), 4}, values.data(),
+                       static_cast<std::int64_t>(indices.size()), PackOptions{}, &weights);
+    if (CHECK_SAY(status.ok() || values.empty(), status.message) && status.ok())
+      check_same(*weights, w);
   }
 }
 
 TEST(pack_nm_input) {
   Random random(21);
   for (int i = 0; i < 60; ++i) {
-    const int m = 4, n = random.between(1, 2), rows = random.between(1, 12), columns = random.between(1, 30);
+    const int m = 4, n = random.between(1, 2), rows = random.between(1, 12),
+              columns = random.between(1, 30);
     const int groups = (columns + m - 1) / m;
     const ConvGeometry g = matmul_geometry(columns, rows);
     std::vector<float> w(static_cast<std::size_t>(rows) * columns, 0.0f), values;
@@ -183,7 +204,8 @@ TEST(pack_nm_input) {
           const float v = c < columns && random.below(4) != 0 ? random.symmetric() + 2.0f : 0.0f;
           if (c < columns) w[static_cast<std::size_t>(r) * columns + c] = v;
           values.push_back(v);
-          positions[static_cast<std::size_t>(r) * words * 2 + slot * 2 / 8] |= static_cast<std::uint8_t>(p << (slot * 2 % 8));
+          positions[static_cast<std::size_t>(r) * words * 2 + slot * 2 / 8] |=
+              static_cast<std::uint8_t>(p << (slot * 2 % 8));
         }
       }
     }
@@ -193,11 +215,14 @@ TEST(pack_nm_input) {
       options.n = n;
       options.m = m;
       WeightsPtr weights;
-      const Status status = pack_nm(g, n, m, values.data(), positions.data(), positions.size(), 2, 2, options, &weights);
+      const Status status = pack_nm(g, n, m, values.data(), positions.data(), positions.size(), 2,
+                                    2, options, &weights);
       if (CHECK_SAY(status.ok(), status.message)) check_same(*weights, w);
     }
     WeightsPtr weights;
-    CHECK(pack_nm(g, n, m, values.data(), positions.data(), positions.size() - 1, 2, 2, PackOptions{}, &weights).code == Code::corrupt);
+    CHECK(pack_nm(g, n, m, values.data(), positions.data(), positions.size() - 1, 2, 2,
+                  PackOptions{}, &weights)
+              .code == Code::corrupt);
   }
 }
 
@@ -206,22 +231,26 @@ TEST(pack_refuses_damage) {
   const float values[] = {1, 2, 3};
   const auto csr = [&](std::vector<std::uint32_t> pointers, std::vector<std::uint32_t> indices) {
     WeightsPtr weights;
-    return pack_csr(g, {pointers.data(), 4}, {indices.data(), 4}, values, 3, PackOptions{}, &weights).code;
+    return pack_csr(g, {pointers.data(), 4}, {indices.data(), 4}, values, 3, PackOptions{},
+                    &weights)
+        .code;
   };
   CHECK(csr({0, 1, 3}, {0, 1, 2}) == Code::ok);
-  CHECK(csr({0, 1, 3}, {0, 1, 4}) == Code::corrupt);           // column out of range
+  CHECK(csr({0, 1, 3}, {0, 1, 4}) == Code::corrupt);  // column out of range
   CHECK(csr({0, 1, 3}, {0, 0xffffffffu, 2}) == Code::corrupt);
-  CHECK(csr({0, 1, 3}, {0, 1, 1}) == Code::corrupt);           // twice
-  CHECK(csr({1, 1, 3}, {0, 1, 2}) == Code::corrupt);           // does not start at 0
-  CHECK(csr({0, 2, 1}, {0, 1, 2}) == Code::corrupt);           // falls
-  CHECK(csr({0, 1, 2}, {0, 1, 2}) == Code::corrupt);           // does not cover
+  CHECK(csr({0, 1, 3}, {0, 1, 1}) == Code::corrupt);  // twice
+  CHECK(csr({1, 1, 3}, {0, 1, 2}) == Code::corrupt);  // does not start at 0
+  CHECK(csr({0, 2, 1}, {0, 1, 2}) == Code::corrupt);  // falls
+  CHECK(csr({0, 1, 2}, {0, 1, 2}) == Code::corrupt);  // does not cover
   CHECK(csr({0, 1, 9}, {0, 1, 2}) == Code::corrupt);
   WeightsPtr weights;
-  CHECK(pack_csr(g, {nullptr, 4}, {nullptr, 4}, values, 3, PackOptions{}, &weights).code == Code::invalid_argument);
+  CHECK(pack_csr(g, {nullptr, 4}, {nullptr, 4}, values, 3, PackOptions{}, &weights).code ==
+        Code::invalid_argument);
   ConvGeometry bad = g;
   bad.groups = 3;
   const float w[8] = {};
-  CHECK(pack_dense(bad, DenseView{w, 4, 1}, PackOptions{}, &weights).code == Code::invalid_argument);
+  CHECK(pack_dense(bad, DenseView{w, 4, 1}, PackOptions{}, &weights).code ==
+        Code::invalid_argument);
   std::unique_ptr<WeightsBuilder> builder;
   CHECK(make_builder(g, PackOptions{}, &builder).ok());
   CHECK(builder->finish(&weights).code == Code::invalid_argument);  // rows missing
@@ -229,7 +258,8 @@ TEST(pack_refuses_damage) {
 
 TEST(row_scale_and_bias) {
   Random random(22);
-  const std::vector<float> w = sparse_matrix(5, 9, 0.5, 1, &random), scale = {2, 0, -1, 0.5f, 1}, bias = {1, 2, 3, 4, 5};
+  const std::vector<float> w = sparse_matrix(5, 9, 0.5, 1, &random), scale = {2, 0, -1, 0.5f, 1},
+                           bias = {1, 2, 3, 4, 5};
   for (const Storage storage : {Storage::csr, Storage::dense}) {
     PackOptions options;
     options.storage = storage;
@@ -274,7 +304,8 @@ TEST(blob_round_trip) {
     CHECK(again == blob);
     exercise(*weights);
     for (std::size_t cut = 0; cut < blob.size(); ++cut) {
-      const std::vector<std::uint8_t> shorter(blob.begin(), blob.begin() + static_cast<std::ptrdiff_t>(cut));
+      const std::vector<std::uint8_t> shorter(blob.begin(),
+                                              blob.begin() + static_cast<std::ptrdiff_t>(cut));
       CHECK(read_blob(shorter.data(), shorter.size(), &weights).code == Code::corrupt);
     }
   }
@@ -286,11 +317,13 @@ TEST(blob_mutations) {
   const std::vector<std::vector<std::uint8_t>> blobs = sample_blobs();
   long accepted = 0, refused = 0;
   for (int i = 0; i < 10000; ++i) {
-    std::vector<std::uint8_t> blob = blobs[static_cast<std::size_t>(random.below(static_cast<int>(blobs.size())))];
+    std::vector<std::uint8_t> blob =
+        blobs[static_cast<std::size_t>(random.below(static_cast<int>(blobs.size())))];
     const int changes = random.between(1, 4);
     for (int k = 0; k < changes; ++k) {
       const int size = static_cast<int>(blob.size());
-      const int at = random.below(2) ? random.below(size) : random.below(size < 128 ? size : 128);  // headers more often
+      const int at = random.below(2) ? random.below(size)
+                                     : random.below(size < 128 ? size : 128);  // headers more often
       switch (random.below(5)) {
         case 0: blob[at] = static_cast<std::uint8_t>(random.next()); break;
         case 1: blob[at] ^= static_cast<std::uint8_t>(1u << random.below(8)); break;
@@ -327,10 +360,12 @@ TEST(vector_plans) {
           options.epilogue.activation = Activation::silu;
           options.epilogue.residual = Residual::after_activation;
           PlanPtr plan;
-          const Status status = make_plan(*weights, vector_layout(), vector_layout(), options, &plan);
+          const Status status =
+              make_plan(*weights, vector_layout(), vector_layout(), options, &plan);
           if (!CHECK_SAY(status.ok(), status.message)) continue;
           const int images = 3;
-          std::vector<float> x(static_cast<std::size_t>(columns) * images), y(static_cast<std::size_t>(rows) * images), residual(y.size());
+          std::vector<float> x(static_cast<std::size_t>(columns) * images),
+              y(static_cast<std::size_t>(rows) * images), residual(y.size());
           for (float& v : x) v = random.symmetric();
           for (float& v : residual) v = random.symmetric();
           RunArgs args;
@@ -346,11 +381,14 @@ TEST(vector_plans) {
             for (int r = 0; r < rows; ++r) {
               double sum = 0.0, size = 1.0;
               for (int c = 0; c < columns; ++c) {
-                sum += static_cast<double>(w[static_cast<std::size_t>(r) * columns + c]) * x[static_cast<std::size_t>(n) * columns + c];
+                sum += static_cast<double>(w[static_cast<std::size_t>(r) * columns + c]) *
+                       x[static_cast<std::size_t>(n) * columns + c];
                 size += std::fabs(w[static_cast<std::size_t>(r) * columns + c]);
               }
-              const double want = reference::activate(options.epilogue, sum) + residual[static_cast<std::size_t>(n) * rows + r];
-              right = right && std::fabs(y[static_cast<std::size_t>(n) * rows + r] - want) < 1e-6 * size;
+              const double want = reference::activate(options.epilogue, sum) +
+                                  residual[static_cast<std::size_t>(n) * rows + r];
+              right = right &&
+                      std::fabs(y[static_cast<std::size_t>(n) * rows + r] - want) < 1e-6 * size;
             }
           }
           CHECK(right);

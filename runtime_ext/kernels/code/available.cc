@@ -1,4 +1,5 @@
-// Whether code can be generated and run here: decided once, by running a function that was just made.
+// Whether code can be generated and run here: decided once, by running a function that was just
+// made.
 #include <cstdlib>
 #include <cstring>
 
@@ -20,7 +21,8 @@ const char* check() {
   encoder.copy(Gp::rax, Gp::rdi);
   encoder.ret();
   if (!memory.seal(encoder.size())) return "the system refuses executable memory";
-  const auto same = reinterpret_cast<std::int64_t (*)(std::int64_t)>(reinterpret_cast<std::uintptr_t>(memory.data()));
+  const auto same = reinterpret_cast<std::int64_t (*)(std::int64_t)>(
+      reinterpret_cast<std::uintptr_t>(memory.data()));
   return same(12345) == 12345 ? nullptr : "generated code does not run as it should";
 }
 

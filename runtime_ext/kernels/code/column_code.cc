@@ -8,8 +8,8 @@ namespace onnxprune::kernels {
 namespace {
 
 // Register roles of a generated function.
-constexpr Gp kIn = Gp::rdi, kWeights = Gp::rsi, kOut = Gp::rdx, kCount = Gp::rcx, kMask = Gp::r8, kBias = Gp::r9,
-             kResidual = Gp::r10, kStream = Gp::r11, kLimits = Gp::rax;
+constexpr Gp kIn = Gp::rdi, kWeights = Gp::rsi, kOut = Gp::rdx, kCount = Gp::rcx, kMask = Gp::r8,
+             kBias = Gp::r9, kResidual = Gp::r10, kStream = Gp::r11, kLimits = Gp::rax;
 
 constexpr std::int32_t place(std::size_t offset) { return static_cast<std::int32_t>(offset); }
 
@@ -48,13 +48,20 @@ class ColumnSort {
 
 class Generator {
  public:
-  Generator(const ColumnShape& shape, const ColumnEpilogue& epilogue, std::int64_t out_stride, Encoder* encoder,
-            std::vector<float>* weights)
-      : s_(shape), e_(epilogue), stride_(out_stride * 4), x_(*encoder), weights_(*weights),
-        vector_bytes_(shape.wide ? 64 : 32), step_(place(static_cast<std::size_t>(shape.input_step) * 4)), window_(shape.wide ? 512 : 128) {}
+  Generator(const ColumnShape& shape, const ColumnEpilogue& epilogue, std::int64_t out_stride,
+            Encoder* encoder, std::vector<float>* weights)
+      : s_(shape),
+        e_(epilogue),
+        stride_(out_stride * 4),
+        x_(*encoder),
+        weights_(*weights),
+        vector_bytes_(shape.wide ? 64 : 32),
+        step_(place(static_cast<std::size_t>(shape.input_step) * 4)),
+        window_(shape.wide ? 512 : 128) {}
 
   // One function: entries [begin, end) of a group of `rows` rows.
-  void function(const Entry* begin, const Entry* end, int rows, bool first, bool last, const std::int32_t* offset) {
+  void function(const Entry* begin, const Entry* end, int rows, bool first, bool last,
+                const std::int32_t* offset) {
     rows_ = rows;
     prologue(first, last);
     const std::size_t loop = x_.size();
@@ -117,19 +124,21 @@ class Generator {
     for (; at != end && at->column == here; ++at) {
       const Mem w = next_weight(at->value);
       if (s_.embedded) {
-        for (int p = 0; p < s_.pixels; ++p) x_.fma_broadcast(sum(static_cast<int>(at->row), p), x + p, w);
+        for (int p = 0; p < s_.pixels; ++p)
+          x_.fma_broadcast(sum(static_cast<int>(at->row), p), x + p, w);
       } else {
         x_.broadcast(s_.wide, weight(), w);
-        for (int p = 0; p < s_.pixels; ++p) x_.fma(s_.wide, sum(static_cast<int>(at->row), p), x + p, weight());
+        for (int p = 0; p < s_.pixels; ++p)
+          x_.fma(s_.wide, sum(static_cast<int>(at->row), p), x + p, weight());
       }
     }
     prefetch();
     return at;
   }
 
-  // The register with this column's input. A load that crosses a cache line costs two accesses. Taps
-  // side by side (kx, kx + 1 ...) cross the same lines: then each line is loaded once, aligned, and
-  // the inputs are shifted out of pairs of lines.
+  // The register with this column's input. A load that crosses a cache line costs two accesses.
+  // Taps side by side (kx, kx + 1 ...) cross the same lines: then each line is loaded once,
+  // aligned, and the inputs are shifted out of pairs of lines.
   int shifted_input(const Entry* at, const Entry* end, const std::int32_t* offset) {
     const std::int32_t from = offset[at->column];
     const std::int32_t line = from / kLane, lanes = from % kLane;
@@ -150,7 +159,8 @@ class Generator {
   bool holds(std::int32_t line) const { return held_[0] == line || held_[1] == line; }
 
   // Whether the next column used by this group crosses the same two lines.
-  bool next_crosses(const Entry* at, const Entry* end, const std::int32_t* offset, std::int32_t line) const {
+  bool next_crosses(const Entry* at, const Entry* end, const std::int32_t* offset,
+                    std::int32_t line) const {
     const std::uint32_t here = at->column;
     while (at != end && at->column == here) ++at;
     return at != end && offset[at->column] / kLane == line && offset[at->column] % kLane != 0;
@@ -170,8 +180,8 @@ class Generator {
     return input(slot);
   }
 
-  // Displacement of an input. Where inputs lie line after line (packed), the pointer follows them, so
-  // that a scaled one-byte displacement reaches.
+  // Displacement of an input. Where inputs lie line after line (packed), the pointer follows them,
+  // so that a scaled one-byte displacement reaches.
   std::int32_t near_input(std::int32_t from) {
     constexpr std::int32_t reach = 127 * 64;
     if (s_.wide && s_.pixels == 1 && from - moved_ > reach && from - moved_ < 4 * reach) {
@@ -194,9 +204,9 @@ class Generator {
     return m;
   }
 
-  // Straight code from beyond the second-level cache is not prefetched by hardware: measured 100 to 250
-  // cycles a line. Prefetching into the first level (prefetcht0) brings that to 5 to 12; prefetcht1 and
-  // prefetcht2 do not help on Zen 5.
+  // Straight code from beyond the second-level cache is not prefetched by hardware: measured 100 to
+  // 250 cycles a line. Prefetching into the first level (prefetcht0) brings that to 5 to 12;
+  // prefetcht1 and prefetcht2 do not help on Zen 5.
   void prefetch() {
     if (s_.prefetch == 0) return;
     while (x_.size() - prefetched_ >= 64) {
@@ -218,7 +228,8 @@ class Generator {
         const int v = sum(r, p);
         const Mem add{kResidual, place(r * stride_ + p * vector_bytes_)};
         const bool after = e_.residual && e_.residual_after;
-        const int k = e_.masked && wide && !after ? 1 + p : 0;  // the mask rides on the last operation
+        const int k =
+            e_.masked && wide && !after ? 1 + p : 0;  // the mask rides on the last operation
         if (e_.residual && !e_.residual_after) x_.add(wide, v, v, add);
         if (e_.low) x_.max(wide, v, low, v, e_.high ? 0 : k);
         if (e_.high) x_.min(wide, v, high, v, k);
@@ -257,11 +268,14 @@ class Generator {
 };
 
 // More than any function can need: an instruction is at most 12 bytes.
-std::size_t code_bound(const WeightsImpl& w, const ColumnShape& s, std::size_t groups, std::size_t blocks) {
+std::size_t code_bound(const WeightsImpl& w, const ColumnShape& s, std::size_t groups,
+                       std::size_t blocks) {
   const auto nnz = static_cast<std::size_t>(w.nnz());
-  const std::size_t pixels = static_cast<std::size_t>(s.pixels), rows = static_cast<std::size_t>(w.rows());
+  const std::size_t pixels = static_cast<std::size_t>(s.pixels),
+                    rows = static_cast<std::size_t>(w.rows());
   const std::size_t per_weight = s.embedded ? 8 * pixels : 8 + 6 * pixels;
-  std::size_t bytes = nnz * (per_weight + (s.shift ? 30 : 10) * pixels) + nnz / 16 * 8 + nnz / 8 * 8;  // every weight its own column
+  std::size_t bytes = nnz * (per_weight + (s.shift ? 30 : 10) * pixels) + nnz / 16 * 8 +
+                      nnz / 8 * 8;  // every weight its own column
   bytes += blocks * (rows * pixels * 60 + groups * (200 + 12 * pixels));
   return (s.prefetch != 0 ? bytes / 8 * 9 : bytes) + 4096;
 }
@@ -276,24 +290,30 @@ int column_rows_limit(const ColumnShape& s) {
   return (registers - other) / s.pixels;
 }
 
-Status generate_columns(const WeightsImpl& w, const std::vector<std::int32_t>& column_offset, const ColumnShape& s,
-                        const ColumnEpilogue& epilogue, std::int64_t out_stride, ColumnCode* code) {
+Status generate_columns(const WeightsImpl& w, const std::vector<std::int32_t>& column_offset,
+                        const ColumnShape& s, const ColumnEpilogue& epilogue,
+                        std::int64_t out_stride, ColumnCode* code) {
   const auto rows = static_cast<std::int32_t>(w.rows());
   const std::int32_t limit = std::min(s.rows, column_rows_limit(s));
   const std::int32_t least = (rows + limit - 1) / limit;
   const std::int32_t groups = std::min(rows, (least + s.row_parts - 1) / s.row_parts * s.row_parts);
   for (std::int32_t g = 0; g <= groups; ++g) {
-    code->group_rows.push_back(static_cast<std::int32_t>(static_cast<std::int64_t>(rows) * g / groups));
+    code->group_rows.push_back(
+        static_cast<std::int32_t>(static_cast<std::int64_t>(rows) * g / groups));
   }
   const auto block_columns = static_cast<std::uint64_t>(s.block_columns);
-  code->blocks = static_cast<std::int32_t>((column_offset.size() + block_columns - 1) / block_columns);
-  const std::size_t bound = code_bound(w, s, static_cast<std::size_t>(groups), static_cast<std::size_t>(code->blocks));
+  code->blocks =
+      static_cast<std::int32_t>((column_offset.size() + block_columns - 1) / block_columns);
+  const std::size_t bound =
+      code_bound(w, s, static_cast<std::size_t>(groups), static_cast<std::size_t>(code->blocks));
   const std::int64_t reach = std::max<std::int64_t>(out_stride * 4 * (limit + 1), 64);
   if (bound >= kNoCode / 2 || reach > INT32_MAX ||
-      (!column_offset.empty() && *std::max_element(column_offset.begin(), column_offset.end()) > INT32_MAX / 4 - 64)) {
+      (!column_offset.empty() &&
+       *std::max_element(column_offset.begin(), column_offset.end()) > INT32_MAX / 4 - 64)) {
     return failure(Code::unsupported, "generated code: displacements of more than 31 bits");
   }
-  if (!code->memory.allocate(bound)) return failure(Code::unsupported, "generated code: no memory for %zu bytes", bound);
+  if (!code->memory.allocate(bound))
+    return failure(Code::unsupported, "generated code: no memory for %zu bytes", bound);
   code->weights.reserve(static_cast<std::size_t>(w.nnz()));
   code->pieces.resize(static_cast<std::size_t>(groups) * code->blocks, {kNoCode, 0});
   Encoder encoder(code->memory.data(), code->memory.size());
@@ -301,13 +321,15 @@ Status generate_columns(const WeightsImpl& w, const std::vector<std::int32_t>& c
   ColumnSort sorter(column_offset.size());
   // Walking order is block by block; sorting is needed once per group and block only.
   std::vector<std::vector<Entry>> all(code->blocks > 1 ? static_cast<std::size_t>(groups) : 0);
-  for (std::size_t g = 0; g < all.size(); ++g) all[g] = sorter.sort(w, code->group_rows[g], code->group_rows[g + 1]);
+  for (std::size_t g = 0; g < all.size(); ++g)
+    all[g] = sorter.sort(w, code->group_rows[g], code->group_rows[g + 1]);
   std::vector<std::size_t> next(static_cast<std::size_t>(groups), 0);
   for (std::int32_t b = 0; b < code->blocks; ++b) {
     const auto limit_column = static_cast<std::uint64_t>(b + 1) * block_columns;
     for (std::int32_t g = 0; g < groups; ++g) {
       const auto at = static_cast<std::size_t>(g);
-      const std::vector<Entry>& entries = all.empty() ? sorter.sort(w, code->group_rows[g], code->group_rows[g + 1]) : all[at];
+      const std::vector<Entry>& entries =
+          all.empty() ? sorter.sort(w, code->group_rows[g], code->group_rows[g + 1]) : all[at];
       const std::size_t begin = next[at];
       while (next[at] < entries.size() && entries[next[at]].column < limit_column) ++next[at];
       const bool first = b == 0, last = b + 1 == code->blocks;
@@ -316,14 +338,17 @@ Status generate_columns(const WeightsImpl& w, const std::vector<std::int32_t>& c
       ColumnPiece& piece = code->pieces[static_cast<std::size_t>(b) * groups + at];
       piece.code = static_cast<std::uint32_t>(encoder.size());
       piece.weights = static_cast<std::uint32_t>(code->weights.size());
-      generator.function(entries.data() + begin, entries.data() + next[at], code->group_rows[g + 1] - code->group_rows[g],
-                         first, last, column_offset.data());
+      generator.function(entries.data() + begin, entries.data() + next[at],
+                         code->group_rows[g + 1] - code->group_rows[g], first, last,
+                         column_offset.data());
     }
   }
   code->weights.shrink_to_fit();
   code->code_bytes = encoder.size();
-  if (encoder.overflowed()) return failure(Code::unsupported, "generated code: more than the %zu bytes foreseen", bound);
-  if (!code->memory.seal(encoder.size())) return failure(Code::unsupported, "generated code: executable memory is refused");
+  if (encoder.overflowed())
+    return failure(Code::unsupported, "generated code: more than the %zu bytes foreseen", bound);
+  if (!code->memory.seal(encoder.size()))
+    return failure(Code::unsupported, "generated code: executable memory is refused");
   return {};
 }
 

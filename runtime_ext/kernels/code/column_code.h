@@ -1,7 +1,7 @@
 // Generated column kernels. One function handles a group of output rows and a block of columns, for
 // runs of pixel vectors: the sums of all rows of the group stay in registers, each input vector is
-// loaded once per column and used for every non-zero weight of that column. Offsets are constants in
-// the code; weights are a stream beside it.
+// loaded once per column and used for every non-zero weight of that column. Offsets are constants
+// in the code; weights are a stream beside it.
 #pragma once
 
 #include <cstddef>
@@ -15,27 +15,28 @@ namespace onnxprune::kernels {
 
 // Arguments of a generated function, read at fixed places.
 struct ColumnArgs {
-  const float* in;         // first pixel of the run
-  const float* weights;    // of this function
-  float* out;              // first pixel of the run in the group's first row
-  std::int64_t count;      // iterations, `pixels` vectors each
-  const void* mask;        // kept lanes from the first vector: u16 an entry (512 bit) or 8 floats of bits
-  const float* bias;       // of the group's first row
-  const float* residual;   // as out
-  const float* limits;     // low, high
+  const float* in;       // first pixel of the run
+  const float* weights;  // of this function
+  float* out;            // first pixel of the run in the group's first row
+  std::int64_t count;    // iterations, `pixels` vectors each
+  const void* mask;  // kept lanes from the first vector: u16 an entry (512 bit) or 8 floats of bits
+  const float* bias;      // of the group's first row
+  const float* residual;  // as out
+  const float* limits;    // low, high
 };
 using ColumnFn = void (*)(const ColumnArgs*);
 
 struct ColumnShape {
-  bool wide = true;            // 512-bit registers
-  int pixels = 1;              // vectors of pixels at once
-  int rows = 28;               // rows in a group, at most `column_rows_limit`
-  int row_parts = 1;           // the number of groups is a multiple of this, if rows suffice
-  bool embedded = true;        // weight as broadcast memory operand of each multiply-add (wide only)
+  bool wide = true;      // 512-bit registers
+  int pixels = 1;        // vectors of pixels at once
+  int rows = 28;         // rows in a group, at most `column_rows_limit`
+  int row_parts = 1;     // the number of groups is a multiple of this, if rows suffice
+  bool embedded = true;  // weight as broadcast memory operand of each multiply-add (wide only)
   std::int64_t block_columns = 0;  // columns in a block
   std::int64_t input_step = 16;    // floats from a vector of pixels to the next one
-  bool shift = false;          // build inputs that cross cache lines from the lines (wide, one pixel vector)
-  int prefetch = 0;            // bytes ahead to prefetch code; 0 = none
+  bool shift =
+      false;         // build inputs that cross cache lines from the lines (wide, one pixel vector)
+  int prefetch = 0;  // bytes ahead to prefetch code; 0 = none
 };
 // Rows that the registers allow for.
 int column_rows_limit(const ColumnShape& shape);
@@ -54,8 +55,8 @@ struct ColumnCode {
   CodeMemory memory;
   std::size_t code_bytes = 0;
   std::vector<float> weights;
-  std::vector<ColumnPiece> pieces;        // [block][group]
-  std::vector<std::int32_t> group_rows;   // groups + 1 row boundaries
+  std::vector<ColumnPiece> pieces;       // [block][group]
+  std::vector<std::int32_t> group_rows;  // groups + 1 row boundaries
   std::int32_t blocks = 1;
 
   std::int32_t groups() const { return static_cast<std::int32_t>(group_rows.size()) - 1; }
@@ -64,10 +65,11 @@ struct ColumnCode {
   }
 };
 
-// `column_offset[c]` in floats from the block's base, as for tile kernels; `out_stride` floats between output rows. Fails
-// with `unsupported` where executable memory is refused or displacements do not fit.
+// `column_offset[c]` in floats from the block's base, as for tile kernels; `out_stride` floats
+// between output rows. Fails with `unsupported` where executable memory is refused or displacements
+// do not fit.
 Status generate_columns(const WeightsImpl& weights, const std::vector<std::int32_t>& column_offset,
-                        const ColumnShape& shape, const ColumnEpilogue& epilogue, std::int64_t out_stride,
-                        ColumnCode* code);
+                        const ColumnShape& shape, const ColumnEpilogue& epilogue,
+                        std::int64_t out_stride, ColumnCode* code);
 
 }  // namespace onnxprune::kernels

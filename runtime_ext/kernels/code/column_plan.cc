@@ -20,15 +20,19 @@ class ColumnPlan final : public PixelPlan {
     const int width = shape.wide ? 16 : 8;
     cut(width, tile_cut(request, shape));
     // Whole groups of vectors may reach past the pixels; they must stay inside the plane.
-    const std::int64_t end = tiles_.back().q + static_cast<std::int64_t>(tiles_.back().vectors) * width;
+    const std::int64_t end =
+        tiles_.back().q + static_cast<std::int64_t>(tiles_.back().vectors) * width;
     if (direct_ && out_.lead + end > out_.plane_stride) {
       shape.pixels = 1;
       cut(width, tile_cut(request, shape));
     }
     const Tuning& tuning = request.tuning;
-    const bool packed = tuning.pack < 0 ? packing_pays(request.weights) : tuning.pack > 0 && g.groups == 1;
-    const std::int64_t budget = tuning.input_budget != 0 ? tuning.input_budget : input_budget(request.weights, packed);
-    if (!plan_input(g, budget, packed, true)) return failure(Code::unsupported, "plan: more than 2^31 floats in one image");
+    const bool packed =
+        tuning.pack < 0 ? packing_pays(request.weights) : tuning.pack > 0 && g.groups == 1;
+    const std::int64_t budget =
+        tuning.input_budget != 0 ? tuning.input_budget : input_budget(request.weights, packed);
+    if (!plan_input(g, budget, packed, true))
+      return failure(Code::unsupported, "plan: more than 2^31 floats in one image");
     shape.block_columns = input_.block_columns;
     shape.shift = shape.wide && shape.pixels == 1 && !packed && g.kernel_w > 1 && tuning.shift;
     shape.input_step = packed ? input_.vector_stride : width;
@@ -42,20 +46,23 @@ class ColumnPlan final : public PixelPlan {
     }
     const std::int32_t row_parts = wanted_parts(request.options.threads, 1);
     shape.row_parts = row_parts;
-    const Status status = generate_columns(request.weights, input_.offset, shape, epilogue, out_stride(), &code_);
+    const Status status =
+        generate_columns(request.weights, input_.offset, shape, epilogue, out_stride(), &code_);
     if (!status.ok()) return status;
     input_.offset = {};
     pixels_ = shape.pixels;
     if (epilogue.masked && !shape.wide) expand_mask();
     const std::int32_t parts = std::min(row_parts, code_.groups());
     for (std::int32_t p = 0; p <= parts; ++p) {
-      part_groups_.push_back(static_cast<std::int32_t>(static_cast<std::int64_t>(code_.groups()) * p / parts));
+      part_groups_.push_back(
+          static_cast<std::int32_t>(static_cast<std::int64_t>(code_.groups()) * p / parts));
       part_rows_.push_back(code_.group_rows[static_cast<std::size_t>(part_groups_.back())]);
     }
     info_.kernel = kernel.entry.name;
     info_.code_bytes = static_cast<std::int64_t>(code_.code_bytes);
-    info_.bytes = static_cast<std::int64_t>(sizeof *this + code_.memory.size() + code_.weights.capacity() * 4 +
-                                            code_.pieces.capacity() * sizeof(ColumnPiece) + wide_mask_.capacity() * 4) +
+    info_.bytes = static_cast<std::int64_t>(
+                      sizeof *this + code_.memory.size() + code_.weights.capacity() * 4 +
+                      code_.pieces.capacity() * sizeof(ColumnPiece) + wide_mask_.capacity() * 4) +
                   shared_bytes();
     return {};
   }
@@ -65,7 +72,8 @@ class ColumnPlan final : public PixelPlan {
     const float limits[2] = {job->low, job->high};
     ColumnArgs args;
     args.count = tile.vectors / pixels_;
-    args.mask = wide_mask_.empty() ? static_cast<const void*>(job->mask) : wide_mask_.data() + tile.q;
+    args.mask =
+        wide_mask_.empty() ? static_cast<const void*>(job->mask) : wide_mask_.data() + tile.q;
     args.limits = limits;
     const std::int32_t groups = code_.groups();
     for (std::int32_t b = 0; b < code_.blocks; ++b) {
@@ -105,17 +113,21 @@ class ColumnPlan final : public PixelPlan {
     return how;
   }
 
-  // Bytes of input per column block. One pass over an input vector serves all weights of its column,
-  // so that the second-level cache is fast enough for 1x1 windows. Larger ones read every line for
-  // several taps and want the first, as long as sums are not loaded and stored for too few weights.
+  // Bytes of input per column block. One pass over an input vector serves all weights of its
+  // column, so that the second-level cache is fast enough for 1x1 windows. Larger ones read every
+  // line for several taps and want the first, as long as sums are not loaded and stored for too few
+  // weights.
   std::int64_t input_budget(const WeightsImpl& w, bool packed) const {
     const CacheSizes caches = cache_sizes();
     const std::int64_t first = caches.l1_data * 17 / 20, second = caches.l2 * 7 / 20;
     if (packed) return first;
     if (w.shape.taps() == 1) return second;
-    const double density = std::max(1e-4, static_cast<double>(w.nnz()) / (static_cast<double>(w.columns()) * static_cast<double>(w.rows())));
+    const double density =
+        std::max(1e-4, static_cast<double>(w.nnz()) /
+                           (static_cast<double>(w.columns()) * static_cast<double>(w.rows())));
     const double per_column = static_cast<double>(bytes_per_channel(w.shape)) / w.shape.taps();
-    return std::clamp(static_cast<std::int64_t>(25.0 / density * per_column), first, std::max(first, second));
+    return std::clamp(static_cast<std::int64_t>(25.0 / density * per_column), first,
+                      std::max(first, second));
   }
 
   // AVX2 has no lane masks: eight floats of all ones or zeros a vector.

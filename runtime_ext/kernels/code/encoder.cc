@@ -23,7 +23,8 @@ void Encoder::add(Gp reg, std::int32_t value) {
   if (!room(16)) return;
   const int r = static_cast<int>(reg);
   const bool small = value >= -128 && value <= 127;
-  bytes({static_cast<std::uint8_t>(0x48 | (r & 8 ? 1 : 0)), static_cast<std::uint8_t>(small ? 0x83 : 0x81),
+  bytes({static_cast<std::uint8_t>(0x48 | (r & 8 ? 1 : 0)),
+         static_cast<std::uint8_t>(small ? 0x83 : 0x81),
          static_cast<std::uint8_t>(0xc0 | (r & 7))});
   if (small) {
     bytes({static_cast<std::uint8_t>(value)});
@@ -34,7 +35,8 @@ void Encoder::add(Gp reg, std::int32_t value) {
 
 void Encoder::decrement(Gp reg) {
   const int r = static_cast<int>(reg);
-  bytes({static_cast<std::uint8_t>(0x48 | (r & 8 ? 1 : 0)), 0xff, static_cast<std::uint8_t>(0xc8 | (r & 7))});
+  bytes({static_cast<std::uint8_t>(0x48 | (r & 8 ? 1 : 0)), 0xff,
+         static_cast<std::uint8_t>(0xc8 | (r & 7))});
 }
 
 void Encoder::prefetch_l1(Mem m) {
@@ -52,7 +54,8 @@ void Encoder::prefetch_ahead(std::int32_t distance) {
 
 void Encoder::jump_back_if_not_zero(std::size_t target) {
   if (!room(16)) return;
-  const std::int64_t distance = static_cast<std::int64_t>(target) - static_cast<std::int64_t>(size()) - 6;
+  const std::int64_t distance =
+      static_cast<std::int64_t>(target) - static_cast<std::int64_t>(size()) - 6;
   bytes({0x0f, 0x85});
   put32(static_cast<std::int32_t>(distance));
 }

@@ -1,6 +1,6 @@
-// Encoder for the few x86-64 instructions that generated kernels consist of. VEX for 256-bit, EVEX for
-// 512-bit registers, after the Intel 64 manual, volume 2, chapters 2.3 and 2.7. The tests decode every
-// form with a disassembler.
+// Encoder for the few x86-64 instructions that generated kernels consist of. VEX for 256-bit, EVEX
+// for 512-bit registers, after the Intel 64 manual, volume 2, chapters 2.3 and 2.7. The tests
+// decode every form with a disassembler.
 #pragma once
 
 #include <cstddef>
@@ -10,7 +10,24 @@
 
 namespace onnxprune::kernels {
 
-enum class Gp : std::uint8_t { rax = 0, rcx, rdx, rbx, rsp, rbp, rsi, rdi, r8, r9, r10, r11, r12, r13, r14, r15 };
+enum class Gp : std::uint8_t {
+  rax = 0,
+  rcx,
+  rdx,
+  rbx,
+  rsp,
+  rbp,
+  rsi,
+  rdi,
+  r8,
+  r9,
+  r10,
+  r11,
+  r12,
+  r13,
+  r14,
+  r15
+};
 
 // [base + disp]. The base must not be rsp or r12 (they need another byte; nothing here uses them).
 struct Mem {
@@ -22,42 +39,67 @@ struct Mem {
 // have. 32 bytes of room suffice for any one instruction.
 class Encoder {
  public:
-  Encoder(std::uint8_t* buffer, std::size_t size) : begin_(buffer), at_(buffer), end_(buffer + size) {}
+  Encoder(std::uint8_t* buffer, std::size_t size)
+      : begin_(buffer), at_(buffer), end_(buffer + size) {}
   std::size_t size() const { return static_cast<std::size_t>(at_ - begin_); }
   bool overflowed() const { return overflowed_; }
 
-  // ---- vectors; `wide` = 512-bit (EVEX), otherwise 256-bit (VEX) -----------------------------------
-  void load(bool wide, int reg, Mem m) { memory(wide, 0x10, kMap0F, kNone, reg, 0, m, wide ? 64 : 1, false); }    // vmovups
-  void store(bool wide, Mem m, int reg) { memory(wide, 0x11, kMap0F, kNone, reg, 0, m, wide ? 64 : 1, false); }   // vmovups
-  void broadcast(bool wide, int reg, Mem m) { memory(wide, 0x18, kMap0F38, k66, reg, 0, m, wide ? 4 : 1, false); }  // vbroadcastss
+  // ---- vectors; `wide` = 512-bit (EVEX), otherwise 256-bit (VEX)
+  // -----------------------------------
+  void load(bool wide, int reg, Mem m) {
+    memory(wide, 0x10, kMap0F, kNone, reg, 0, m, wide ? 64 : 1, false);
+  }  // vmovups
+  void store(bool wide, Mem m, int reg) {
+    memory(wide, 0x11, kMap0F, kNone, reg, 0, m, wide ? 64 : 1, false);
+  }  // vmovups
+  void broadcast(bool wide, int reg, Mem m) {
+    memory(wide, 0x18, kMap0F38, k66, reg, 0, m, wide ? 4 : 1, false);
+  }  // vbroadcastss
   // dst += a * b
-  void fma(bool wide, int dst, int a, int b) { registers(wide, 0xb8, kMap0F38, k66, dst, a, b, 0); }               // vfmadd231ps
-  void fma(bool wide, int dst, int a, Mem m) { memory(wide, 0xb8, kMap0F38, k66, dst, a, m, wide ? 64 : 1, false); }
-  void fma_broadcast(int dst, int a, Mem m) { memory(true, 0xb8, kMap0F38, k66, dst, a, m, 4, true); }            // {1to16}
-  void add(bool wide, int dst, int a, Mem m) { memory(wide, 0x58, kMap0F, kNone, dst, a, m, wide ? 64 : 1, false); }  // vaddps
-  void max(bool wide, int dst, int a, int b, int keep = 0) { registers(wide, 0x5f, kMap0F, kNone, dst, a, b, keep); }  // vmaxps
-  void min(bool wide, int dst, int a, int b, int keep = 0) { registers(wide, 0x5d, kMap0F, kNone, dst, a, b, keep); }  // vminps
-  void move(bool wide, int dst, int src, int keep = 0) { registers(wide, 0x28, kMap0F, kNone, dst, 0, src, keep); }    // vmovaps
+  void fma(bool wide, int dst, int a, int b) {
+    registers(wide, 0xb8, kMap0F38, k66, dst, a, b, 0);
+  }  // vfmadd231ps
+  void fma(bool wide, int dst, int a, Mem m) {
+    memory(wide, 0xb8, kMap0F38, k66, dst, a, m, wide ? 64 : 1, false);
+  }
+  void fma_broadcast(int dst, int a, Mem m) {
+    memory(true, 0xb8, kMap0F38, k66, dst, a, m, 4, true);
+  }  // {1to16}
+  void add(bool wide, int dst, int a, Mem m) {
+    memory(wide, 0x58, kMap0F, kNone, dst, a, m, wide ? 64 : 1, false);
+  }  // vaddps
+  void max(bool wide, int dst, int a, int b, int keep = 0) {
+    registers(wide, 0x5f, kMap0F, kNone, dst, a, b, keep);
+  }  // vmaxps
+  void min(bool wide, int dst, int a, int b, int keep = 0) {
+    registers(wide, 0x5d, kMap0F, kNone, dst, a, b, keep);
+  }  // vminps
+  void move(bool wide, int dst, int src, int keep = 0) {
+    registers(wide, 0x28, kMap0F, kNone, dst, 0, src, keep);
+  }  // vmovaps
   // dst = (high:low) >> 32 * lanes, the lower 512 bits
   void shift_lanes(int dst, int high, int low, std::uint8_t lanes) {  // valignd
     registers(true, 0x03, kMap0F3A, k66, dst, high, low, 0);
     bytes({lanes});
   }
-  void bit_and(int dst, int a, Mem m) { memory(false, 0x54, kMap0F, kNone, dst, a, m, 1, false); }                 // vandps ymm
-  void load_mask(int k, Mem m);        // kmovw k, [m]; `keep` = k above: other lanes become zero
+  void bit_and(int dst, int a, Mem m) {
+    memory(false, 0x54, kMap0F, kNone, dst, a, m, 1, false);
+  }                              // vandps ymm
+  void load_mask(int k, Mem m);  // kmovw k, [m]; `keep` = k above: other lanes become zero
   void zero_upper() { bytes({0xc5, 0xf8, 0x77}); }  // vzeroupper
 
-  // ---- integers ------------------------------------------------------------------------------------
-  void load(Gp reg, Mem m) { integer(0x8b, static_cast<int>(reg), m); }   // mov r64, [m]
+  // ---- integers
+  // ------------------------------------------------------------------------------------
+  void load(Gp reg, Mem m) { integer(0x8b, static_cast<int>(reg), m); }     // mov r64, [m]
   void address(Gp reg, Mem m) { integer(0x8d, static_cast<int>(reg), m); }  // lea
   void copy(Gp dst, Gp src);
   void add(Gp reg, std::int32_t value);
   void decrement(Gp reg);
-  void prefetch_l1(Mem m);             // prefetcht0
-  void prefetch_ahead(std::int32_t distance);  // prefetcht0 [rip + distance]
+  void prefetch_l1(Mem m);                         // prefetcht0
+  void prefetch_ahead(std::int32_t distance);      // prefetcht0 [rip + distance]
   void jump_back_if_not_zero(std::size_t target);  // jnz to a position returned by size()
   void ret() { bytes({0xc3}); }
-  void align(std::size_t unit);        // with nops
+  void align(std::size_t unit);  // with nops
 
  private:
   enum Map : std::uint8_t { kMap0F = 1, kMap0F38 = 2, kMap0F3A = 3 };
@@ -87,21 +129,25 @@ class Encoder {
       put32(m.disp);
     }
   }
-  void prefix(bool wide, std::uint8_t opcode, Map map, Prefix pp, int reg, int second, bool rm_bit3, bool rm_bit4,
-              bool broadcasting, int keep);
-  void memory(bool wide, std::uint8_t opcode, Map map, Prefix pp, int reg, int second, Mem m, int scale, bool broadcasting) {
+  void prefix(bool wide, std::uint8_t opcode, Map map, Prefix pp, int reg, int second, bool rm_bit3,
+              bool rm_bit4, bool broadcasting, int keep);
+  void memory(bool wide, std::uint8_t opcode, Map map, Prefix pp, int reg, int second, Mem m,
+              int scale, bool broadcasting) {
     if (!room(16)) return;
-    prefix(wide, opcode, map, pp, reg, second, static_cast<int>(m.base) & 8, false, broadcasting, 0);
+    prefix(wide, opcode, map, pp, reg, second, static_cast<int>(m.base) & 8, false, broadcasting,
+           0);
     address_bytes(reg, m, scale);
   }
-  void registers(bool wide, std::uint8_t opcode, Map map, Prefix pp, int reg, int second, int rm, int keep) {
+  void registers(bool wide, std::uint8_t opcode, Map map, Prefix pp, int reg, int second, int rm,
+                 int keep) {
     if (!room(16)) return;
     prefix(wide, opcode, map, pp, reg, second, rm & 8, rm & 16, false, keep);
     *at_++ = static_cast<std::uint8_t>(0xc0 | ((reg & 7) << 3) | (rm & 7));
   }
   void integer(std::uint8_t opcode, int reg, Mem m) {
     if (!room(16)) return;
-    *at_++ = static_cast<std::uint8_t>(0x48 | (reg & 8 ? 4 : 0) | (static_cast<int>(m.base) & 8 ? 1 : 0));
+    *at_++ = static_cast<std::uint8_t>(0x48 | (reg & 8 ? 4 : 0) |
+                                       (static_cast<int>(m.base) & 8 ? 1 : 0));
     *at_++ = opcode;
     address_bytes(reg, m, 1);
   }
@@ -113,13 +159,15 @@ class Encoder {
 };
 
 // The prefix is all that differs between the forms; it is on the hot path of code generation.
-inline void Encoder::prefix(bool wide, std::uint8_t opcode, Map map, Prefix pp, int reg, int second, bool rm_bit3,
-                            bool rm_bit4, bool broadcasting, int keep) {
-  const auto inverted = [](bool bit, int shift) { return static_cast<std::uint8_t>(bit ? 0 : 1 << shift); };
+inline void Encoder::prefix(bool wide, std::uint8_t opcode, Map map, Prefix pp, int reg, int second,
+                            bool rm_bit3, bool rm_bit4, bool broadcasting, int keep) {
+  const auto inverted = [](bool bit, int shift) {
+    return static_cast<std::uint8_t>(bit ? 0 : 1 << shift);
+  };
   if (wide) {
     at_[0] = 0x62;
-    at_[1] = static_cast<std::uint8_t>(inverted(reg & 8, 7) | inverted(rm_bit4, 6) | inverted(rm_bit3, 5) |
-                                       inverted(reg & 16, 4) | map);
+    at_[1] = static_cast<std::uint8_t>(inverted(reg & 8, 7) | inverted(rm_bit4, 6) |
+                                       inverted(rm_bit3, 5) | inverted(reg & 16, 4) | map);
     at_[2] = static_cast<std::uint8_t>(((~second & 15) << 3) | 4 | pp);
     at_[3] = static_cast<std::uint8_t>((keep != 0 ? 0x80 : 0) | 0x40 | (broadcasting ? 0x10 : 0) |
                                        inverted(second & 16, 3) | keep);

@@ -18,8 +18,8 @@ class CodeMemory {
 
   // Writable pages for at least `bytes`; false when refused.
   bool allocate(std::size_t bytes);
-  // Gives back what lies behind the first `used` bytes and makes the rest executable; false when the
-  // system refuses executable memory (hardened hosts).
+  // Gives back what lies behind the first `used` bytes and makes the rest executable; false when
+  // the system refuses executable memory (hardened hosts).
   bool seal(std::size_t used);
 
   std::uint8_t* data() { return data_; }

@@ -33,17 +33,19 @@ inline Reg exponential(Reg x) {
   return Simd::mul(Simd::add(p, splat(1.0f)), Simd::exp2_int(n));
 }
 
-// Zero below -87.3, where the clamped exponential would leave a small number that a large x (in SiLU)
-// could blow up.
+// Zero below -87.3, where the clamped exponential would leave a small number that a large x (in
+// SiLU) could blow up.
 inline Reg logistic(Reg x) {
-  const Reg y = Simd::div(splat(1.0f), Simd::add(splat(1.0f), exponential(Simd::sub(Simd::zero(), x))));
+  const Reg y =
+      Simd::div(splat(1.0f), Simd::add(splat(1.0f), exponential(Simd::sub(Simd::zero(), x))));
   return Simd::where_less(x, splat(-87.3f), Simd::zero(), y);
 }
 
 // x + x^3 P(x^2) below 0.6 (fit error 3e-9), 1 - 2 / (e^2|x| + 1) above.
 inline Reg hyperbolic_tangent(Reg x) {
-  static constexpr float kP[] = {-0.33333298563957214f, 0.13331924378871918f, -0.053783826529979706f,
-                                 0.020795950666069984f, -0.005895125214010477f};
+  static constexpr float kP[] = {-0.33333298563957214f, 0.13331924378871918f,
+                                 -0.053783826529979706f, 0.020795950666069984f,
+                                 -0.005895125214010477f};
   const Reg negative = Simd::sub(Simd::zero(), x);
   const Reg size = Simd::where_less(x, negative, negative, x);
   const Reg square = Simd::mul(x, x);
@@ -58,9 +60,10 @@ inline Reg hyperbolic_tangent(Reg x) {
 // t = 1 / (1 + 0.3 z) (fit error 2e-8 on [0, 9.6]). x^2 is taken in two parts, because its rounding
 // error would be multiplied by the exponent; so the left tail keeps its relative accuracy.
 inline Reg gelu_exact(Reg x) {
-  static constexpr float kP[] = {0.3249799311161041f,  0.276523619890213f,    0.19878153502941132f,
-                                 0.118716761469841f,   0.05695505067706108f,  0.020419782027602196f,
-                                 0.00438378332182765f, -0.00025476093287579715f, -0.0005056991358287632f};
+  static constexpr float kP[] = {
+      0.3249799311161041f,  0.276523619890213f,       0.19878153502941132f,
+      0.118716761469841f,   0.05695505067706108f,     0.020419782027602196f,
+      0.00438378332182765f, -0.00025476093287579715f, -0.0005056991358287632f};
   const Reg negative = Simd::sub(Simd::zero(), x);
   const Reg size = Simd::where_less(x, negative, negative, x);
   const Reg t = Simd::div(splat(1.0f), Simd::fma(size, splat(0.21213203435596426f), splat(1.0f)));
@@ -89,7 +92,8 @@ template <Activation A>
 inline Reg activated(Reg x, float alpha, float beta) {
   switch (A) {
     case Activation::relu: return Simd::max(Simd::zero(), x);
-    case Activation::leaky_relu: return Simd::where_less(x, Simd::zero(), Simd::mul(x, splat(alpha)), x);
+    case Activation::leaky_relu:
+      return Simd::where_less(x, Simd::zero(), Simd::mul(x, splat(alpha)), x);
     case Activation::clip: return Simd::min(splat(beta), Simd::max(splat(alpha), x));
     case Activation::hard_swish:
       return Simd::mul(x, unit_clamp(Simd::fma(x, splat(1.0f / 6.0f), splat(0.5f))));

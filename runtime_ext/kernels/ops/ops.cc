@@ -13,8 +13,8 @@ namespace {
 
 const OpsTable& active() { return ops_table(active_isa()); }
 
-// Calls body(offset of the flat vector in the plane, floats (whole vectors), mask or null) for every
-// stored phase; zeroes what lies outside the flat vectors.
+// Calls body(offset of the flat vector in the plane, floats (whole vectors), mask or null) for
+// every stored phase; zeroes what lies outside the flat vectors.
 struct FlatPiece {
   std::int64_t begin = 0, count = 0;
   std::vector<std::uint16_t> mask;
@@ -33,9 +33,11 @@ std::vector<FlatPiece> flat_pieces(const PlaneLayout& l, int width) {
 }
 
 template <class Body>
-void on_planes(const PlaneLayout& l, float* out, std::int32_t first, std::int32_t last, Body&& body) {
+void on_planes(const PlaneLayout& l, float* out, std::int32_t first, std::int32_t last,
+               Body&& body) {
   if (l.plane_stride == 1) {  // a contiguous vector: channels are the elements
-    for (std::int32_t c = first; c < last; ++c) body(c, std::int64_t{c}, std::int64_t{1}, static_cast<const std::uint16_t*>(nullptr));
+    for (std::int32_t c = first; c < last; ++c)
+      body(c, std::int64_t{c}, std::int64_t{1}, static_cast<const std::uint16_t*>(nullptr));
     return;
   }
   const std::vector<FlatPiece> pieces = flat_pieces(l, active().width);
@@ -59,8 +61,8 @@ void on_planes(const PlaneLayout& l, float* out, std::int32_t first, std::int32_
 struct Border {
   std::int32_t begin = 0, end = 0;  // outputs [begin, end) see no padding
 };
-Border interior(std::int32_t in, std::int32_t out, std::int32_t kernel, std::int32_t dilation, std::int32_t stride,
-                std::int32_t pad) {
+Border interior(std::int32_t in, std::int32_t out, std::int32_t kernel, std::int32_t dilation,
+                std::int32_t stride, std::int32_t pad) {
   Border b;
   b.begin = std::min(out, (pad + stride - 1) / stride);
   const std::int32_t room = in - 1 - dilation * (kernel - 1) + pad;
@@ -70,8 +72,14 @@ Border interior(std::int32_t in, std::int32_t out, std::int32_t kernel, std::int
 
 class Pool {
  public:
-  Pool(const ConvGeometry& g, bool is_max, bool include_pad, const PlaneLayout& in, const PlaneLayout& out)
-      : g_(g), max_(is_max), include_pad_(include_pad), in_(in), out_(out), taps_(tap_offsets(g, in)),
+  Pool(const ConvGeometry& g, bool is_max, bool include_pad, const PlaneLayout& in,
+       const PlaneLayout& out)
+      : g_(g),
+        max_(is_max),
+        include_pad_(include_pad),
+        in_(in),
+        out_(out),
+        taps_(tap_offsets(g, in)),
         y_(interior(in.height, out.height, g.kernel_h, g.dilation_h, g.stride_h, g.pad_top)),
         x_(interior(in.width, out.width, g.kernel_w, g.dilation_w, g.stride_w, g.pad_left)),
         row_(static_cast<std::size_t>(out.width)) {}
@@ -81,7 +89,8 @@ class Pool {
     const OpsTable& ops = active();
     const auto taps = static_cast<std::int64_t>(taps_.size());
     for (std::int32_t y = 0; y < out_.height; ++y) {
-      float* row = out_.plain() ? target + out_.lead + static_cast<std::int64_t>(y) * out_.pitch : row_.data();
+      float* row = out_.plain() ? target + out_.lead + static_cast<std::int64_t>(y) * out_.pitch
+                                : row_.data();
       const float* from = source + static_cast<std::int64_t>(y) * in_.pitch;
       if (max_) {
         ops.window_max(from, taps_.data(), taps, row, out_.width);
@@ -114,7 +123,8 @@ class Pool {
         const std::int32_t iy = y * g_.stride_h + ky * g_.dilation_h - g_.pad_top;
         const std::int32_t ix = x * g_.stride_w + kx * g_.dilation_w - g_.pad_left;
         if (iy < 0 || ix < 0 || iy >= in_.height || ix >= in_.width) continue;
-        const float v = source[taps_[static_cast<std::size_t>(t)] + static_cast<std::int64_t>(y) * in_.pitch + x];
+        const float v = source[taps_[static_cast<std::size_t>(t)] +
+                               static_cast<std::int64_t>(y) * in_.pitch + x];
         best = v > best || std::isnan(v) ? v : best;
         total += v;
         ++count;
@@ -125,9 +135,12 @@ class Pool {
 
   void spread(std::int32_t y, const float* row, float* target) const {
     for (std::int32_t x = 0; x < out_.width; ++x) {
-      const std::int32_t slot = out_.phase_slot(y % out_.stride_h * out_.stride_w + x % out_.stride_w);
+      const std::int32_t slot =
+          out_.phase_slot(y % out_.stride_h * out_.stride_w + x % out_.stride_w);
       if (slot < 0) continue;
-      target[slot * out_.phase_stride + out_.lead + static_cast<std::int64_t>(y / out_.stride_h) * out_.pitch + x / out_.stride_w] = row[x];
+      target[slot * out_.phase_stride + out_.lead +
+             static_cast<std::int64_t>(y / out_.stride_h) * out_.pitch + x / out_.stride_w] =
+          row[x];
     }
   }
 
@@ -140,33 +153,39 @@ class Pool {
   std::vector<float> row_;
 };
 
-Status pool(const ConvGeometry& g, bool is_max, bool include_pad, const PlaneLayout& in, const float* source,
-            const PlaneLayout& out, float* planes, std::int32_t first, std::int32_t last) {
+Status pool(const ConvGeometry& g, bool is_max, bool include_pad, const PlaneLayout& in,
+            const float* source, const PlaneLayout& out, float* planes, std::int32_t first,
+            std::int32_t last) {
   return guarded([&]() -> Status {
     if (out.height != g.out_height(in.height) || out.width != g.out_width(in.width)) {
-      return failure(Code::invalid_argument, "pooling: the output layout is %d x %d, the window yields %d x %d", out.height,
+      return failure(Code::invalid_argument,
+                     "pooling: the output layout is %d x %d, the window yields %d x %d", out.height,
                      out.width, g.out_height(in.height), g.out_width(in.width));
     }
-    if (!reads_within(g, in)) return failure(Code::unsupported, "pooling: the input layout lacks padding or phases");
+    if (!reads_within(g, in))
+      return failure(Code::unsupported, "pooling: the input layout lacks padding or phases");
     Pool one(g, is_max, include_pad, in, out);
-    for (std::int32_t c = first; c < last; ++c) one.plane(source + c * in.plane_stride, planes + c * out.plane_stride);
+    for (std::int32_t c = first; c < last; ++c)
+      one.plane(source + c * in.plane_stride, planes + c * out.plane_stride);
     return {};
   });
 }
 
 }  // namespace
 
-Status max_pool(const ConvGeometry& geometry, const PlaneLayout& in, const float* source, const PlaneLayout& out,
-                float* planes, std::int32_t first, std::int32_t last) {
+Status max_pool(const ConvGeometry& geometry, const PlaneLayout& in, const float* source,
+                const PlaneLayout& out, float* planes, std::int32_t first, std::int32_t last) {
   return pool(geometry, true, false, in, source, out, planes, first, last);
 }
 
-Status average_pool(const ConvGeometry& geometry, bool count_include_pad, const PlaneLayout& in, const float* source,
-                    const PlaneLayout& out, float* planes, std::int32_t first, std::int32_t last) {
+Status average_pool(const ConvGeometry& geometry, bool count_include_pad, const PlaneLayout& in,
+                    const float* source, const PlaneLayout& out, float* planes, std::int32_t first,
+                    std::int32_t last) {
   return pool(geometry, false, count_include_pad, in, source, out, planes, first, last);
 }
 
-void global_average_pool(const PlaneLayout& in, const float* source, float* result, std::int32_t first, std::int32_t last) {
+void global_average_pool(const PlaneLayout& in, const float* source, float* result,
+                         std::int32_t first, std::int32_t last) {
   const OpsTable& ops = active();
   for (std::int32_t c = first; c < last; ++c) {
     float total = 0.0f;
@@ -179,13 +198,15 @@ void global_average_pool(const PlaneLayout& in, const float* source, float* resu
   }
 }
 
-void global_max_pool(const PlaneLayout& in, const float* source, float* result, std::int32_t first, std::int32_t last) {
+void global_max_pool(const PlaneLayout& in, const float* source, float* result, std::int32_t first,
+                     std::int32_t last) {
   const OpsTable& ops = active();
   for (std::int32_t c = first; c < last; ++c) {
     float best = -std::numeric_limits<float>::infinity();
     for_each_phase(in, [&](const Phase& phase) {
       for (std::int32_t y = 0; y < phase.rows && phase.cols > 0; ++y) {
-        const float* row = source + c * in.plane_stride + phase.base + static_cast<std::int64_t>(y) * in.pitch;
+        const float* row =
+            source + c * in.plane_stride + phase.base + static_cast<std::int64_t>(y) * in.pitch;
         best = std::max(best, ops.largest(row, phase.cols));
       }
     });
@@ -197,16 +218,20 @@ void global_max_pool(const PlaneLayout& in, const float* source, float* result, 
 
 void binary_planes(Binary op, const PlaneLayout& layout, const float* a, const float* b, float* out,
                    const Epilogue& epilogue, std::int32_t first, std::int32_t last) {
-  on_planes(layout, out, first, last, [&](std::int32_t, std::int64_t at, std::int64_t count, const std::uint16_t* mask) {
-    active().binary(op, epilogue, a + at, b + at, out + at, mask, count);
-  });
+  on_planes(layout, out, first, last,
+            [&](std::int32_t, std::int64_t at, std::int64_t count, const std::uint16_t* mask) {
+              active().binary(op, epilogue, a + at, b + at, out + at, mask, count);
+            });
 }
 
-void affine_planes(const PlaneLayout& layout, const float* a, const float* scale, const float* shift, float* out,
-                   const Epilogue& epilogue, std::int32_t first, std::int32_t last) {
-  on_planes(layout, out, first, last, [&](std::int32_t c, std::int64_t at, std::int64_t count, const std::uint16_t* mask) {
-    active().affine(epilogue, a + at, scale == nullptr ? 1.0f : scale[c], shift == nullptr ? 0.0f : shift[c], out + at, mask, count);
-  });
+void affine_planes(const PlaneLayout& layout, const float* a, const float* scale,
+                   const float* shift, float* out, const Epilogue& epilogue, std::int32_t first,
+                   std::int32_t last) {
+  on_planes(layout, out, first, last,
+            [&](std::int32_t c, std::int64_t at, std::int64_t count, const std::uint16_t* mask) {
+              active().affine(epilogue, a + at, scale == nullptr ? 1.0f : scale[c],
+                              shift == nullptr ? 0.0f : shift[c], out + at, mask, count);
+            });
 }
 
 void activate(const Epilogue& epilogue, const float* a, float* out, std::int64_t count) {
@@ -215,9 +240,9 @@ void activate(const Epilogue& epilogue, const float* a, float* out, std::int64_t
 
 // ---- transformers -------------------------------------------------------------------------------
 
-void layer_norm(const PlaneLayout& layout, std::int32_t features, const float* a, const float* b, const float* bias,
-                const float* scale, const float* shift, float epsilon, float* out, float* sum_out,
-                std::int32_t first_token, std::int32_t last_token) {
+void layer_norm(const PlaneLayout& layout, std::int32_t features, const float* a, const float* b,
+                const float* bias, const float* scale, const float* shift, float epsilon,
+                float* out, float* sum_out, std::int32_t first_token, std::int32_t last_token) {
   const std::int64_t lead = layout.lead, stride = layout.plane_stride;
   // Whoever takes the first and the last token also writes the zeros before and behind them.
   for (float* target : {out, sum_out}) {
@@ -228,21 +253,23 @@ void layer_norm(const PlaneLayout& layout, std::int32_t features, const float* a
       if (last_token == layout.width) std::fill(plane + lead + layout.width, plane + stride, 0.0f);
     }
   }
-  active().layer_norm(stride, features, a + lead, b == nullptr ? nullptr : b + lead, bias, scale, shift, epsilon, out + lead,
-                      sum_out == nullptr ? nullptr : sum_out + lead, first_token, last_token);
+  active().layer_norm(stride, features, a + lead, b == nullptr ? nullptr : b + lead, bias, scale,
+                      shift, epsilon, out + lead, sum_out == nullptr ? nullptr : sum_out + lead,
+                      first_token, last_token);
 }
 
-void softmax_rows(const float* in, float* out, std::int64_t row_stride, std::int32_t columns, float scale,
-                  const float* mask, std::int64_t mask_stride, std::int64_t first_row, std::int64_t last_row) {
+void softmax_rows(const float* in, float* out, std::int64_t row_stride, std::int32_t columns,
+                  float scale, const float* mask, std::int64_t mask_stride, std::int64_t first_row,
+                  std::int64_t last_row) {
   for (std::int64_t r = first_row; r < last_row; ++r) {
     active().softmax_row(in + r * row_stride, out + r * row_stride, columns, scale,
                          mask == nullptr ? nullptr : mask + r * mask_stride);
   }
 }
 
-void matmul_dense(std::int32_t m, std::int32_t n, std::int32_t k, float alpha, const float* a, std::int64_t a_row,
-                  std::int64_t a_col, const float* b, std::int64_t b_row, float* c, std::int64_t c_row, std::int32_t first,
-                  std::int32_t last) {
+void matmul_dense(std::int32_t m, std::int32_t n, std::int32_t k, float alpha, const float* a,
+                  std::int64_t a_row, std::int64_t a_col, const float* b, std::int64_t b_row,
+                  float* c, std::int64_t c_row, std::int32_t first, std::int32_t last) {
   active().matmul(n, k, alpha, a, a_row, a_col, b, b_row, c, c_row, first, std::min(last, m));
 }
 

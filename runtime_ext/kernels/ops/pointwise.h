@@ -17,7 +17,9 @@ inline void for_vectors(std::int64_t count, Body&& body) {
   if (i < count) body(i, static_cast<int>(count - i));
 }
 
-inline Reg read(const float* p, int lanes) { return lanes == kW ? Simd::load(p) : Simd::load_some(p, lanes); }
+inline Reg read(const float* p, int lanes) {
+  return lanes == kW ? Simd::load(p) : Simd::load_some(p, lanes);
+}
 
 inline void write(float* p, Reg v, int lanes, const std::uint16_t* mask, std::int64_t i) {
   if (mask != nullptr) v = Simd::keep_lanes(v, mask[i / kW]);
@@ -58,41 +60,48 @@ void binary(Binary op, const Epilogue& epilogue, const float* a, const float* b,
   with_activation(epilogue, [&](auto activation) {
     for_vectors(count, [&](std::int64_t i, int lanes) {
       const Reg x = read(a + i, lanes), y = read(b + i, lanes);
-      const Reg v = op == Binary::add ? Simd::add(x, y) : op == Binary::subtract ? Simd::sub(x, y) : Simd::mul(x, y);
+      const Reg v = op == Binary::add        ? Simd::add(x, y)
+                    : op == Binary::subtract ? Simd::sub(x, y)
+                                             : Simd::mul(x, y);
       write(out + i, activation.apply(v), lanes, mask, i);
     });
   });
 }
 
-void window_max(const float* in, const std::int64_t* offsets, std::int64_t taps, float* out, std::int64_t count) {
+void window_max(const float* in, const std::int64_t* offsets, std::int64_t taps, float* out,
+                std::int64_t count) {
   for_vectors(count, [&](std::int64_t i, int lanes) {
     Reg best = read(in + offsets[0] + i, lanes);
-    for (std::int64_t t = 1; t < taps; ++t) best = Simd::max(best, read(in + offsets[t] + i, lanes));
+    for (std::int64_t t = 1; t < taps; ++t)
+      best = Simd::max(best, read(in + offsets[t] + i, lanes));
     write(out + i, best, lanes, nullptr, i);
   });
 }
 
-void window_sum(const float* in, const std::int64_t* offsets, std::int64_t taps, float scale, float* out,
-                std::int64_t count) {
+void window_sum(const float* in, const std::int64_t* offsets, std::int64_t taps, float scale,
+                float* out, std::int64_t count) {
   for_vectors(count, [&](std::int64_t i, int lanes) {
     Reg total = Simd::zero();
-    for (std::int64_t t = 0; t < taps; ++t) total = Simd::add(total, read(in + offsets[t] + i, lanes));
+    for (std::int64_t t = 0; t < taps; ++t)
+      total = Simd::add(total, read(in + offsets[t] + i, lanes));
     write(out + i, Simd::mul(total, splat(scale)), lanes, nullptr, i);
   });
 }
 
-void pack(const float* in, const std::int32_t* offsets, std::int64_t columns, int vectors, float* to,
-          std::int64_t column_stride, std::int64_t vector_stride) {
+void pack(const float* in, const std::int32_t* offsets, std::int64_t columns, int vectors,
+          float* to, std::int64_t column_stride, std::int64_t vector_stride) {
   for (std::int64_t c = 0; c < columns; ++c) {
     const float* from = in + offsets[c];
     float* target = to + c * column_stride;
-    for (int v = 0; v < vectors; ++v) Simd::store(target + v * vector_stride, Simd::load(from + v * kW));
+    for (int v = 0; v < vectors; ++v)
+      Simd::store(target + v * vector_stride, Simd::load(from + v * kW));
   }
 }
 
 float sum(const float* row, std::int64_t count) {
   Reg total = Simd::zero();
-  for_vectors(count, [&](std::int64_t i, int lanes) { total = Simd::add(total, read(row + i, lanes)); });
+  for_vectors(count,
+              [&](std::int64_t i, int lanes) { total = Simd::add(total, read(row + i, lanes)); });
   return Simd::sum(total);
 }
 

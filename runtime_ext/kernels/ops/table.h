@@ -10,10 +10,10 @@ namespace onnxprune::kernels {
 
 struct OpsTable {
   int width;  // floats per vector
-  // row[i] = act(row[i] (+ residual[i])) (+ residual[i]), zero where the mask (nullable; one entry of
-  // kept lanes for each `width` floats) says so.
-  void (*finish)(const Epilogue& epilogue, float* row, const float* residual, const std::uint16_t* mask,
-                 std::int64_t count);
+  // row[i] = act(row[i] (+ residual[i])) (+ residual[i]), zero where the mask (nullable; one entry
+  // of kept lanes for each `width` floats) says so.
+  void (*finish)(const Epilogue& epilogue, float* row, const float* residual,
+                 const std::uint16_t* mask, std::int64_t count);
   // out[i] = act(a[i] * scale + shift), masked as above.
   void (*affine)(const Epilogue& epilogue, const float* a, float scale, float shift, float* out,
                  const std::uint16_t* mask, std::int64_t count);
@@ -22,23 +22,25 @@ struct OpsTable {
   // out[i] = max (or scale * sum) over t of in[offsets[t] + i].
   void (*window_max)(const float* in, const std::int64_t* offsets, std::int64_t taps, float* out,
                      std::int64_t count);
-  void (*window_sum)(const float* in, const std::int64_t* offsets, std::int64_t taps, float scale, float* out,
-                     std::int64_t count);
+  void (*window_sum)(const float* in, const std::int64_t* offsets, std::int64_t taps, float scale,
+                     float* out, std::int64_t count);
   // to[c * column_stride + v * vector_stride ..] = in[offsets[c] + v * width ..], whole vectors.
-  void (*pack)(const float* in, const std::int32_t* offsets, std::int64_t columns, int vectors, float* to,
-               std::int64_t column_stride, std::int64_t vector_stride);
+  void (*pack)(const float* in, const std::int32_t* offsets, std::int64_t columns, int vectors,
+               float* to, std::int64_t column_stride, std::int64_t vector_stride);
   float (*sum)(const float* row, std::int64_t count);
   float (*largest)(const float* row, std::int64_t count);
   // Tokens [first, last) of [feature][token] planes, see layer_norm in ops.h.
   void (*layer_norm)(std::int64_t stride, std::int64_t features, const float* a, const float* b,
-                     const float* bias, const float* scale, const float* shift, float epsilon, float* out,
-                     float* sum_out, std::int64_t first, std::int64_t last);
-  void (*softmax_row)(const float* in, float* out, std::int64_t columns, float scale, const float* mask);
+                     const float* bias, const float* scale, const float* shift, float epsilon,
+                     float* out, float* sum_out, std::int64_t first, std::int64_t last);
+  void (*softmax_row)(const float* in, float* out, std::int64_t columns, float scale,
+                      const float* mask);
   void (*matmul)(std::int64_t n, std::int64_t k, float alpha, const float* a, std::int64_t a_row,
-                 std::int64_t a_col, const float* b, std::int64_t b_row, float* c, std::int64_t c_row,
-                 std::int64_t first, std::int64_t last);
+                 std::int64_t a_col, const float* b, std::int64_t b_row, float* c,
+                 std::int64_t c_row, std::int64_t first, std::int64_t last);
   // y = sum over i < count of values[i] * x[columns[i]]
-  float (*sparse_dot)(const float* values, const std::int32_t* columns, std::int64_t count, const float* x);
+  float (*sparse_dot)(const float* values, const std::int32_t* columns, std::int64_t count,
+                      const float* x);
   float (*dense_dot)(const float* values, const float* x, std::int64_t count);
   // y[0..rows) = sum over i of values[i * rows + r] * x[columns[i]], rows 4, 8 or 16
   void (*block_dot)(int rows, const float* values, const std::int32_t* columns, std::int64_t count,

@@ -7,9 +7,9 @@ namespace {
 
 // One vector of tokens at a time, three passes over the features (sum, squares about the mean,
 // result): the two-pass variance keeps its accuracy when the mean is large.
-void layer_norm(std::int64_t stride, std::int64_t features, const float* a, const float* b, const float* bias,
-                const float* scale, const float* shift, float epsilon, float* out, float* sum_out,
-                std::int64_t first, std::int64_t last) {
+void layer_norm(std::int64_t stride, std::int64_t features, const float* a, const float* b,
+                const float* bias, const float* scale, const float* shift, float epsilon,
+                float* out, float* sum_out, std::int64_t first, std::int64_t last) {
   const bool sums = b != nullptr || bias != nullptr;
   float* const x_at = sum_out != nullptr ? sum_out : out;  // where a + b + bias is kept
   const float* const x = sums || sum_out != nullptr ? x_at : a;
@@ -40,7 +40,8 @@ void layer_norm(std::int64_t stride, std::int64_t features, const float* a, cons
   }
 }
 
-void softmax_row(const float* in, float* out, std::int64_t columns, float scale, const float* mask) {
+void softmax_row(const float* in, float* out, std::int64_t columns, float scale,
+                 const float* mask) {
   for_vectors(columns, [&](std::int64_t i, int lanes) {
     Reg v = Simd::mul(read(in + i, lanes), splat(scale));
     if (mask != nullptr) v = Simd::add(v, read(mask + i, lanes));
@@ -66,8 +67,9 @@ void softmax_row(const float* in, float* out, std::int64_t columns, float scale,
 
 // R rows of C by up to P vectors; `lanes` of the last vector.
 template <int R, int P>
-inline void matmul_block(std::int64_t k, float alpha, const float* a, std::int64_t a_row, std::int64_t a_col,
-                         const float* b, std::int64_t b_row, float* c, std::int64_t c_row, int lanes) {
+inline void matmul_block(std::int64_t k, float alpha, const float* a, std::int64_t a_row,
+                         std::int64_t a_col, const float* b, std::int64_t b_row, float* c,
+                         std::int64_t c_row, int lanes) {
   Reg total[R][P];
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
@@ -87,29 +89,34 @@ inline void matmul_block(std::int64_t k, float alpha, const float* a, std::int64
   }
   for (int r = 0; r < R; ++r) {
     for (int p = 0; p < P; ++p) {
-      write(c + r * c_row + p * kW, Simd::mul(total[r][p], splat(alpha)), p + 1 == P ? lanes : kW, nullptr, 0);
+      write(c + r * c_row + p * kW, Simd::mul(total[r][p], splat(alpha)), p + 1 == P ? lanes : kW,
+            nullptr, 0);
     }
   }
 }
 
 template <int R>
-inline void matmul_rows(std::int64_t n, std::int64_t k, float alpha, const float* a, std::int64_t a_row,
-                        std::int64_t a_col, const float* b, std::int64_t b_row, float* c, std::int64_t c_row) {
+inline void matmul_rows(std::int64_t n, std::int64_t k, float alpha, const float* a,
+                        std::int64_t a_row, std::int64_t a_col, const float* b, std::int64_t b_row,
+                        float* c, std::int64_t c_row) {
   constexpr int kP = Simd::kRegisters == 32 ? 4 : 2;
   std::int64_t j = 0;
-  for (; j + kP * kW <= n; j += kP * kW) matmul_block<R, kP>(k, alpha, a, a_row, a_col, b + j, b_row, c + j, c_row, kW);
+  for (; j + kP * kW <= n; j += kP * kW)
+    matmul_block<R, kP>(k, alpha, a, a_row, a_col, b + j, b_row, c + j, c_row, kW);
   for (; j < n; j += kW) {
     const int lanes = n - j < kW ? static_cast<int>(n - j) : kW;
     matmul_block<R, 1>(k, alpha, a, a_row, a_col, b + j, b_row, c + j, c_row, lanes);
   }
 }
 
-void matmul(std::int64_t n, std::int64_t k, float alpha, const float* a, std::int64_t a_row, std::int64_t a_col,
-            const float* b, std::int64_t b_row, float* c, std::int64_t c_row, std::int64_t first,
-            std::int64_t last) {
+void matmul(std::int64_t n, std::int64_t k, float alpha, const float* a, std::int64_t a_row,
+            std::int64_t a_col, const float* b, std::int64_t b_row, float* c, std::int64_t c_row,
+            std::int64_t first, std::int64_t last) {
   std::int64_t r = first;
-  for (; r + 6 <= last; r += 6) matmul_rows<6>(n, k, alpha, a + r * a_row, a_row, a_col, b, b_row, c + r * c_row, c_row);
-  for (; r < last; ++r) matmul_rows<1>(n, k, alpha, a + r * a_row, a_row, a_col, b, b_row, c + r * c_row, c_row);
+  for (; r + 6 <= last; r += 6)
+    matmul_rows<6>(n, k, alpha, a + r * a_row, a_row, a_col, b, b_row, c + r * c_row, c_row);
+  for (; r < last; ++r)
+    matmul_rows<1>(n, k, alpha, a + r * a_row, a_row, a_col, b, b_row, c + r * c_row, c_row);
 }
 
 }  // namespace

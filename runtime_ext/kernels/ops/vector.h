@@ -5,10 +5,12 @@
 
 namespace {
 
-float sparse_dot(const float* values, const std::int32_t* columns, std::int64_t count, const float* x) {
+float sparse_dot(const float* values, const std::int32_t* columns, std::int64_t count,
+                 const float* x) {
   Reg total = Simd::zero();
   std::int64_t i = 0;
-  for (; i + kW <= count; i += kW) total = Simd::fma(Simd::load(values + i), Simd::gather(x, columns + i), total);
+  for (; i + kW <= count; i += kW)
+    total = Simd::fma(Simd::load(values + i), Simd::gather(x, columns + i), total);
   float rest = 0.0f;
   for (; i < count; ++i) rest += values[i] * x[columns[i]];
   return rest + Simd::sum(total);
@@ -22,7 +24,8 @@ float dense_dot(const float* values, const float* x, std::int64_t count) {
       total[j] = Simd::fma(Simd::load(values + i + j * kW), Simd::load(x + i + j * kW), total[j]);
     }
   }
-  for (; i + kW <= count; i += kW) total[0] = Simd::fma(Simd::load(values + i), Simd::load(x + i), total[0]);
+  for (; i + kW <= count; i += kW)
+    total[0] = Simd::fma(Simd::load(values + i), Simd::load(x + i), total[0]);
   float rest = 0.0f;
   for (; i < count; ++i) rest += values[i] * x[i];
   return rest + Simd::sum(Simd::add(Simd::add(total[0], total[1]), Simd::add(total[2], total[3])));
@@ -30,8 +33,8 @@ float dense_dot(const float* values, const float* x, std::int64_t count) {
 
 // `Rows` sums over the columns of a block, several columns in flight.
 template <int Rows>
-inline void block_dot_rows(const float* values, const std::int32_t* columns, std::int64_t count, const float* x,
-                           float* y) {
+inline void block_dot_rows(const float* values, const std::int32_t* columns, std::int64_t count,
+                           const float* x, float* y) {
   constexpr int kLanes = Rows < kW ? Rows : kW, kRegs = Rows / kLanes;
   Reg total[2][kRegs];
   for (int r = 0; r < kRegs; ++r) total[0][r] = total[1][r] = Simd::zero();
@@ -42,11 +45,12 @@ inline void block_dot_rows(const float* values, const std::int32_t* columns, std
       t = Simd::fma(read(values + i * Rows + r * kLanes, kLanes), v, t);
     }
   }
-  for (int r = 0; r < kRegs; ++r) write(y + r * kLanes, Simd::add(total[0][r], total[1][r]), kLanes, nullptr, 0);
+  for (int r = 0; r < kRegs; ++r)
+    write(y + r * kLanes, Simd::add(total[0][r], total[1][r]), kLanes, nullptr, 0);
 }
 
-void block_dot(int rows, const float* values, const std::int32_t* columns, std::int64_t count, const float* x,
-               float* y) {
+void block_dot(int rows, const float* values, const std::int32_t* columns, std::int64_t count,
+               const float* x, float* y) {
   switch (rows) {
     case 2: return block_dot_rows<2>(values, columns, count, x, y);
     case 4: return block_dot_rows<4>(values, columns, count, x, y);

@@ -18,7 +18,8 @@ struct Simd {
   static inline void store(float* p, Reg v) { _mm256_storeu_ps(p, v); }
   static inline __m256i lanes(std::uint32_t bits) {
     const __m256i lane = _mm256_setr_epi32(1, 2, 4, 8, 16, 32, 64, 128);
-    return _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(static_cast<int>(bits)), lane), lane);
+    return _mm256_cmpeq_epi32(_mm256_and_si256(_mm256_set1_epi32(static_cast<int>(bits)), lane),
+                              lane);
   }
   static inline Reg load_some(const float* p, int count) {
     return _mm256_maskload_ps(p, lanes((1u << count) - 1u));
@@ -27,7 +28,9 @@ struct Simd {
     _mm256_maskstore_ps(p, lanes((1u << count) - 1u), v);
   }
   static inline Reg fma(Reg a, Reg b, Reg c) { return _mm256_fmadd_ps(a, b, c); }
-  static inline Reg square_error(Reg a, Reg square) { return _mm256_fmsub_ps(a, a, square); }  // a * a - square, exactly
+  static inline Reg square_error(Reg a, Reg square) {
+    return _mm256_fmsub_ps(a, a, square);
+  }  // a * a - square, exactly
   static inline Reg add(Reg a, Reg b) { return _mm256_add_ps(a, b); }
   static inline Reg sub(Reg a, Reg b) { return _mm256_sub_ps(a, b); }
   static inline Reg mul(Reg a, Reg b) { return _mm256_mul_ps(a, b); }
@@ -50,7 +53,8 @@ struct Simd {
     return _mm256_and_ps(a, _mm256_castsi256_ps(lanes(bits)));
   }
   static inline Reg gather(const float* base, const std::int32_t* index) {
-    return _mm256_i32gather_ps(base, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(index)), 4);
+    return _mm256_i32gather_ps(base, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(index)),
+                               4);
   }
   static inline float sum(Reg a) {
     __m128 s = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));

@@ -24,7 +24,9 @@ struct Simd {
     _mm512_mask_storeu_ps(p, static_cast<__mmask16>((1u << count) - 1u), v);
   }
   static inline Reg fma(Reg a, Reg b, Reg c) { return _mm512_fmadd_ps(a, b, c); }  // a * b + c
-  static inline Reg square_error(Reg a, Reg square) { return _mm512_fmsub_ps(a, a, square); }  // a * a - square, exactly
+  static inline Reg square_error(Reg a, Reg square) {
+    return _mm512_fmsub_ps(a, a, square);
+  }  // a * a - square, exactly
   static inline Reg add(Reg a, Reg b) { return _mm512_add_ps(a, b); }
   static inline Reg sub(Reg a, Reg b) { return _mm512_sub_ps(a, b); }
   static inline Reg mul(Reg a, Reg b) { return _mm512_mul_ps(a, b); }

@@ -58,7 +58,8 @@ struct Simd {
   static inline Reg max(Reg a, Reg b) { return select(a > b, a, b); }
   static inline Reg min(Reg a, Reg b) { return select(a < b, a, b); }
   static inline Reg sqrt(Reg a) {
-    return Reg{__builtin_sqrtf(a[0]), __builtin_sqrtf(a[1]), __builtin_sqrtf(a[2]), __builtin_sqrtf(a[3])};
+    return Reg{__builtin_sqrtf(a[0]), __builtin_sqrtf(a[1]), __builtin_sqrtf(a[2]),
+               __builtin_sqrtf(a[3])};
   }
   // To the nearest integer for |a| < 2^22, ties to even.
   static inline Reg round(Reg a) {

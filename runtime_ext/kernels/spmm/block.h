@@ -1,5 +1,5 @@
-// Blocks of R output rows that share their columns (and dense weights, whose blocks share one list of
-// columns): R x P sums in registers, every input vector is loaded once for R multiply-adds.
+// Blocks of R output rows that share their columns (and dense weights, whose blocks share one list
+// of columns): R x P sums in registers, every input vector is loaded once for R multiply-adds.
 #pragma once
 
 #include "finish.h"

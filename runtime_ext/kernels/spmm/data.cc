@@ -5,8 +5,8 @@
 namespace onnxprune::kernels {
 namespace {
 
-// The rows of one block, columns merged: which rows keep each column and with what value. Columns are
-// absolute (groups multiplied in).
+// The rows of one block, columns merged: which rows keep each column and with what value. Columns
+// are absolute (groups multiplied in).
 class RowBlock {
  public:
   RowBlock(const WeightsImpl& w, std::int32_t height)
@@ -39,7 +39,9 @@ class RowBlock {
   const float* values(std::uint32_t column) const {
     return &values_[static_cast<std::size_t>(slot_[column]) * height_];
   }
-  std::uint32_t used(std::uint32_t column) const { return used_[static_cast<std::size_t>(slot_[column])]; }
+  std::uint32_t used(std::uint32_t column) const {
+    return used_[static_cast<std::size_t>(slot_[column])];
+  }
 
   std::vector<std::uint32_t> columns;  // kept ones, rising
 
@@ -53,12 +55,13 @@ class RowBlock {
 
 class Build {
  public:
-  Build(const WeightsImpl& w, const std::vector<std::int32_t>& column_offset, const TileDataOptions& options,
-        TileData* data)
+  Build(const WeightsImpl& w, const std::vector<std::int32_t>& column_offset,
+        const TileDataOptions& options, TileData* data)
       : w_(w), offset_(column_offset), o_(options), d_(*data) {
     const auto all = static_cast<std::int64_t>(offset_.size());
     block_columns_ = o_.block_columns > 0 ? std::min<std::int64_t>(o_.block_columns, all) : all;
-    d_.blocks = static_cast<std::int32_t>((static_cast<std::int64_t>(offset_.size()) + block_columns_ - 1) / block_columns_);
+    d_.blocks = static_cast<std::int32_t>(
+        (static_cast<std::int64_t>(offset_.size()) + block_columns_ - 1) / block_columns_);
   }
 
   void run() {
@@ -68,12 +71,15 @@ class Build {
       reserve(w_.nnz(), w_.nnz());
       for (std::int32_t p = 0; p < d_.parts(); ++p) csr_part(d_.part_rows[p], d_.part_rows[p + 1]);
     } else if (is_shared_dense()) {
-      reserve(static_cast<std::int64_t>(offset_.size()), w_.columns() * (w_.rows() + o_.block_rows));
+      reserve(static_cast<std::int64_t>(offset_.size()),
+              w_.columns() * (w_.rows() + o_.block_rows));
       dense_offsets();
-      for (std::int32_t p = 0; p < d_.parts(); ++p) dense_part(d_.part_rows[p], d_.part_rows[p + 1]);
+      for (std::int32_t p = 0; p < d_.parts(); ++p)
+        dense_part(d_.part_rows[p], d_.part_rows[p + 1]);
     } else {
       RowBlock block(w_, o_.block_rows);
-      for (std::int32_t p = 0; p < d_.parts(); ++p) block_part(d_.part_rows[p], d_.part_rows[p + 1], &block);
+      for (std::int32_t p = 0; p < d_.parts(); ++p)
+        block_part(d_.part_rows[p], d_.part_rows[p + 1], &block);
     }
     d_.wide.shrink_to_fit();
     d_.narrow.shrink_to_fit();
@@ -147,7 +153,8 @@ class Build {
         if (b != current) {
           const std::uint32_t flags = current < 0 ? kFirst : 0;
           if (current < 0) first_block = b;
-          pieces[static_cast<std::size_t>(b)].push_back({static_cast<std::uint32_t>(columns.size()), 0, row, flags});
+          pieces[static_cast<std::size_t>(b)].push_back(
+              {static_cast<std::uint32_t>(columns.size()), 0, row, flags});
           current = b;
         }
         ++pieces[static_cast<std::size_t>(b)].back().count;
@@ -264,14 +271,17 @@ class Build {
     const std::int64_t columns = w_.columns();
     for (std::int32_t b = 0; b < d_.blocks; ++b) {
       const std::int64_t block_begin = static_cast<std::int64_t>(b) * block_columns_;
-      const std::int64_t block_end = std::min<std::int64_t>(block_begin + block_columns_, static_cast<std::int64_t>(offset_.size()));
+      const std::int64_t block_end = std::min<std::int64_t>(
+          block_begin + block_columns_, static_cast<std::int64_t>(offset_.size()));
       for (std::int32_t row = first; row < last; row += o_.block_rows) {
         const std::int64_t base = row / per_group * columns;  // the group's columns
-        const std::int64_t begin = std::max(block_begin, base), end = std::min(block_end, base + columns);
+        const std::int64_t begin = std::max(block_begin, base),
+                           end = std::min(block_end, base + columns);
         if (begin >= end) continue;
         Span span;
         span.offsets = static_cast<std::uint32_t>(begin);
-        span.values = static_cast<std::uint32_t>(d_.values.size() / static_cast<std::size_t>(o_.block_rows));
+        span.values =
+            static_cast<std::uint32_t>(d_.values.size() / static_cast<std::size_t>(o_.block_rows));
         span.count = static_cast<std::uint32_t>(end - begin);
         span.row = row;
         span.flags = (begin == base ? kFirst : 0) | (end == base + columns ? kLast : 0);
@@ -279,7 +289,9 @@ class Build {
         for (std::int64_t c = begin; c < end; ++c) {
           for (std::int32_t r = 0; r < o_.block_rows; ++r) {
             const bool inside = row + r < w_.shape.out_channels;
-            d_.values.push_back(inside ? w_.values[static_cast<std::size_t>((row + r) * columns + (c - base))] : 0.0f);
+            d_.values.push_back(
+                inside ? w_.values[static_cast<std::size_t>((row + r) * columns + (c - base))]
+                       : 0.0f);
           }
         }
       }

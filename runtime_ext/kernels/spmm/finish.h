@@ -12,7 +12,8 @@ using onnxprune::kernels::TileJob;
 using onnxprune::kernels::TileSet;
 
 template <int P>
-inline void start_row(const TileJob& job, std::uint32_t flags, std::int64_t row, Simd::Reg (&sum)[P]) {
+inline void start_row(const TileJob& job, std::uint32_t flags, std::int64_t row,
+                      Simd::Reg (&sum)[P]) {
   if (flags & kFirst) {
     const Simd::Reg bias = Simd::set1(job.bias[row]);
     for (int i = 0; i < P; ++i) sum[i] = bias;
@@ -23,7 +24,8 @@ inline void start_row(const TileJob& job, std::uint32_t flags, std::int64_t row,
 }
 
 template <int P>
-inline void finish_row(const TileJob& job, std::uint32_t flags, std::int64_t row, Simd::Reg (&sum)[P]) {
+inline void finish_row(const TileJob& job, std::uint32_t flags, std::int64_t row,
+                       Simd::Reg (&sum)[P]) {
   float* out = job.out + row * job.out_stride;
   if (flags & kLast) {
     const Simd::Reg low = Simd::set1(job.low), high = Simd::set1(job.high);
@@ -57,7 +59,9 @@ struct WideOffsets {
 struct NarrowOffsets {
   const std::uint16_t* at;
   explicit NarrowOffsets(const TileJob& job, std::uint32_t first) : at(job.narrow + first) {}
-  inline std::int64_t operator[](std::uint32_t i) const { return static_cast<std::int64_t>(at[i]) * 16; }
+  inline std::int64_t operator[](std::uint32_t i) const {
+    return static_cast<std::int64_t>(at[i]) * 16;
+  }
   inline void advance(std::uint32_t count) { at += count; }
 };
 

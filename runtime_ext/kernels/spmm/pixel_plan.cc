@@ -23,13 +23,15 @@ std::vector<Tile> cut_pixels(std::int64_t pixels, int width, const TileCut& cut)
   }
   std::vector<Tile> tiles;
   for (std::int64_t i = 0; i < count; ++i) {
-    const std::int64_t begin = units * i / count * cut.unit, end = units * (i + 1) / count * cut.unit;
+    const std::int64_t begin = units * i / count * cut.unit,
+                       end = units * (i + 1) / count * cut.unit;
     if (end > begin) tiles.push_back({begin * width, static_cast<int>(end - begin)});
   }
   return tiles;
 }
 
-PixelPlan::PixelPlan(const PlanRequest& request) : PlanBase(request), scatter_(request.out, request.in.pitch) {
+PixelPlan::PixelPlan(const PlanRequest& request)
+    : PlanBase(request), scatter_(request.out, request.in.pitch) {
   rows_ = request.weights.shape.out_channels;
   direct_ = flat_compatible(request.weights.shape, in_, out_);
   clamp_ = clamp_of(epilogue_);
@@ -44,8 +46,12 @@ void PixelPlan::cut(int width, const TileCut& how) {
   if (direct_) mask_ = pixel_mask(out_.height, out_.width, in_.pitch, width);
   const Tile& last = tiles_.back();
   const auto vectors = static_cast<std::size_t>(last.q / width + last.vectors);
-  if (direct_ && (!mask_.empty() || static_cast<std::int64_t>(vectors) * width > flat_pixels(out_.height, out_.width, in_.pitch))) {
-    if (mask_.empty()) mask_.assign(static_cast<std::size_t>(flat_pixels(out_.height, out_.width, in_.pitch) / width), static_cast<std::uint16_t>((1u << width) - 1u));
+  if (direct_ && (!mask_.empty() || static_cast<std::int64_t>(vectors) * width >
+                                        flat_pixels(out_.height, out_.width, in_.pitch))) {
+    if (mask_.empty())
+      mask_.assign(
+          static_cast<std::size_t>(flat_pixels(out_.height, out_.width, in_.pitch) / width),
+          static_cast<std::uint16_t>((1u << width) - 1u));
     mask_.resize(vectors, 0);
   }
   longest_ = 1;
@@ -55,7 +61,8 @@ void PixelPlan::cut(int width, const TileCut& how) {
 std::int32_t PixelPlan::wanted_parts(std::int32_t threads, std::int32_t block_rows) const {
   const auto tiles = static_cast<std::int64_t>(tiles_.size());
   std::int32_t parts = 1;
-  if (threads > 1 && tiles % threads != 0 && tiles < 8 * static_cast<std::int64_t>(threads)) parts = threads;
+  if (threads > 1 && tiles % threads != 0 && tiles < 8 * static_cast<std::int64_t>(threads))
+    parts = threads;
   if (!direct_) parts = std::max(parts, (rows_ + kScratchRows - 1) / kScratchRows);
   return std::max(1, std::min(parts, (rows_ + block_rows - 1) / block_rows));
 }
@@ -63,7 +70,8 @@ std::int32_t PixelPlan::wanted_parts(std::int32_t threads, std::int32_t block_ro
 std::int64_t PixelPlan::bytes_per_channel(const ConvGeometry& g) const {
   // Each distinct (phase, row) it reads, or the whole plane when that is less.
   std::vector<std::int64_t> rows;
-  for (const std::int64_t offset : tap_offsets(g, in_)) rows.push_back(offset / std::max(in_.pitch, 1));
+  for (const std::int64_t offset : tap_offsets(g, in_))
+    rows.push_back(offset / std::max(in_.pitch, 1));
   std::sort(rows.begin(), rows.end());
   const std::int64_t distinct = std::unique(rows.begin(), rows.end()) - rows.begin();
   const std::int64_t run = tile_floats() * 4 + (g.taps() > 1 ? 64 : 0);
@@ -71,13 +79,17 @@ std::int64_t PixelPlan::bytes_per_channel(const ConvGeometry& g) const {
 }
 
 bool PixelPlan::packing_pays(const WeightsImpl& w) const {
-  // Packed, every tap has its own copy, so fewer columns fit the cache; measured, this pays only for
-  // images of a few vectors with many uses of every input (7 x 7 with 512 channels at 90 % zeros).
-  const double uses = static_cast<double>(w.nnz()) / (static_cast<double>(w.columns()) * w.shape.groups);
-  return w.shape.groups == 1 && w.shape.taps() > 1 && longest_ <= 4 && tiles_.size() == 1 && uses >= 40.0;
+  // Packed, every tap has its own copy, so fewer columns fit the cache; measured, this pays only
+  // for images of a few vectors with many uses of every input (7 x 7 with 512 channels at 90 %
+  // zeros).
+  const double uses =
+      static_cast<double>(w.nnz()) / (static_cast<double>(w.columns()) * w.shape.groups);
+  return w.shape.groups == 1 && w.shape.taps() > 1 && longest_ <= 4 && tiles_.size() == 1 &&
+         uses >= 40.0;
 }
 
-bool PixelPlan::plan_input(const ConvGeometry& g, std::int64_t budget, bool packed, bool by_vector) {
+bool PixelPlan::plan_input(const ConvGeometry& g, std::int64_t budget, bool packed,
+                           bool by_vector) {
   std::vector<std::int32_t> absolute;
   if (!column_offsets(g, in_, &absolute)) return false;
   const auto columns = static_cast<std::int64_t>(absolute.size());
@@ -102,10 +114,14 @@ bool PixelPlan::plan_input(const ConvGeometry& g, std::int64_t budget, bool pack
   for (std::int64_t first = 0; first < columns; first += in.block_columns) {
     const std::int64_t last = std::min(columns, first + in.block_columns);
     // Bases are whole lines, so that the alignment of every offset is that of its address.
-    const std::int64_t base = packed ? 0 : *std::min_element(absolute.begin() + first, absolute.begin() + last) / kLane * kLane;
+    const std::int64_t base =
+        packed
+            ? 0
+            : *std::min_element(absolute.begin() + first, absolute.begin() + last) / kLane * kLane;
     if (!packed) in.base.push_back(base);
     for (std::int64_t c = first; c < last; ++c) {
-      const std::int64_t offset = packed ? (c - first) * in.column_stride : absolute[static_cast<std::size_t>(c)] - base;
+      const std::int64_t offset =
+          packed ? (c - first) * in.column_stride : absolute[static_cast<std::size_t>(c)] - base;
       in.offset[static_cast<std::size_t>(c)] = static_cast<std::int32_t>(offset);
       most = std::max(most, offset);
       lines = lines && offset % kLane == 0;
@@ -116,11 +132,14 @@ bool PixelPlan::plan_input(const ConvGeometry& g, std::int64_t budget, bool pack
   return true;
 }
 
-const float* PixelPlan::block_input(std::int32_t b, const float* tile_input, const Tile& tile, float* area) const {
+const float* PixelPlan::block_input(std::int32_t b, const float* tile_input, const Tile& tile,
+                                    float* area) const {
   if (!input_.packed) return tile_input + input_.base[static_cast<std::size_t>(b)];
   const std::int64_t first = b * input_.block_columns;
-  const std::int64_t last = std::min<std::int64_t>(first + input_.block_columns, static_cast<std::int64_t>(input_.source.size()));
-  ops_.pack(tile_input, input_.source.data() + first, last - first, tile.vectors, area, input_.column_stride, input_.vector_stride);
+  const std::int64_t last = std::min<std::int64_t>(first + input_.block_columns,
+                                                   static_cast<std::int64_t>(input_.source.size()));
+  ops_.pack(tile_input, input_.source.data() + first, last - first, tile.vectors, area,
+            input_.column_stride, input_.vector_stride);
   return area;
 }
 
@@ -129,8 +148,9 @@ std::int64_t PixelPlan::packed_floats() const {
 }
 
 std::int64_t PixelPlan::shared_bytes() const {
-  return static_cast<std::int64_t>(bias_.capacity() * 4 + mask_.capacity() * 2 + tiles_.capacity() * sizeof(Tile) +
-                                   part_rows_.capacity() * 4 + input_.base.capacity() * 8 +
+  return static_cast<std::int64_t>(bias_.capacity() * 4 + mask_.capacity() * 2 +
+                                   tiles_.capacity() * sizeof(Tile) + part_rows_.capacity() * 4 +
+                                   input_.base.capacity() * 8 +
                                    (input_.offset.capacity() + input_.source.capacity()) * 4);
 }
 
@@ -142,11 +162,14 @@ std::size_t PixelPlan::scratch_bytes() const {
   const std::size_t packed = static_cast<std::size_t>(packed_floats()) * sizeof(float);
   if (direct_) return packed;
   std::int32_t most = 0;
-  for (std::int32_t p = 0; p < parts(); ++p) most = std::max(most, part_rows_[p + 1] - part_rows_[p]);
-  return packed + static_cast<std::size_t>(most + 1) * tile_floats() * sizeof(float);  // one more for a residual
+  for (std::int32_t p = 0; p < parts(); ++p)
+    most = std::max(most, part_rows_[p + 1] - part_rows_[p]);
+  return packed + static_cast<std::size_t>(most + 1) * tile_floats() *
+                      sizeof(float);  // one more for a residual
 }
 
-void PixelPlan::run(const RunArgs& args, std::int64_t first, std::int64_t last, void* scratch) const {
+void PixelPlan::run(const RunArgs& args, std::int64_t first, std::int64_t last,
+                    void* scratch) const {
   const auto tiles = static_cast<std::int64_t>(tiles_.size());
   for (std::int64_t item = first; item < last; ++item) {
     const auto tile = static_cast<std::size_t>(item % tiles);
@@ -167,7 +190,8 @@ void PixelPlan::run(const RunArgs& args, std::int64_t first, std::int64_t last, 
   }
 }
 
-void PixelPlan::run_direct(const RunArgs& args, std::int32_t part, std::size_t index, float* area) const {
+void PixelPlan::run_direct(const RunArgs& args, std::int32_t part, std::size_t index,
+                           float* area) const {
   const Tile& tile = tiles_[index];
   TileJob job;
   job.in = args.in + tile.q;
@@ -194,19 +218,24 @@ void PixelPlan::run_direct(const RunArgs& args, std::int32_t part, std::size_t i
     }
   }
   if (index == 0) zero_rows(args.out, first, last, 0, out_.lead);
-  if (index + 1 == tiles_.size()) zero_rows(args.out, first, last, out_.lead + tile.q + count, out_.plane_stride);
+  if (index + 1 == tiles_.size())
+    zero_rows(args.out, first, last, out_.lead + tile.q + count, out_.plane_stride);
 }
 
-void PixelPlan::zero_rows(float* out, std::int64_t first, std::int64_t last, std::int64_t begin, std::int64_t end) const {
+void PixelPlan::zero_rows(float* out, std::int64_t first, std::int64_t last, std::int64_t begin,
+                          std::int64_t end) const {
   if (begin >= end) return;
   for (std::int64_t r = first; r < last; ++r) {
-    std::memset(out + r * out_.plane_stride + begin, 0, static_cast<std::size_t>(end - begin) * sizeof(float));
+    std::memset(out + r * out_.plane_stride + begin, 0,
+                static_cast<std::size_t>(end - begin) * sizeof(float));
   }
 }
 
-void PixelPlan::run_scattered(const RunArgs& args, std::int32_t part, std::size_t index, float* area, float* scratch) const {
+void PixelPlan::run_scattered(const RunArgs& args, std::int32_t part, std::size_t index,
+                              float* area, float* scratch) const {
   const Tile& tile = tiles_[index];
-  const std::int64_t stride = tile_floats(), count = static_cast<std::int64_t>(tile.vectors) * width_;
+  const std::int64_t stride = tile_floats(),
+                     count = static_cast<std::int64_t>(tile.vectors) * width_;
   const std::int32_t first = part_rows_[part], last = part_rows_[part + 1];
   float* const added = scratch + (last - first) * stride;
   TileJob job;
@@ -219,7 +248,8 @@ void PixelPlan::run_scattered(const RunArgs& args, std::int32_t part, std::size_
   for (std::int64_t r = first; r < last; ++r) {
     float* row = scratch + (r - first) * stride;
     float* plane = args.out + r * out_.plane_stride;
-    if (args.residual != nullptr) scatter_.load(tile.q, count, args.residual + r * out_.plane_stride, added);
+    if (args.residual != nullptr)
+      scatter_.load(tile.q, count, args.residual + r * out_.plane_stride, added);
     ops_.finish(epilogue_, row, args.residual == nullptr ? nullptr : added, nullptr, count);
     scatter_.store(tile.q, count, row, plane);
     if (index == 0) zero_around(out_, plane);

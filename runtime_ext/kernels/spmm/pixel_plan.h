@@ -1,5 +1,5 @@
-// What all plans over flat pixel vectors share: tiles of pixels, parts of rows, in-place or scattered
-// output, masks, borders, and activations that the kernels cannot fuse.
+// What all plans over flat pixel vectors share: tiles of pixels, parts of rows, in-place or
+// scattered output, masks, borders, and activations that the kernels cannot fuse.
 #pragma once
 
 #include <vector>
@@ -26,15 +26,16 @@ class PixelPlan : public PlanBase {
  public:
   std::int64_t work_items(std::int32_t images) const override;
   std::size_t scratch_bytes() const override;
-  void run(const RunArgs& args, std::int64_t first, std::int64_t last, void* scratch) const override;
+  void run(const RunArgs& args, std::int64_t first, std::int64_t last,
+           void* scratch) const override;
 
  protected:
   explicit PixelPlan(const PlanRequest& request);
   // Cuts the pixels into tiles. Called first by a derived `build`.
   void cut(int width, const TileCut& how);
   std::int32_t parts() const { return static_cast<std::int32_t>(part_rows_.size()) - 1; }
-  // How many parts of rows are worth having, at heights of `block_rows`: one, unless the tiles do not
-  // divide among the threads.
+  // How many parts of rows are worth having, at heights of `block_rows`: one, unless the tiles do
+  // not divide among the threads.
   std::int32_t wanted_parts(std::int32_t threads, std::int32_t block_rows) const;
   std::int64_t tile_floats() const { return static_cast<std::int64_t>(longest_) * width_; }
   // Floats from row to row of what `multiply` writes.
@@ -48,12 +49,12 @@ class PixelPlan : public PlanBase {
   // first-level cache, for the price of one copy per column and tile.
   struct Input {
     bool packed = false;
-    bool narrow = false;                     // `offset` holds whole lines, fewer than 2^16 per block
-    std::int64_t block_columns = 0;          // columns in a block
+    bool narrow = false;             // `offset` holds whole lines, fewer than 2^16 per block
+    std::int64_t block_columns = 0;  // columns in a block
     std::int32_t blocks = 1;
-    std::vector<std::int32_t> offset;        // of each column from the block's base, floats
-    std::vector<std::int64_t> base;          // in place: of each block from the tile's first pixel
-    std::vector<std::int32_t> source;        // packed: of each column from the tile's first pixel
+    std::vector<std::int32_t> offset;  // of each column from the block's base, floats
+    std::vector<std::int64_t> base;    // in place: of each block from the tile's first pixel
+    std::vector<std::int32_t> source;  // packed: of each column from the tile's first pixel
     std::int64_t column_stride = 0, vector_stride = 0;  // packed: floats
   };
   // `budget` bytes of input per block and tile; `by_vector`: packed [vector][column] instead of
@@ -62,7 +63,8 @@ class PixelPlan : public PlanBase {
   // Whether packing pays: every packed vector is used for enough multiply-adds.
   bool packing_pays(const WeightsImpl& weights) const;
   // Where block `b` of the tile begins, packing it into `area` first if need be.
-  const float* block_input(std::int32_t b, const float* tile_input, const Tile& tile, float* area) const;
+  const float* block_input(std::int32_t b, const float* tile_input, const Tile& tile,
+                           float* area) const;
 
   // The whole sum of the part's rows over one tile, with the clamp and residual of the job. `area`:
   // room for a packed block.
@@ -71,8 +73,8 @@ class PixelPlan : public PlanBase {
   Input input_;
 
   std::vector<Tile> tiles_;
-  std::vector<std::uint16_t> mask_;       // empty: all pixels of all tiles are real
-  std::vector<std::int32_t> part_rows_;   // parts + 1 boundaries, set by the derived `build`
+  std::vector<std::uint16_t> mask_;      // empty: all pixels of all tiles are real
+  std::vector<std::int32_t> part_rows_;  // parts + 1 boundaries, set by the derived `build`
   std::vector<float> bias_;
   Clamp clamp_;
   std::int32_t rows_ = 0;
@@ -82,8 +84,10 @@ class PixelPlan : public PlanBase {
  private:
   std::int64_t packed_floats() const;
   void run_direct(const RunArgs& args, std::int32_t part, std::size_t index, float* area) const;
-  void run_scattered(const RunArgs& args, std::int32_t part, std::size_t index, float* area, float* scratch) const;
-  void zero_rows(float* out, std::int64_t first, std::int64_t last, std::int64_t begin, std::int64_t end) const;
+  void run_scattered(const RunArgs& args, std::int32_t part, std::size_t index, float* area,
+                     float* scratch) const;
+  void zero_rows(float* out, std::int64_t first, std::int64_t last, std::int64_t begin,
+                 std::int64_t end) const;
   Scatter scatter_;
 };
 

@@ -23,15 +23,19 @@ class TilePlan final : public PixelPlan {
     cut(set_.width, how);
     // So much input that what a tile reads of it stays in cache while all rows pass over it.
     const Tuning& tuning = request.tuning;
-    const bool packed = tuning.pack < 0 ? packing_pays(request.weights) : tuning.pack > 0 && g.groups == 1;
-    const std::int64_t budget = tuning.input_budget != 0 ? tuning.input_budget : input_budget(request.weights, kernel.family, packed);
+    const bool packed =
+        tuning.pack < 0 ? packing_pays(request.weights) : tuning.pack > 0 && g.groups == 1;
+    const std::int64_t budget = tuning.input_budget != 0
+                                    ? tuning.input_budget
+                                    : input_budget(request.weights, kernel.family, packed);
     const bool fits = plan_input(g, budget, packed, false);
     TileDataOptions options;
     options.family = kernel.family;
     options.block_rows = set_.block_rows;
     options.parts = wanted_parts(request.options.threads, set_.block_rows);
     // Depthwise: rows share no input, so a few planes at a time are walked to their end.
-    if (g.out_channels / g.groups < 4 && tiles_.size() >= 8) options.parts = std::max(options.parts, (g.out_channels + 3) / 4);
+    if (g.out_channels / g.groups < 4 && tiles_.size() >= 8)
+      options.parts = std::max(options.parts, (g.out_channels + 3) / 4);
     options.block_columns = static_cast<std::int32_t>(input_.block_columns);
     options.narrow = input_.narrow;
     if (!fits || !build_tile_data(request.weights, input_.offset, options, &data_)) {
@@ -73,11 +77,14 @@ class TilePlan final : public PixelPlan {
     const std::int64_t first = caches.l1_data * 3 / 4;
     if (packed) return first;
     if (family == Family::block) return caches.l2 / 2;
-    const double density = std::max(1e-4, static_cast<double>(w.nnz()) / (static_cast<double>(w.columns()) * static_cast<double>(w.rows())));
+    const double density =
+        std::max(1e-4, static_cast<double>(w.nnz()) /
+                           (static_cast<double>(w.columns()) * static_cast<double>(w.rows())));
     if (family == Family::rows4) return density >= 0.4 ? first : 2 * first;
     const double columns = 8.0 / density;  // eight weights a row and block
     const double per_column = static_cast<double>(bytes_per_channel(w.shape)) / w.shape.taps();
-    return std::max(first, static_cast<std::int64_t>(std::min(columns * per_column, static_cast<double>(caches.l2) / 3)));
+    return std::max(first, static_cast<std::int64_t>(
+                               std::min(columns * per_column, static_cast<double>(caches.l2) / 3)));
   }
 
   TileSet set_;

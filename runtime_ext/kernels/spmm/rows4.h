@@ -8,9 +8,10 @@
 namespace {
 
 template <int P, int Pattern, class Offsets>
-inline void run_pattern(const float* in, Offsets& offset, const float*& weight,
-                        std::uint32_t count, Simd::Reg (&sum)[4][P]) {
-  constexpr int kUsed = (Pattern & 1) + (Pattern >> 1 & 1) + (Pattern >> 2 & 1) + (Pattern >> 3 & 1);
+inline void run_pattern(const float* in, Offsets& offset, const float*& weight, std::uint32_t count,
+                        Simd::Reg (&sum)[4][P]) {
+  constexpr int kUsed =
+      (Pattern & 1) + (Pattern >> 1 & 1) + (Pattern >> 2 & 1) + (Pattern >> 3 & 1);
   for (std::uint32_t k = 0; k < count; ++k) {
     const float* x = in + offset[k];
     Simd::Reg input[P];

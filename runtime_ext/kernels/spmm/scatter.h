@@ -8,8 +8,8 @@
 
 namespace onnxprune::kernels {
 
-// Moves tiles of the flat pixel vector (row pitch `pitch`, out.height x out.width valid pixels) to and
-// from planes of the layout `out`.
+// Moves tiles of the flat pixel vector (row pitch `pitch`, out.height x out.width valid pixels) to
+// and from planes of the layout `out`.
 class Scatter {
  public:
   Scatter() = default;

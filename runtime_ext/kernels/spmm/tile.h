@@ -10,8 +10,8 @@ struct Span {
   std::uint32_t offsets = 0;  // first entry in the offsets of TileJob
   std::uint32_t values = 0;   // first entry in TileJob::values, in units of the block height
   std::uint32_t count = 0;
-  std::int32_t row = 0;       // (first) output row
-  std::uint32_t flags = 0;    // kFirst: starts from the bias; kLast: applies the epilogue
+  std::int32_t row = 0;     // (first) output row
+  std::uint32_t flags = 0;  // kFirst: starts from the bias; kLast: applies the epilogue
 };
 constexpr std::uint32_t kFirst = 1, kLast = 2;
 
@@ -32,9 +32,9 @@ struct TileJob {
   const Span* spans = nullptr;
   std::int64_t span_count = 0;
   const std::uint32_t* patterns = nullptr;  // rows4: for span i the counts of patterns 1..15
-  std::int32_t rows = 0;            // rows of the output: a block may stick out
-  float low = 0, high = 0;          // the epilogue's clamp (infinite: none)
-  bool residual_after = false;      // add the residual after the clamp instead of before
+  std::int32_t rows = 0;                    // rows of the output: a block may stick out
+  float low = 0, high = 0;                  // the epilogue's clamp (infinite: none)
+  bool residual_after = false;              // add the residual after the clamp instead of before
 };
 
 using TileFn = void (*)(const TileJob&);
