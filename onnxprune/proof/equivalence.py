@@ -123,7 +123,7 @@ def open_session(
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
     if lean:
-        options.enable_cpu_mem_arena = False
+        options.enable_mem_pattern = False  # a plan for all activations at once, beside the arena
         options.add_session_config_entry("session.disable_prepacking", "1")
     if not optimize:
         options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
