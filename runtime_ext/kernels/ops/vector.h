@@ -7,13 +7,21 @@ namespace {
 
 float sparse_dot(const float* values, const std::int32_t* columns, std::int64_t count,
                  const float* x) {
-  Reg total = Simd::zero();
+  Reg total[2] = {Simd::zero(), Simd::zero()};
   std::int64_t i = 0;
-  for (; i + kW <= count; i += kW)
-    total = Simd::fma(Simd::load(values + i), Simd::gather(x, columns + i), total);
+  for (; i + 2 * kW <= count; i += 2 * kW) {
+    for (int j = 0; j < 2; ++j) {
+      const Reg picked = Simd::gather(x, columns + i + j * kW);
+      total[j] = Simd::fma(Simd::load(values + i + j * kW), picked, total[j]);
+    }
+  }
+  if (i + kW <= count) {
+    total[0] = Simd::fma(Simd::load(values + i), Simd::gather(x, columns + i), total[0]);
+    i += kW;
+  }
   float rest = 0.0f;
   for (; i < count; ++i) rest += values[i] * x[columns[i]];
-  return rest + Simd::sum(total);
+  return rest + Simd::sum(Simd::add(total[0], total[1]));
 }
 
 float dense_dot(const float* values, const float* x, std::int64_t count) {

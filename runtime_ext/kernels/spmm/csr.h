@@ -6,6 +6,13 @@
 
 namespace {
 
+template <int P>
+inline void add_weight(const float* x, float weight, Simd::Reg (&sum)[P]) {
+  const Simd::Reg w = Simd::set1(weight);
+#pragma GCC unroll 16
+  for (int i = 0; i < P; ++i) sum[i] = Simd::fma(w, Simd::load(x + i * Simd::kWidth), sum[i]);
+}
+
 template <int P, class Offsets>
 struct CsrTile {
   static void run(const TileJob& job) {
@@ -15,12 +22,21 @@ struct CsrTile {
       start_row<P>(job, span->flags, span->row, sum);
       const Offsets offset(job, span->offsets);
       const float* weight = job.values + span->values;
-      for (std::uint32_t k = 0; k < span->count; ++k) {
-        const float* x = job.in + offset[k];
-        const Simd::Reg w = Simd::set1(weight[k]);
+      std::uint32_t k = 0;
+      if constexpr (P < 8) {
+        // Short tiles would wait for the latency of their few sums: take two weights at a time into
+        // two sets of sums.
+        Simd::Reg other[P];
 #pragma GCC unroll 16
-        for (int i = 0; i < P; ++i) sum[i] = Simd::fma(w, Simd::load(x + i * Simd::kWidth), sum[i]);
+        for (int i = 0; i < P; ++i) other[i] = Simd::zero();
+        for (; k + 2 <= span->count; k += 2) {
+          add_weight<P>(job.in + offset[k], weight[k], sum);
+          add_weight<P>(job.in + offset[k + 1], weight[k + 1], other);
+        }
+#pragma GCC unroll 16
+        for (int i = 0; i < P; ++i) sum[i] = Simd::add(sum[i], other[i]);
       }
+      for (; k < span->count; ++k) add_weight<P>(job.in + offset[k], weight[k], sum);
       finish_row<P>(job, span->flags, span->row, sum);
     }
   }
