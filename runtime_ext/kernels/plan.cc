@@ -45,7 +45,7 @@ Status make_pixel_plan(const PlanRequest& request, PlanPtr* plan) {
   for (const std::size_t kernel : order) {
     status = make_with(request, kernel, plan);
     if (status.ok()) {
-      const_cast<PlanInfo&>((*plan)->info()).cycles = kernel_cycles(kernel_record(kernel), cost);
+      static_cast<PlanBase&>(**plan).set_cycles(kernel_cycles(kernel_record(kernel), cost));
       break;
     }
   }
@@ -126,7 +126,7 @@ Status make_tuned_plan(const Weights& weights, const PlaneLayout& in, const Plan
     }
     if (status.ok()) {
       const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;
-      const_cast<PlanInfo&>((*plan)->info()).build_seconds = taken.count();
+      static_cast<PlanBase&>(**plan).set_build_seconds(taken.count());
     }
     return status;
   });

@@ -50,6 +50,9 @@ class PlanBase : public Plan {
   const PlanInfo& info() const override { return info_; }
   const PlaneLayout& in_layout() const override { return in_; }
   const PlaneLayout& out_layout() const override { return out_; }
+  // Filled in by make_plan.
+  void set_cycles(double cycles) { info_.cycles = cycles; }
+  void set_build_seconds(double seconds) { info_.build_seconds = seconds; }
 
  protected:
   explicit PlanBase(const PlanRequest& request)

@@ -84,7 +84,7 @@ class Encoder {
   }
   void bit_and(int dst, int a, Mem m) {
     memory(false, 0x54, kMap0F, kNone, dst, a, m, 1, false);
-  }                              // vandps ymm
+  }  // vandps ymm
   void load_mask(int k, Mem m);  // kmovw k, [m]; `keep` = k above: other lanes become zero
   void zero_upper() { bytes({0xc5, 0xf8, 0x77}); }  // vzeroupper
 

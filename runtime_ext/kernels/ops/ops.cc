@@ -33,6 +33,19 @@ std::vector<FlatPiece> flat_pieces(const PlaneLayout& l, int width) {
 }
 
 template <class Body>
+void on_rows(const PlaneLayout& l, float* out, std::int32_t first, std::int32_t last, Body& body) {
+  const std::uint16_t* const whole = nullptr;
+  for (std::int32_t c = first; c < last; ++c) {
+    zero_around(l, out + c * l.plane_stride);
+    for_each_phase(l, [&](const Phase& phase) {
+      for (std::int64_t y = 0; y < phase.rows; ++y) {
+        body(c, c * l.plane_stride + phase.base + y * l.pitch, std::int64_t{phase.cols}, whole);
+      }
+    });
+  }
+}
+
+template <class Body>
 void on_planes(const PlaneLayout& l, float* out, std::int32_t first, std::int32_t last,
                Body&& body) {
   if (l.plane_stride == 1) {  // a contiguous vector: channels are the elements
@@ -40,7 +53,13 @@ void on_planes(const PlaneLayout& l, float* out, std::int32_t first, std::int32_
       body(c, std::int64_t{c}, std::int64_t{1}, static_cast<const std::uint16_t*>(nullptr));
     return;
   }
-  const std::vector<FlatPiece> pieces = flat_pieces(l, active().width);
+  std::vector<FlatPiece> pieces;
+  try {
+    pieces = flat_pieces(l, active().width);
+  } catch (...) {  // no memory for masks: row by row, which needs none
+    on_rows(l, out, first, last, body);
+    return;
+  }
   for (std::int32_t c = first; c < last; ++c) {
     const std::int64_t plane = c * l.plane_stride;
     std::int64_t written = 0;
