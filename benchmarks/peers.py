@@ -33,13 +33,15 @@ REQUIREMENTS = {
     "polygraphy": ["polygraphy==0.53.6", "onnx_graphsurgeon", f"onnx=={onnx.__version__}"],
 }
 
-#: Starts argv[2:] and writes [exit code, seconds, ru_maxrss] to argv[1].
+#: Starts argv[2:] and writes [exit code, seconds, ru_maxrss, CPU seconds] to argv[1].
 LAUNCHER = """
 import json, os, sys, time
 start = time.perf_counter()
 child = os.posix_spawnp(sys.argv[2], sys.argv[2:], os.environ)
 _, status, usage = os.wait4(child, 0)
-record = [os.waitstatus_to_exitcode(status), time.perf_counter() - start, usage.ru_maxrss]
+seconds = time.perf_counter() - start
+cpu = usage.ru_utime + usage.ru_stime
+record = [os.waitstatus_to_exitcode(status), seconds, usage.ru_maxrss, cpu]
 with open(sys.argv[1], "w") as file:
     json.dump(record, file)
 """
@@ -63,12 +65,15 @@ class Run:
         peak_mb: peak resident memory in 10^6 bytes, of the process or its biggest child; 0 if it
             ran past its limit.
         output: stdout and stderr together.
+        cpu: seconds of processor time, user and system, all threads; says more than ``seconds`` on
+            a machine that does other things as well.
     """
 
     code: int | None
     seconds: float
     peak_mb: float
     output: str
+    cpu: float = 0.0
 
     def json(self) -> dict[str, Any]:
         """Return the last line of the output that is a JSON object; empty when there is none."""
@@ -128,9 +133,9 @@ def measure(command: list[str], limit: float = 900) -> Run:
                 return Run(None, limit, 0.0, log.read_text())
         if not record.exists():
             raise RuntimeError(f"{command[0]} cannot be started: {log.read_text()}")
-        code, seconds, peak = json.loads(record.read_text())
+        code, seconds, peak, cpu = json.loads(record.read_text())
         kibibytes = peak / 1024 if sys.platform == "darwin" else peak
-        return Run(code, seconds, kibibytes * 1.024e-3, log.read_text())
+        return Run(code, seconds, kibibytes * 1.024e-3, log.read_text(), cpu)
 
 
 def median(runs: list[Run]) -> tuple[float, float]:

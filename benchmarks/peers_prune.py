@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import re
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -165,15 +166,21 @@ def speed(work: Path, _: str, repeats: int) -> tuple[dict[str, Any], bool]:
     return report_speed(cases, megabytes)
 
 
+def cpu_seconds(runs: list[peers.Run]) -> float:
+    """Return the median of processor time."""
+    return statistics.median(run.cpu for run in runs)
+
+
 def report_speed(
     cases: dict[str, list[peers.Run]], megabytes: float
 ) -> tuple[dict[str, Any], bool]:
-    """Print and return medians, and ratios to polygraphy where it ran."""
+    """Print and return medians, and how polygraphy, where it ran, compares with each."""
     table = Table(title=f"ResNet-50, {megabytes:.0f} MB: whole process")
-    for column in ("case", "seconds", "peak MB", "peak / file", "polygraphy / this"):
+    for column in ("case", "seconds", "CPU s", "peak MB", "peak / file", "faster", "less CPU"):
         table.add_column(column, justify="left" if column == "case" else "right")
     reference = cases.get("polygraphy surgeon prune")
     slow = peers.median(reference)[0] if reference else None
+    busy = cpu_seconds(reference) if reference else None
     results: dict[str, Any] = {"file_mb": megabytes}
     good = True
     for case, runs in cases.items():
@@ -182,10 +189,25 @@ def report_speed(
         if failed and not case.startswith("polygraphy"):
             good = False
             console.print(f"[red]{case}: {last_line(failed[0].output)}[/]")
+        cpu = cpu_seconds(runs)
         ratio = None if slow is None else slow / seconds
-        results[case] = {"seconds": seconds, "peak_mb": peak, "times_faster": ratio}
-        text = "" if ratio is None else f"{ratio:.1f}x"
-        table.add_row(case, f"{seconds:.2f}", f"{peak:.0f}", f"{peak / megabytes:.1f}x", text)
+        results[case] = {
+            "seconds": seconds,
+            "cpu_seconds": cpu,
+            "peak_mb": peak,
+            "peak_per_file": peak / megabytes,
+            "times_faster": ratio,
+            "times_less_cpu": None if busy is None else busy / cpu,
+        }
+        table.add_row(
+            case,
+            f"{seconds:.2f}",
+            f"{cpu:.2f}",
+            f"{peak:.0f}",
+            f"{peak / megabytes:.2f}x",
+            "" if ratio is None else f"{ratio:.1f}x",
+            "" if busy is None else f"{busy / cpu:.1f}x",
+        )
     console.print(table)
     return results, good
 

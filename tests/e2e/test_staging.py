@@ -14,7 +14,8 @@ import pytest
 from onnxprune import api, io
 from onnxprune.errors import OnnxPruneError, ProofError, SaveError
 from onnxprune.io import infile
-from onnxprune.proof import staging, structure
+from onnxprune.passes import shrink
+from onnxprune.proof import staging
 from onnxprune.proof.staging import Stage
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
@@ -66,7 +67,7 @@ def test_staged_model_computes_the_same(folder: Path) -> None:
     with Stage() as stage:
         staged = stage.put(model)
         assert staged.large and Path(str(staged.source)).is_file()
-        assert Path(f"{staged.source}.data").stat().st_size > 1000
+        assert Path(str(staged.source) + ".data").stat().st_size > 1000
         for otherwise in (False, True):
             _, (got,) = staged.run([x], otherwise=otherwise)
             np.testing.assert_allclose(got[0], wanted[0], rtol=1e-3, atol=1e-4)
@@ -93,7 +94,7 @@ def test_checker_finds_the_same_problem_without_the_weights(folder: Path) -> Non
 @pytest.mark.usefixtures("large")
 def test_wrong_models_are_still_caught(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A shrunk model whose weights are off does not pass, and leaves nothing behind."""
-    cut = structure.Surgery.shrink
+    cut = shrink.Surgery.shrink
 
     def wrong(self: Any) -> Any:
         plan = cut(self)
@@ -103,7 +104,7 @@ def test_wrong_models_are_still_caught(folder: Path, monkeypatch: pytest.MonkeyP
                 value.const_value = io.derived(tensor, lambda a: a + np.float32(0.01))
         return plan
 
-    monkeypatch.setattr(structure.Surgery, "shrink", wrong)
+    monkeypatch.setattr(shrink.Surgery, "shrink", wrong)
     with pytest.raises(ProofError, match="does not compute"):
         api.prune(RESNET, sparsity=0.5)
     assert not list(folder.iterdir())
