@@ -159,7 +159,9 @@ def run_prune(
             proof = prove_mask(analyzer, plan, feeds, on=prove)
     for step in after:
         step.run(model, context)
-    sparsity = weight_sparsity(analyze(model) if kind == "structure" else analyzer)
+    # Shrinking changes weights but not which nodes hold them.
+    same_nodes = kind == "mask" or (model is loaded.model and not after)
+    sparsity = weight_sparsity(analyzer if same_nodes else analyze(model))
     # Inference and rules may know more than the file declares; the file stays as it was written.
     forget_shapes(model, untold)
     for value, shape in zip((*model.graph.inputs, *model.graph.outputs), declared, strict=False):
