@@ -1,8 +1,9 @@
-// Data movement between ONNX layouts and planes, and between plane layouts. Portable: the loops are
-// copies and strided copies, bound by memory.
+// Data movement between ONNX layouts and planes, and between plane layouts: copies and strided
+// copies, bound by memory.
 #include <algorithm>
 #include <cstring>
 
+#include "ops/table.h"
 #include "phases.h"
 
 namespace onnxprune::kernels {
@@ -11,8 +12,8 @@ namespace {
 void copy_strided(const float* from, std::int32_t step, float* to, std::int32_t count) {
   if (step == 1) {
     std::memcpy(to, from, static_cast<std::size_t>(count) * sizeof(float));
-  } else if (step == 2) {  // the common case, written so that it vectorises
-    for (std::int32_t i = 0; i < count; ++i) to[i] = from[2 * i];
+  } else if (step == 2) {
+    ops_table(active_isa()).every_second(from, to, count);
   } else {
     for (std::int32_t i = 0; i < count; ++i) to[i] = from[static_cast<std::int64_t>(i) * step];
   }

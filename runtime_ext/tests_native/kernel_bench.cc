@@ -2,7 +2,8 @@
 // share of the multiply-add peak of this core, measured in the same process. Batch 1, one thread,
 // hot.
 //
-//   kernel_bench [--kernel NAME] [--isa ISA] [--pattern u80|u90|u95|b80|b90|nm24|dense ...]
+//   kernel_bench [--vector] [--kernel NAME] [--isa ISA] [--pattern u80|u90|u95|b80|b90|nm24|dense
+//   ...]
 //   [--quick]
 //                [--chain] [--layer TEXT | --custom
 //                IN,OUT,KERNEL,WIDTH[,HEIGHT[,COUNT[,STRIDE[,GROUPS]]]] ...] [--budget BYTES]
@@ -56,7 +57,7 @@ struct Options {
   std::vector<std::string> patterns;
   Tuning tuning;
   double seconds = 0.05;
-  bool generate = true, chain = false;
+  bool generate = true, chain = false, vector = false;
 };
 
 // Random weights of a pattern: uNN unstructured, bNN in 4x1 blocks, cNN in 8x1 blocks (NN % zeros),
@@ -107,7 +108,7 @@ bool prepare(const Layer& layer, const std::string& pattern, const Options& o, P
   const std::vector<float> bias(static_cast<std::size_t>(layer.out), 0.01f);
   pack.bias = bias.data();
   Status status = pack_dense(g, DenseView{w.data(), g.columns(), 1}, pack, &weights);
-  const PlaneLayout layout =
+  PlaneLayout layout =
       make_layout(layer.rows(), layer.size, conv_need(g, layer.rows(), layer.size));
   PlanOptions options;
   options.isa = o.isa;
@@ -117,7 +118,8 @@ bool prepare(const Layer& layer, const std::string& pattern, const Options& o, P
   PadNeed same;  // the input's own pitch, so that the output is stored in place
   same.pitch = layout.pitch;
   const int oh = g.out_height(layer.rows()), ow = g.out_width(layer.size);
-  const PlaneLayout out = layer.stride == 1 ? layout : make_layout(oh, ow, same);
+  PlaneLayout out = layer.stride == 1 ? layout : make_layout(oh, ow, same);
+  if (o.vector) layout = out = vector_layout();
   if (status.ok()) status = make_tuned_plan(*weights, layout, out, options, o.tuning, &p->plan);
   if (!status.ok()) {
     std::printf("%s\n", status.message);
@@ -251,6 +253,8 @@ int main(int argc, char** argv) {
       o.tuning.shift = false;
     else if (a == "--registers")
       o.tuning.embedded = false;
+    else if (a == "--vector")
+      o.vector = true;
     else if (a == "--chain")
       o.chain = true;
     else if (a == "--quick")

@@ -15,6 +15,7 @@ inline onnxprune::kernels::OpsTable filled_table() {
   t.window_max = window_max;
   t.window_sum = window_sum;
   t.pack = pack;
+  t.every_second = every_second;
   t.sum = sum;
   t.largest = largest;
   t.layer_norm = layer_norm;

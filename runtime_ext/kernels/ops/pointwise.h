@@ -98,6 +98,15 @@ void pack(const float* in, const std::int32_t* offsets, std::int64_t columns, in
   }
 }
 
+void every_second(const float* from, float* to, std::int64_t count) {
+  std::int64_t i = 0;
+  // The second load of the last whole vector would reach one float too far.
+  for (; i + kW + 1 <= count; i += kW) {
+    Simd::store(to + i, Simd::even_lanes(Simd::load(from + 2 * i), Simd::load(from + 2 * i + kW)));
+  }
+  for (; i < count; ++i) to[i] = from[2 * i];
+}
+
 float sum(const float* row, std::int64_t count) {
   Reg total = Simd::zero();
   for_vectors(count,

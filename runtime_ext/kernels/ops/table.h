@@ -27,6 +27,8 @@ struct OpsTable {
   // to[c * column_stride + v * vector_stride ..] = in[offsets[c] + v * width ..], whole vectors.
   void (*pack)(const float* in, const std::int32_t* offsets, std::int64_t columns, int vectors,
                float* to, std::int64_t column_stride, std::int64_t vector_stride);
+  // to[i] = from[2 * i]
+  void (*every_second)(const float* from, float* to, std::int64_t count);
   float (*sum)(const float* row, std::int64_t count);
   float (*largest)(const float* row, std::int64_t count);
   // Tokens [first, last) of [feature][token] planes, see layer_norm in ops.h.

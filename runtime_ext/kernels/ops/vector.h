@@ -39,22 +39,24 @@ float dense_dot(const float* values, const float* x, std::int64_t count) {
   return rest + Simd::sum(Simd::add(Simd::add(total[0], total[1]), Simd::add(total[2], total[3])));
 }
 
-// `Rows` sums over the columns of a block, several columns in flight.
+// `Rows` sums over the columns of a block; four columns in flight hide the latency of the sums.
 template <int Rows>
 inline void block_dot_rows(const float* values, const std::int32_t* columns, std::int64_t count,
                            const float* x, float* y) {
-  constexpr int kLanes = Rows < kW ? Rows : kW, kRegs = Rows / kLanes;
-  Reg total[2][kRegs];
-  for (int r = 0; r < kRegs; ++r) total[0][r] = total[1][r] = Simd::zero();
-  for (std::int64_t i = 0; i < count; ++i) {
-    const Reg v = splat(x[columns[i]]);
-    for (int r = 0; r < kRegs; ++r) {
-      Reg& t = total[i & 1][r];
-      t = Simd::fma(read(values + i * Rows + r * kLanes, kLanes), v, t);
-    }
+  typedef float Lanes __attribute__((vector_size(Rows * 4)));
+  Lanes total[4] = {};
+  const auto add = [&](std::int64_t i, Lanes* to) {
+    Lanes w;
+    __builtin_memcpy(&w, values + i * Rows, sizeof w);
+    *to += w * x[columns[i]];
+  };
+  std::int64_t i = 0;
+  for (; i + 4 <= count; i += 4) {
+    for (int j = 0; j < 4; ++j) add(i + j, &total[j]);
   }
-  for (int r = 0; r < kRegs; ++r)
-    write(y + r * kLanes, Simd::add(total[0][r], total[1][r]), kLanes, nullptr, 0);
+  for (; i < count; ++i) add(i, &total[0]);
+  const Lanes all = (total[0] + total[1]) + (total[2] + total[3]);
+  __builtin_memcpy(y, &all, sizeof all);
 }
 
 void block_dot(int rows, const float* values, const std::int32_t* columns, std::int64_t count,

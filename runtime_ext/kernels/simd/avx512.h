@@ -56,6 +56,12 @@ struct Simd {
   static inline Reg gather(const float* base, const std::int32_t* index) {
     return _mm512_i32gather_ps(_mm512_loadu_si512(index), base, 4);
   }
+  // The lanes 0, 2, 4 ... of a, then of b.
+  static inline Reg even_lanes(Reg a, Reg b) {
+    const __m512i pick =
+        _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
+    return _mm512_permutex2var_ps(a, pick, b);
+  }
   static inline float sum(Reg a) { return _mm512_reduce_add_ps(a); }
   static inline float largest(Reg a) { return _mm512_reduce_max_ps(a); }
 };

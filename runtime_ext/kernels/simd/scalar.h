@@ -82,6 +82,7 @@ struct Simd {
   static inline Reg gather(const float* base, const std::int32_t* index) {
     return Reg{base[index[0]], base[index[1]], base[index[2]], base[index[3]]};
   }
+  static inline Reg even_lanes(Reg a, Reg b) { return Reg{a[0], a[2], b[0], b[2]}; }
   static inline float sum(Reg a) { return (a[0] + a[2]) + (a[1] + a[3]); }
   static inline float largest(Reg a) {
     const float x = a[0] > a[2] ? a[0] : a[2], y = a[1] > a[3] ? a[1] : a[3];

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 
+#include "../ops/table.h"
+
 namespace onnxprune::kernels {
 
 // body(first index in the tile, step in the tile, offset in the plane, pixels) for runs of pixels
@@ -33,7 +35,7 @@ void Scatter::store(std::int64_t q, std::int64_t count, const float* tile, float
         if (step == 1) {
           std::memcpy(plane + to, tile + from, static_cast<std::size_t>(pixels) * sizeof(float));
         } else if (step == 2) {
-          for (std::int64_t i = 0; i < pixels; ++i) plane[to + i] = tile[from + 2 * i];
+          ops_table(active_isa()).every_second(tile + from, plane + to, pixels);
         } else {
           for (std::int64_t i = 0; i < pixels; ++i) plane[to + i] = tile[from + i * step];
         }
