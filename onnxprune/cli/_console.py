@@ -60,4 +60,12 @@ def progress_bar() -> Iterator[Callable[[str, float], None]]:
     )
     with Progress(*columns, console=console, transient=True) as bar:
         task = bar.add_task("load", total=1.0)
-        yield lambda stage, done: bar.update(task, description=stage, completed=done)
+        shown = "load"
+
+        def advance(stage: str, done: float) -> None:
+            # The bar is drawn ten times a second, but a stage is never passed over unseen.
+            nonlocal shown
+            bar.update(task, description=stage, completed=done, refresh=stage != shown)
+            shown = stage
+
+        yield advance
