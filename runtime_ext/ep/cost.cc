@@ -7,12 +7,19 @@ namespace onnxprune::ep {
 namespace {
 
 constexpr double kFuseless = 0.25;      // cycles to read or write one float in passing
+constexpr double kDense = 0.88;         // the CPU's convolutions against the estimate for a good dense kernel
+constexpr double kOutput = 0.25;        // ... and cycles for each number they write
 constexpr double kCached = 23;          // bytes a cycle that dense weights come in from the caches
 constexpr double kUncached = 7;         // ... and from memory
 constexpr double kCacheBytes = 24e6;
 constexpr double kGather = 1.4;         // cycles for each kept weight of a matrix times one vector
 constexpr double kKept = 1.0;           // cycles for each kept weight, however few pixels
+constexpr double kFarOutput = 1.2;      // cycles for each number written to a tensor larger than the caches
+constexpr double kFarBytes = 4e6;
 constexpr double kCurved = 0.6;         // cycles an element of Sigmoid and its like
+constexpr double kTap = 0.2;            // cycles for each number a pooling window looks at
+constexpr double kEdgeWindow = 60;      // ... and for each of ours that reaches into the padding, with
+constexpr double kEdgeTap = 12;         // so much for each number it looks at
 constexpr double kCall = 800;           // onnxruntime's own time for one node
 constexpr double kGroupCall = 2000;     // ... and for one of ours
 constexpr double kTransposed = 1.0;     // ... with a transposition, or out of cache
@@ -102,16 +109,20 @@ double CostModel::ours(const Graph& graph, const Lowering& lowering, const Unit&
       if (y.height * y.width == 1) return images * kGather * kept;
       const int64_t pixels = y.height * (y.width + (g.kernel_w > 1 ? 1 : 0));
       const int64_t whole = (pixels + kernels::kLane - 1) / kernels::kLane * kernels::kLane;
+      const double far = 4 * out / images > kFarBytes ? kFarOutput * out / images : 0;
+      // Depthwise convolutions: moving the numbers is the work, here as on the CPU.
+      const double moving =
+          g.groups > 1 ? (0.8 + 0.45 * g.stride_h * g.stride_w) * out / std::max(1.0, images) : 0;
       if (unit.op.weights)
-        return images * (kKept * kept + kernels::estimate_cycles(*unit.op.weights, whole, isa, generate_code));
+        return images * (far + std::max(moving, kKept * kept + kernels::estimate_cycles(*unit.op.weights, whole, isa, generate_code)));
       kernels::Analysis analysis;  // not sparse enough to look closer: dense kernels
       analysis.rows = g.out_channels;
       analysis.columns = g.columns();
       analysis.nnz = static_cast<int64_t>(size);
-      return images * kernels::estimate_cycles(analysis, whole, isa, generate_code);
+      return images * (far + std::max(moving, kernels::estimate_cycles(analysis, whole, isa, generate_code)));
     }
     case OpKind::pool:
-      return 0.2 * out * unit.op.geometry.taps();
+      return pooling(unit);
     case OpKind::global_pool:
       return kFuseless * floats(lowering.dims[static_cast<size_t>(unit.op.in[0])], unit.domains);
     case OpKind::pointwise:
@@ -126,6 +137,19 @@ double CostModel::ours(const Graph& graph, const Lowering& lowering, const Unit&
   return 0;
 }
 
+double CostModel::pooling(const Unit& unit) const {
+  const kernels::ConvGeometry& g = unit.op.geometry;
+  const View y = sizes_of(*this, unit.dims, unit.domains);
+  const double planes = static_cast<double>(y.images * y.channels);
+  auto inner = [](int64_t size, int32_t begin, int32_t end, int32_t stride) {
+    return static_cast<double>(std::max<int64_t>(0, size - (begin + stride - 1) / stride - (end + stride - 1) / stride));
+  };
+  const double all = static_cast<double>(y.pixels());
+  const double edge = all - inner(y.height, g.pad_top, g.pad_bottom, g.stride_h) * inner(y.width, g.pad_left, g.pad_right, g.stride_w);
+  const double taps = unit.op.maximum && g.taps() >= 16 ? g.kernel_h + g.kernel_w : g.taps();
+  return planes * (kTap * taps * all + (kEdgeWindow + kEdgeTap * taps) * edge);
+}
+
 double CostModel::cpu(const Graph& graph, const Lowering& lowering, const Unit& unit) const {
   const double out = floats(unit.dims, unit.domains);
   switch (unit.op.kind) {
@@ -134,14 +158,15 @@ double CostModel::cpu(const Graph& graph, const Lowering& lowering, const Unit& 
       const kernels::ConvGeometry& g = unit.op.geometry;
       const double bytes = 4.0 * static_cast<double>(g.columns()) * g.out_channels;
       const double reading = bytes / (bytes < kCacheBytes ? kCached : kUncached);
-      double work = kernels::estimate_dense_cycles(g, y.height * y.width, best_isa());
+      const double numbers = out / std::max(1.0, static_cast<double>(y.images));
+      double work = kDense * kernels::estimate_dense_cycles(g, y.height * y.width, best_isa()) + kOutput * numbers;
       // Few multiplications a number, as in depthwise convolutions: moving the numbers is the work.
       if (g.groups > 1)
-        work = std::max(work, (0.9 + 0.2 * g.stride_h * g.stride_w) * out / static_cast<double>(y.images));
+        work = std::max(work, (0.9 + 0.2 * g.stride_h * g.stride_w) * numbers);
       return kCall + cpu_factor * static_cast<double>(y.images) * std::max(work, reading);
     }
     case OpKind::pool:
-      return 0.2 * out * unit.op.geometry.taps();
+      return kTap * out * unit.op.geometry.taps();
     case OpKind::global_pool:
       return kFuseless * floats(lowering.dims[static_cast<size_t>(unit.op.in[0])], unit.domains);
     case OpKind::pointwise:
@@ -175,9 +200,9 @@ double CostModel::border(const Lowering& lowering, int value, uint8_t domains) c
 
 double dense_factor() {
   static const double measured = [] {
-    // A dense layer of ordinary size with our own dense kernel, which is about as fast as
-    // onnxruntime's (measured: 0.93 to 0.97 of its speed).
-    constexpr double kOurShare = 0.95;
+    // A dense layer of ordinary size with our own dense kernel, which reaches this share of the speed
+    // that the estimate is for.
+    constexpr double kOurShare = 1.05;
     kernels::ConvGeometry g = kernels::matmul_geometry(128, 64);
     std::vector<float> weight(128 * 64, 0.5f);
     kernels::PackOptions pack;

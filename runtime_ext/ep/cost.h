@@ -35,6 +35,7 @@ struct CostModel {
   static double call();
 
  private:
+  double pooling(const Unit& unit) const;
   double floats(const Dims& dims, uint8_t domains) const;
 };
 

@@ -187,10 +187,10 @@ void Provider::prepare_all(const Graph& graph, const Lowering& lowering, const s
 }
 
 bool Provider::doubtful(const Group& group) {
-  // Estimates are good to some 25 %: where we are predicted to win clearly, a measurement would only cost
-  // time.
-  constexpr double kClear = 0.62;
-  return group.ours > kClear * group.cpu;
+  // Estimates are good to some 25 %: where we are predicted to win clearly, a measurement is made only if
+  // it hardly takes time.
+  constexpr double kClear = 0.62, kQuick = 4000;  // microseconds
+  return group.ours > kClear * group.cpu || group.ours < kQuick * cycles_per_microsecond();
 }
 
 std::vector<double> Provider::measure(const Graph& graph, const Lowering& lowering, const std::vector<Group>& groups) {

@@ -280,8 +280,11 @@ class Selector {
                                                                  : Domain::left;
     std::vector<int> inputs, outputs;
     group_borders(graph_, lowering_, members, &inputs, &outputs);
-    for (int v : inputs)
-      for (const Dim& dim : lowering_.dims[at(v)]) group.open |= !dim.known();
+    for (int v : inputs) {
+      // Images of a batch are run one by one: their number changes nothing.
+      const Dims& dims = lowering_.dims[at(v)];
+      for (size_t axis = group.domain == Domain::image ? 1 : 0; axis < dims.size(); ++axis) group.open |= !dims[axis].known();
+    }
     for (int v : inputs) group.ours += costs_.border(lowering_, v, static_cast<uint8_t>(group.domain));
     for (int v : outputs) group.ours += costs_.border(lowering_, v, static_cast<uint8_t>(group.domain));
     const double saved = group.cpu - group.ours;

@@ -36,7 +36,11 @@ class VectorPlan final : public PlanBase {
       pointers_.push_back(0);
       for (std::int64_t r = 0; r < w.rows(); ++r) {
         w.for_each_in_row(r, [&](std::uint32_t column, float value) {
-          columns_.push_back(static_cast<std::int32_t>(column));
+          if (columns_count_ <= 65536) {
+            narrow_.push_back(static_cast<std::uint16_t>(column));
+          } else {
+            columns_.push_back(static_cast<std::int32_t>(column));
+          }
           values_.push_back(value);
         });
         pointers_.push_back(static_cast<std::int64_t>(values_.size()));
@@ -50,7 +54,7 @@ class VectorPlan final : public PlanBase {
     info_.kernel = names[form][static_cast<int>(info_.isa)];
     info_.bytes = static_cast<std::int64_t>(
         sizeof *this + (values_.capacity() + bias_.capacity() + columns_.capacity()) * 4 +
-        pointers_.capacity() * 8);
+        pointers_.capacity() * 8 + narrow_.capacity() * 2);
     return {};
   }
 
@@ -94,10 +98,13 @@ class VectorPlan final : public PlanBase {
       }
     } else {
       for (std::int64_t r = row; r < end; ++r) {
-        const std::int64_t begin = pointers_[static_cast<std::size_t>(r)];
-        y[r] = bias_[static_cast<std::size_t>(r)] +
-               ops_.sparse_dot(values_.data() + begin, columns_.data() + begin,
-                               pointers_[static_cast<std::size_t>(r) + 1] - begin, x);
+        const auto i = static_cast<std::size_t>(r);
+        const std::int64_t begin = pointers_[i], count = pointers_[i + 1] - begin;
+        const float* values = values_.data() + begin;
+        const float dot = narrow_.empty()
+                              ? ops_.sparse_dot_wide(values, columns_.data() + begin, count, x)
+                              : ops_.sparse_dot_narrow(values, narrow_.data() + begin, count, x);
+        y[r] = bias_[i] + dot;
       }
     }
   }
@@ -107,6 +114,7 @@ class VectorPlan final : public PlanBase {
   std::int64_t columns_count_ = 0;
   std::vector<std::int64_t> pointers_;
   std::vector<std::int32_t> columns_;
+  std::vector<std::uint16_t> narrow_;  // csr with at most 65536 columns
   std::vector<float> values_, bias_;
 };
 

@@ -224,6 +224,18 @@ def test_pooling_that_rounds_up_is_left_alone(op: str) -> None:
     assert claimed_ops(session) == ["Conv"]
 
 
+@pytest.mark.parametrize("kernel", [[5, 5], [13, 9], [4, 7], [1, 17]])
+@pytest.mark.parametrize("stride", [[1, 1], [2, 3]])
+def test_large_maximum_windows(kernel: list[int], stride: list[int]) -> None:
+    net = Net()
+    x = net.input("x", [2, 4, 15, 21])
+    a = net.add("Conv", x, net.weight(5, 4, 1, 1), net.vector(5))
+    pads = [(k - 1) // 2 for k in kernel] + [k // 2 for k in kernel]
+    y = net.add("MaxPool", a, kernel_shape=kernel, strides=stride, pads=pads)
+    session = compare(net.model(y), [feed(net.rng, {"x": [2, 4, 15, 21]})], force=True)
+    assert claimed_ops(session) == ["Conv", "MaxPool"]
+
+
 def test_flatten_of_an_image() -> None:
     net = Net()
     x = net.input("x", ["n", 4, 6, 5])

@@ -21,7 +21,8 @@ inline onnxprune::kernels::OpsTable filled_table() {
   t.layer_norm = layer_norm;
   t.softmax_row = softmax_row;
   t.matmul = matmul;
-  t.sparse_dot = sparse_dot;
+  t.sparse_dot_narrow = sparse_dot<std::uint16_t>;
+  t.sparse_dot_wide = sparse_dot<std::int32_t>;
   t.dense_dot = dense_dot;
   t.block_dot = block_dot;
   return t;

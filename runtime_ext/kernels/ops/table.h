@@ -40,9 +40,11 @@ struct OpsTable {
   void (*matmul)(std::int64_t n, std::int64_t k, float alpha, const float* a, std::int64_t a_row,
                  std::int64_t a_col, const float* b, std::int64_t b_row, float* c,
                  std::int64_t c_row, std::int64_t first, std::int64_t last);
-  // y = sum over i < count of values[i] * x[columns[i]]
-  float (*sparse_dot)(const float* values, const std::int32_t* columns, std::int64_t count,
-                      const float* x);
+  // sum over i < count of values[i] * x[columns[i]]
+  float (*sparse_dot_narrow)(const float* values, const std::uint16_t* columns, std::int64_t count,
+                             const float* x);
+  float (*sparse_dot_wide)(const float* values, const std::int32_t* columns, std::int64_t count,
+                           const float* x);
   float (*dense_dot)(const float* values, const float* x, std::int64_t count);
   // y[0..rows) = sum over i of values[i * rows + r] * x[columns[i]], rows 4, 8 or 16
   void (*block_dot)(int rows, const float* values, const std::int32_t* columns, std::int64_t count,

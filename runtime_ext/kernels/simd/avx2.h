@@ -52,10 +52,6 @@ struct Simd {
   static inline Reg keep_lanes(Reg a, std::uint32_t bits) {
     return _mm256_and_ps(a, _mm256_castsi256_ps(lanes(bits)));
   }
-  static inline Reg gather(const float* base, const std::int32_t* index) {
-    return _mm256_i32gather_ps(base, _mm256_loadu_si256(reinterpret_cast<const __m256i*>(index)),
-                               4);
-  }
   static inline Reg even_lanes(Reg a, Reg b) {
     const __m256 mixed = _mm256_shuffle_ps(a, b, 0x88);  // halves of a and b alternate
     return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(mixed), 0xd8));

@@ -53,9 +53,6 @@ struct Simd {
   static inline Reg keep_lanes(Reg a, std::uint32_t bits) {
     return _mm512_maskz_mov_ps(static_cast<__mmask16>(bits), a);
   }
-  static inline Reg gather(const float* base, const std::int32_t* index) {
-    return _mm512_i32gather_ps(_mm512_loadu_si512(index), base, 4);
-  }
   // The lanes 0, 2, 4 ... of a, then of b.
   static inline Reg even_lanes(Reg a, Reg b) {
     const __m512i pick =

@@ -79,9 +79,6 @@ struct Simd {
     const auto b = static_cast<std::int32_t>(bits);
     return select((Int{b, b, b, b} & lane) == lane, a, zero());
   }
-  static inline Reg gather(const float* base, const std::int32_t* index) {
-    return Reg{base[index[0]], base[index[1]], base[index[2]], base[index[3]]};
-  }
   static inline Reg even_lanes(Reg a, Reg b) { return Reg{a[0], a[2], b[0], b[2]}; }
   static inline float sum(Reg a) { return (a[0] + a[2]) + (a[1] + a[3]); }
   static inline float largest(Reg a) {
