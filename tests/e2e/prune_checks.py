@@ -75,7 +75,7 @@ def check_prune(
     assert again.model.SerializeToString(deterministic=True) == pruned.SerializeToString(
         deterministic=True
     )
-    masked = onnxprune.prune(dense, plan=result.plan, mask_only=True, proof=prove)
     if feeds is not None:
+        masked = onnxprune.prune(dense, plan=result.plan, mask_only=True, proof=False)
         close(run(masked.model, feeds), run(pruned, feeds))
     return result

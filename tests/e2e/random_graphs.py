@@ -220,7 +220,7 @@ class Grower:
             "Sigmoid",
             "Tanh",
             "LeakyRelu",
-            "HardSwish",
+            "HardSwish" if self.net.opset >= 14 else "Selu",
             "Softplus",
             "Elu",
             "Abs",
@@ -460,6 +460,8 @@ class Grower:
         )
 
     def space_to_depth(self) -> None:
+        if self.dynamic_space:  # other sizes may be odd
+            raise IndexError
         x = self.value(where=lambda v: v.dims[2] % 2 == v.dims[3] % 2 == 0 and v.dims[1] <= 4)
         n, c, h, w = x.dims
         self.op("SpaceToDepth", x.name, dims=(n, 4 * c, h // 2, w // 2), blocksize=2)
