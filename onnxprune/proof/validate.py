@@ -14,12 +14,14 @@ import onnx_ir as ir
 from onnxprune import io
 from onnxprune.calibration.feeds import Feed, open_feeds, working_feeds
 from onnxprune.errors import DataError, UsageError
+from onnxprune.formats import convert_model
+from onnxprune.formats.weights import DOMAIN, STANDARD
 from onnxprune.io import Source
 from onnxprune.passes.base import Context
 from onnxprune.passes.infer_shapes import InferShapes
 from onnxprune.proof.similarity import Array, Similarity
 from onnxprune.report.facts import interface
-from onnxprune.runtime import session
+from onnxprune.runtime import explain, session
 
 RANDOM_FEEDS = 4
 RUNTIMES = ("cpu", "sparse")
@@ -126,8 +128,10 @@ def validate_models(
             :data:`RANDOM_FEEDS`). Random feeds have two sizes along dimensions left open.
         seed: of the random inputs.
         thresholds: what must be reached; None for nothing.
-        runtime: what runs ``pruned``: ``cpu`` or ``sparse``.
-        threads: of both sessions; None leaves it to onnxruntime.
+        runtime: what runs ``pruned``: ``cpu`` or ``sparse``. With ``sparse``, the CPU provider runs
+            it as well (packed weights made dense), and ``provider`` of the report says how far the
+            two are apart on the very same model.
+        threads: of all sessions; None leaves it to onnxruntime.
         layers: also compare the outputs of all layers that both models name alike.
 
     Returns:
@@ -150,14 +154,17 @@ def validate_models(
     common = [v.name or "" for v in a.model.graph.outputs if v.name in there]
     inner = _watch(a.model, b.model) if layers else []
     found = {name: Similarity(classes=name in common) for name in (*common, *inner)}
+    across = {name: Similarity(classes=name in common) for name in found}
     sizes: list[dict[str, list[int]]] = []
     feeds = 0
+    right: _Runner | None = None
     try:
         left = _Runner.open("the dense model", _runnable(dense, a, layers), "cpu", threads)
     except _CannotRun as error:
         raise DataError(str(error)) from error
     try:
         right = _Runner.open("the pruned model", _runnable(pruned, b, layers), runtime, threads)
+        check = _on_cpu(pruned, b, layers, threads) if runtime != "cpu" else None
         for feed, is_data in _feeds(dense, a, data, samples, seed):
             want = _reference(left, list(found), feed)
             have = right.run(list(found), feed)
@@ -169,6 +176,9 @@ def validate_models(
                         f"output {name!r} is {list(y.shape)} instead of "
                         f"{list(x.shape)} at other sizes of the inputs"
                     )
+            if check is not None:
+                for name, x, y in zip(found, check.run(list(found), feed), have, strict=True):
+                    across[name].add(x, y)
             feeds += is_data
             shape = {name: list(array.shape) for name, array in feed.items()}
             if shape not in sizes:
@@ -185,10 +195,34 @@ def validate_models(
         "outputs": {name: s.as_dict() for name, s in outputs.items()},
         "layers": {name: found[name].as_dict() for name in inner},
         "runtime": runtime,
+        "provider": _provider(right, across, common, inner) if right and runtime != "cpu" else None,
         "data": "random" if data is None else str(data),
         "feeds": feeds,
         "input_sizes": sizes,
         "seconds": round(time.perf_counter() - started, 3),
+    }
+
+
+def _on_cpu(given: Given, loaded: io.Loaded, changed: bool, threads: int | None) -> _Runner:
+    """Open the same model on the CPU provider, packed weights dense again."""
+    if not any(node.domain == DOMAIN for node in loaded.model.graph.all_nodes()):
+        runnable = _runnable(given, loaded, changed)
+        return _Runner.open("the pruned model on the CPU provider", runnable, "cpu", threads)
+    restored = loaded.model.clone()
+    convert_model(restored, "dense")
+    return _Runner.open("the pruned model, made dense", restored, "cpu", threads)
+
+
+def _provider(
+    runner: _Runner, across: Mapping[str, Similarity], outputs: list[str], inner: list[str]
+) -> dict[str, Any]:
+    """Return how the sparse provider compares with the CPU provider on the very same model."""
+    decisions = explain(runner.session)
+    return {
+        "claimed": sum(d.claimed for d in decisions),
+        "nodes": len(decisions),
+        "outputs": {name: across[name].as_dict() for name in outputs},
+        "layers": {name: across[name].as_dict() for name in inner},
     }
 
 
@@ -266,6 +300,8 @@ def _watch(dense: ir.Model, pruned: ir.Model) -> list[str]:
 
 
 def _has_weight(node: ir.Node) -> bool:
+    if node.domain == DOMAIN:
+        return len(node.outputs) == 1 and node.op_type in STANDARD
     constants = (v.const_value for v in node.inputs if v is not None)
     return len(node.outputs) == 1 and any(t is not None and len(t.shape) > 1 for t in constants)
 

@@ -14,6 +14,13 @@ def validate_tables(report: dict[str, Any]) -> list[Table | str]:
     for what, rows in (("output", report["outputs"]), ("layer", report["layers"])):
         if rows:
             parts += [_similarities(what, rows), ""]
+    across = report["provider"]
+    if across is not None:
+        name = f"{report['runtime']} provider against cpu provider: "
+        for what, rows in (("output", across["outputs"]), ("layer", across["layers"])):
+            if rows:
+                parts += [_similarities(name + what, rows), ""]
+        parts.append(f"the provider took {across['claimed']} of {across['nodes']} nodes")
     sizes = "; ".join(
         ", ".join(f"{name} {shape_text(shape)}" for name, shape in feed.items())
         for feed in report["input_sizes"]

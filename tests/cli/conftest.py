@@ -58,7 +58,7 @@ def start(environment: dict[str, str], tmp_path: Path) -> Callable[..., subproce
         folder.mkdir(exist_ok=True)
         extra = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True} | extra
         command = [sys.executable, "-c", START, *map(str, args)]
-        return subprocess.Popen(command, env=environment, cwd=folder, **extra)
+        return subprocess.Popen(command, cwd=folder, **({"env": environment} | extra))
 
     return call
 

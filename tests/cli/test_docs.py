@@ -16,6 +16,7 @@ import pytest
 from cli_helpers import save_convs
 from onnx import numpy_helper
 
+from onnxprune import runtime
 from onnxprune.cli import _docs
 
 DOCS = Path(__file__).resolve().parents[2] / "docs"
@@ -53,11 +54,15 @@ NAMED = ("values", "tensors", "outputs", "layers", "unsupported", "opsets", "ope
         ("prune", ["prune", "{net}", "--dry-run", "--pattern", "2:4"]),
         ("inspect", ["inspect", "{net}"]),
         ("validate", ["validate", "{net}", "{net}", "--layers"]),
+        ("validate", ["validate", "{net}", "{net}", "--layers", "--runtime", "sparse"]),
+        ("doctor", ["doctor"]),
         ("bench", ["bench", "{net}", "--seconds", "0"]),
     ],
 )
 def test_every_key_is_described_and_nothing_else(run, tmp_path, section, args):
     net = save_convs(tmp_path / "net.onnx", (3, 8, 8, 4), bad=np.float32(1))
+    if "sparse" in args and not runtime.available()[0]:
+        pytest.skip(runtime.available()[1])
     report = json.loads(run(*(a.format(net=net) for a in args), "--json").out)
     text = (DOCS / "report.md").read_text()
     start = text.index(f"\n## {section}\n")

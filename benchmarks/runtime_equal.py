@@ -1,0 +1,187 @@
+"""Does the sparse provider compute what the CPU provider computes? On every network, every pattern.
+
+Every network of ``suite.py`` at every sparsity runs on both providers on random inputs (two sizes
+where the model leaves sizes open). An output is right when its largest error, relative to the
+largest value of that output, is at most 1e-5, widened by sqrt(K) / 32 for sums of more than 1024
+terms. Deep networks amplify the rounding of any order of additions: where an output exceeds the
+limit, the CPU provider is compared with itself, its graph optimisations switched off, and the
+output still counts as right (``noise``) if our error is at most twice that difference.
+
+    python benchmarks/runtime_equal.py [--only RE] [--kinds u90,2:4] [--configs default,force]
+
+Exit code 1 and a line for each wrong output. Configurations: default options; ``force``, which
+claims all that can be computed; the same with the kernels of older processors; two threads; no
+regions; no code generated at run time.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+
+import suite
+
+from onnxprune import runtime
+from onnxprune.calibration.feeds import working_feeds
+
+Array = NDArray[Any]
+
+CONFIGS: dict[str, dict[str, Any]] = {
+    "default": {},
+    "force": {"force": True},
+    "avx2": {"force": True, "isa": "avx2"},
+    "scalar": {"force": True, "isa": "scalar"},
+    "two": {"force": True, "threads": 2},
+    "chains": {"force": True, "regions": False},
+}
+
+#: What the kernels of older processors and the other configurations are tried on by default.
+SUBSET = ("u0", "u90", "b4x1_90", "2:4")
+
+
+@dataclass
+class Verdict:
+    """The worst output of one comparison.
+
+    Attributes:
+        error: largest relative error, infinite where shapes, types or NaN differ.
+        limit: what it may be.
+        noise: what the CPU provider differs from itself by; NaN where nobody had to ask.
+        where: the output's name.
+    """
+
+    error: float = 0.0
+    limit: float = 1e-5
+    noise: float = float("nan")
+    where: str = ""
+
+    @property
+    def right(self) -> bool:
+        """Within the limit or within twice the noise."""
+        return self.error <= max(self.limit, 2 * self.noise if self.noise > 0 else 0)
+
+
+def relative_error(actual: Array, expected: Array) -> float:
+    """Largest error relative to the largest finite expected value; infinite where kinds differ."""
+    if actual.shape != expected.shape or actual.dtype != expected.dtype:
+        return float("inf")
+    if expected.size == 0:
+        return 0.0
+    if expected.dtype.kind not in "fiub":
+        return 0.0 if np.array_equal(actual, expected) else float("inf")
+    a, e = actual.astype(np.float64), expected.astype(np.float64)
+    odd = ~np.isfinite(e)
+    if not np.array_equal(a[odd], e[odd], equal_nan=True) or not np.isfinite(a[~odd]).all():
+        return float("inf")
+    if not (~odd).any():
+        return 0.0
+    scale = float(np.abs(e[~odd]).max())
+    error = float(np.abs(a[~odd] - e[~odd]).max())
+    return error / scale if scale > 0 else (0.0 if error == 0 else float("inf"))
+
+
+def cpu_session(data: bytes, optimised: bool = True) -> Any:
+    """A session on the CPU provider, one thread."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.intra_op_num_threads = 1
+    if not optimised:
+        options.graph_optimization_level = ort.GraphOptimizationLevel.ORT_DISABLE_ALL
+    return ort.InferenceSession(data, options, ["CPUExecutionProvider"])
+
+
+class Reference:
+    """What the CPU provider answers, and how much it can be trusted."""
+
+    def __init__(self, model: onnx.ModelProto, seed: int = 0) -> None:
+        self.model = model
+        self.data = model.SerializeToString()
+        self.feeds = working_feeds(self.data, seed, 2)
+        self.names = [v.name for v in model.graph.output]
+        session = cpu_session(self.data)
+        self.expected = [session.run(self.names, dict(feed)) for feed in self.feeds]
+        self.limit = 1e-5 * max(1.0, suite.reduction(model) ** 0.5 / 32)
+        self._plain: list[list[Array]] | None = None
+
+    def noise(self, feed: int, output: int) -> float:
+        """How much the CPU provider differs from itself without graph optimisations."""
+        if self._plain is None:
+            session = cpu_session(self.data, optimised=False)
+            self._plain = [session.run(self.names, dict(f)) for f in self.feeds]
+        return relative_error(self._plain[feed][output], self.expected[feed][output])
+
+    def judge(self, session: Any) -> Verdict:
+        """Compare every output on every feed; the worst one."""
+        worst = Verdict(limit=self.limit)
+        for f, feed in enumerate(self.feeds):
+            for o, actual in enumerate(session.run(self.names, dict(feed))):
+                verdict = Verdict(
+                    relative_error(actual, self.expected[f][o]), self.limit, where=self.names[o]
+                )
+                if verdict.error > self.limit:
+                    verdict.noise = self.noise(f, o)
+                if (verdict.right, -verdict.error) < (worst.right, -worst.error):
+                    worst = verdict
+        return worst
+
+
+def session_of(reference: Reference, config: Mapping[str, Any]) -> Any:
+    """A session on the sparse provider."""
+    options = dict(config)
+    return runtime.session(reference.data, options.pop("threads", 1), **options)
+
+
+def main() -> int:
+    """Compare; 1 if anything was wrong."""
+    parser = argparse.ArgumentParser(description="compare the providers on every network")
+    parser.add_argument("--only", default="", help="regular expression on names")
+    parser.add_argument("--kinds", default=",".join(suite.KINDS))
+    parser.add_argument("--configs", default=",".join(CONFIGS))
+    parser.add_argument("--subset", default=",".join(SUBSET), help="kinds of the rarer configs")
+    given = parser.parse_args()
+    configs, subset = given.configs.split(","), given.subset.split(",")
+    compared = wrong = noisy = 0
+    started = time.perf_counter()
+    worst = 0.0
+    for name, kind, model in suite.variants(given.only, tuple(given.kinds.split(","))):
+        reference = Reference(suite.show_logits(model))
+        line = []
+        for config in configs:
+            if config not in ("default", "force") and kind not in subset:
+                continue
+            session = session_of(reference, CONFIGS[config])
+            verdict = reference.judge(session)
+            decisions = runtime.explain(session)
+            claimed = sum(d.claimed for d in decisions)
+            compared += 1
+            mark = "" if verdict.error <= verdict.limit else " noise" if verdict.right else " WRONG"
+            noisy += mark == " noise"
+            wrong += mark == " WRONG"
+            worst = max(worst, verdict.error if not mark else 0.0)
+            line.append(f"{config} {verdict.error:.1e} ({claimed}/{len(decisions)}){mark}")
+            if mark:
+                line[-1] += (
+                    f" at {verdict.where}: limit {verdict.limit:.1e}, CPU {verdict.noise:.1e}"
+                )
+        print(f"{name} {kind}: " + "; ".join(line), flush=True)
+    print(
+        f"{compared} comparisons in {time.perf_counter() - started:.0f} s: {wrong} wrong, {noisy} "
+        f"within the CPU provider's own noise, the others at most {worst:.1e} apart"
+    )
+    return 1 if wrong else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
