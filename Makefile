@@ -8,7 +8,8 @@
 #   make fuzz          property tests with new random seeds, FUZZ_SECONDS=600
 #   make clean         remove what was built (the environment too)
 #
-# PYTHON=python3.12 chooses the interpreter, VENV=folder the environment, JOBS=n the build's width.
+# PYTHON=python3.12 chooses the interpreter, VENV=folder the environment, JOBS=n how many
+# compilers and test processes run at once.
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -52,7 +53,7 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	@status=0; \
 	$(NATIVE_TESTS) || status=1; \
-	$(BIN)/pytest -m "not slow" || status=1; \
+	$(BIN)/pytest -n $(JOBS) -m "not slow" || status=1; \
 	if test -f $(VENV)/native-build-failed.txt; then cat $(VENV)/native-build-failed.txt; fi; \
 	exit $$status
 
