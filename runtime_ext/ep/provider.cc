@@ -1,5 +1,9 @@
 #include "ep/provider.h"
 
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
+
 #include <algorithm>
 #include <cstdio>
 #include <fstream>
@@ -35,6 +39,14 @@ abi::NodeComputeInfo* make_fused(std::unique_ptr<Executor> executor) {
   node->release_state = [](abi::NodeComputeInfo*, void*) {};
   node->executor = std::move(executor);
   return node.release();
+}
+
+// Packing lets go of about as much as it keeps, in pieces that the allocator would hold on to: give
+// them back, so that a session holds what its weights need.
+void return_memory() {
+#ifdef __GLIBC__
+  malloc_trim(0);
+#endif
 }
 
 std::string trimmed(std::string text) {
@@ -115,7 +127,8 @@ Provider::Provider(Options options) : abi::Ep{}, options_(std::move(options)), i
       auto* provider = static_cast<Provider*>(self);
       for (size_t i = 0; i < count; ++i)
         out[i] = provider->compile_one(graphs[i], fused[i], context_nodes ? &context_nodes[i] : nullptr);
-      provider->prepared_.clear();  // what was measured and not claimed
+      provider->prepared_.clear();
+      return_memory();
       if (!provider->options_.log_file.empty()) std::ofstream(provider->options_.log_file) << provider->log_->json();
     });
   };
@@ -184,6 +197,18 @@ void Provider::prepare_all(const Graph& graph, const Lowering& lowering, const s
     const std::string key = key_of(graph, lowering, group);
     if (prepared_.find(key) == prepared_.end()) prepared_.emplace(key, prepare(graph, lowering, group));
   }
+}
+
+// What was packed to be measured and is not claimed. Where nothing is claimed, `compile` never comes.
+void Provider::forget_others(const Graph& graph, const Lowering& lowering, const std::vector<Group>& groups) {
+  std::unordered_map<std::string, Prepared> kept;
+  for (const Group& group : groups) {
+    const auto known = prepared_.find(key_of(graph, lowering, group));
+    if (known != prepared_.end()) kept.insert(prepared_.extract(known));
+  }
+  const bool less = !prepared_.empty();
+  prepared_ = std::move(kept);
+  if (less) return_memory();
 }
 
 bool Provider::doubtful(const Group& group) {
@@ -271,6 +296,7 @@ void Provider::claim(const Graph& graph, abi::GraphSupport* support) {
     prepare_all(graph, lowering, selection.groups);
   }
   if (!options_.force) drop_losers_when_small(graph, lowering, &selection);
+  forget_others(graph, lowering, selection.groups);
   std::vector<int> group_of(lowering.units.size(), -1);
   for (const Group& group : selection.groups) {
     std::vector<const abi::Node*> nodes;
