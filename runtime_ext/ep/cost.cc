@@ -23,6 +23,13 @@ constexpr double kEdgeTap = 12;         // so much for each number it looks at
 constexpr double kCall = 800;           // onnxruntime's own time for one node
 constexpr double kGroupCall = 2000;     // ... and for one of ours
 constexpr double kTransposed = 1.0;     // ... with a transposition, or out of cache
+constexpr double kNorm = 0.6;           // cycles a number of our normalisation, of onnxruntime's fused one,
+constexpr double kCpuNorm = 0.5;        // and of one spelled out in nodes
+constexpr double kSpelledNorm = 2.0;
+constexpr double kOurProducts = 11;     // multiply-adds a cycle of products of activations
+constexpr double kCpuProducts = 12;
+constexpr double kOurSoftmax = 2.5;     // cycles a score
+constexpr double kCpuSoftmax = 2.0;
 
 // The view a unit will most likely be computed in.
 Domain likely(uint8_t domains, size_t rank) {
@@ -130,11 +137,31 @@ double CostModel::ours(const Graph& graph, const Lowering& lowering, const Unit&
       return curve(unit.op.epilogue, out) + (fuses(graph, lowering, unit) ? 0 : 2 * kFuseless * out);
     case OpKind::binary:
       return (fuses(graph, lowering, unit) ? 1 : 3) * kFuseless * out;
+    case OpKind::norm:
+      return kNorm * out;
+    case OpKind::attention: {
+      double products = 0, scores = 0;
+      attention(lowering, unit, &products, &scores);
+      return products / kOurProducts + kOurSoftmax * scores;
+    }
     case OpKind::concat:
     case OpKind::reshape:
       return 0;
   }
   return 0;
+}
+
+void CostModel::attention(const Lowering& lowering, const Unit& unit, double* products, double* scores) const {
+  const AttentionSpec& spec = *unit.op.attention;
+  Shape shapes[2];
+  for (size_t i = 0; i < 2; ++i)
+    shapes[i] = assumed(lowering.dims[static_cast<size_t>(unit.op.in[i])], Domain::tokens);
+  auto tokens = [](const Shape& shape, int64_t known) {
+    return static_cast<double>(known > 0 ? known : shape[shape.size() - 2]);
+  };
+  const double q = static_cast<double>(view(Domain::tokens, shapes[0]).width), k = tokens(shapes[1], spec.k_tokens);
+  *scores = q * k * spec.heads();
+  *products = *scores * (spec.dim + spec.value_dim);
 }
 
 double CostModel::pooling(const Unit& unit) const {
@@ -174,6 +201,17 @@ double CostModel::cpu(const Graph& graph, const Lowering& lowering, const Unit& 
       return curve(unit.op.epilogue, out) + (fuses(graph, lowering, unit) ? 0 : kCall + 2 * kFuseless * out);
     case OpKind::binary:
       return fuses(graph, lowering, unit) ? kFuseless * out : kCall + 3 * kFuseless * out;
+    case OpKind::norm: {
+      // One fused pass, or a few on the tensor and a few on one number a token.
+      const bool spelled = unit.nodes.size() > 1;
+      return kCall * static_cast<double>(unit.nodes.size()) + (spelled ? kSpelledNorm : kCpuNorm) * out;
+    }
+    case OpKind::attention: {
+      double products = 0, scores = 0;
+      attention(lowering, unit, &products, &scores);
+      return kCall * static_cast<double>(unit.nodes.size()) + cpu_factor * products / kCpuProducts + kCpuSoftmax * scores +
+             4 * kTransposed * out;
+    }
     case OpKind::concat:
       return kCall + 2 * kFuseless * out;
     case OpKind::reshape:

@@ -36,6 +36,8 @@ struct CostModel {
 
  private:
   double pooling(const Unit& unit) const;
+  // Multiply-adds and scores of an attention.
+  void attention(const Lowering& lowering, const Unit& unit, double* products, double* scores) const;
   double floats(const Dims& dims, uint8_t domains) const;
 };
 

@@ -51,6 +51,10 @@ class Planner {
   static size_t at(int i) { return static_cast<size_t>(i); }
   ValuePlan& value(int v) { return plan_.values[at(v)]; }
   bool is_vector(int v) { return value(v).view.pixels() == 1; }
+  // A mask is read as onnxruntime keeps it.
+  Form attention_form(const Op& op, size_t operand) {
+    return operand > 2 || is_vector(op.in[operand]) ? kDense : kPlain;
+  }
 
   void demand(int v, Form form) {
     value(v).needed = true;
@@ -84,10 +88,16 @@ class Planner {
         case OpKind::reshape:
           o.in = o.out = op.target.empty() || is_vector(op.in[0]) ? kDense : kPlain;
           break;
+        case OpKind::attention:
+          o.in = kPlain;
+          o.out = is_vector(op.out) ? kDense : kPlain;
+          for (size_t k = 0; k < op.in.size(); ++k) demand(op.in[k], attention_form(op, k));
+          continue;
         case OpKind::concat:
         case OpKind::pointwise:
         case OpKind::affine:
         case OpKind::binary:
+        case OpKind::norm:
           o.in = o.out = is_vector(op.in[0]) ? kDense : kPlain;
           break;
       }
@@ -110,7 +120,7 @@ class Planner {
       if (!o.out.plain()) continue;
       if (op.residual >= 0) tie(op.out, op.residual);
       if (o.in.plain() && (op.kind == OpKind::concat || op.kind == OpKind::affine || op.kind == OpKind::pointwise ||
-                           op.kind == OpKind::reshape || op.kind == OpKind::binary))
+                           op.kind == OpKind::reshape || op.kind == OpKind::binary || op.kind == OpKind::norm))
         for (size_t k = 0; k < op.in.size(); ++k)
           if (!(op.gate && k == 1)) tie(op.out, op.in[k]);
     }

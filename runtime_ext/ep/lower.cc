@@ -107,6 +107,18 @@ const std::unordered_map<std::string, Lower>& families() {
       {"Reshape", lower_reshape},
       {"Squeeze", lower_reshape},
       {"Unsqueeze", lower_reshape},
+      {"LayerNormalization", lower_norm},
+      {"RMSNormalization", lower_norm},
+      {"SimplifiedLayerNormalization", lower_norm},
+  };
+  return table;
+}
+
+// Of domain com.microsoft.
+const std::unordered_map<std::string, Lower>& microsoft_families() {
+  static const std::unordered_map<std::string, Lower> table = {
+      {"SkipLayerNormalization", lower_norm},
+      {"SkipSimplifiedLayerNormalization", lower_norm},
   };
   return table;
 }
@@ -169,8 +181,9 @@ void lower_node(const LowerContext& context, int index, Unit* unit) {
   if (!out.ranked || out.desc.type != abi::kFloat) throw Unsupported("its output is not float32");
   unit->op.out = node.out[0];
   if (lower_activation(context, node, unit)) return;
-  auto family = families().find(is_packed(node) && node.op.rfind("Sparse", 0) == 0 ? node.op.substr(6) : node.op);
-  if (family == families().end() || (!node.domain.empty() && !is_packed(node))) throw Unsupported("no sparse or planar form of " + node.op);
+  const auto& table = node.domain == "com.microsoft" ? microsoft_families() : families();
+  auto family = table.find(is_packed(node) && node.op.rfind("Sparse", 0) == 0 ? node.op.substr(6) : node.op);
+  if (family == table.end()) throw Unsupported("no sparse or planar form of " + node.op);
   family->second(context, node, unit);
 }
 
@@ -188,7 +201,9 @@ Lowering lower(const Graph& graph, double pack_from) {
   for (int i = count - 1; i >= 0; --i) {
     if (taken[static_cast<size_t>(i)]) continue;
     Unit unit;
-    if (!lower_composite(context, i, &unit)) continue;
+    if (!lower_attention(context, i, &unit) && !lower_norm_chain(context, i, &(unit = {})) &&
+        !lower_composite(context, i, &(unit = {})))
+      continue;
     bool free = std::none_of(unit.nodes.begin(), unit.nodes.end(),
                              [&](int n) { return taken[static_cast<size_t>(n)]; });
     if (!free) continue;
@@ -203,7 +218,7 @@ Lowering lower(const Graph& graph, double pack_from) {
     Unit unit;
     if (composite != composites.end()) {
       unit = std::move(composite->second);
-      unit.dims = context.of(unit.op.in[0]);
+      if (unit.op.kind != OpKind::attention) unit.dims = context.of(unit.op.in[0]);
       unit.supported = true;
     } else {
       unit.nodes = {i};

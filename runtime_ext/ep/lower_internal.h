@@ -51,7 +51,11 @@ void lower_concat(const LowerContext& context, const GraphNode& node, Unit* unit
 void lower_reshape(const LowerContext& context, const GraphNode& node, Unit* unit);
 // False when `node` is no activation.
 bool lower_activation(const LowerContext& context, const GraphNode& node, Unit* unit);
-// Activations spelled as several nodes, `last` being the final one. False when there is none.
+void lower_norm(const LowerContext& context, const GraphNode& node, Unit* unit);
+// Spelled as several nodes, `last` being the final one: normalisations, attention, activations. False
+// when there is none; true with all of the unit filled in.
+bool lower_norm_chain(const LowerContext& context, int last, Unit* unit);
+bool lower_attention(const LowerContext& context, int last, Unit* unit);
 bool lower_composite(const LowerContext& context, int last, Unit* unit);
 
 // Scalar constant of one element behind a value, if it is one.

@@ -189,6 +189,21 @@ Shape op_shape(const Program& program, const Op& op, const std::vector<Shape>& s
     case OpKind::pointwise:
     case OpKind::affine:
       return reshaped(op, in(0));
+    case OpKind::norm: {
+      for (size_t i = 1; i < op.in.size(); ++i)
+        if (in(i) != in(0)) misfit(op, "operands of shapes " + to_string(in(0)) + " and " + to_string(in(i)));
+      for (const auto* list : {&op.scale, &op.shift, &op.bias})
+        if (in(0).size() < 2 || (!list->empty() && in(0).back() != static_cast<int64_t>(list->size())))
+          misfit(op, "an input of shape " + to_string(in(0)));
+      return reshaped(op, in(0));
+    }
+    case OpKind::attention: {
+      const AttentionSpec& spec = *op.attention;
+      attention_arguments(spec, in(0), in(1), in(2), op.in.size() > 3 ? &in(3) : nullptr);
+      Shape out = in(0);
+      out.back() = static_cast<int64_t>(spec.value_dim) * spec.heads();
+      return reshaped(op, out);
+    }
     case OpKind::binary: {
       Shape expected = in(0);
       if (op.gate)

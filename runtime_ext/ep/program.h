@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "ep/attention.h"
 #include "ep/dims.h"
 #include "kernels/kernels.h"
 
@@ -27,6 +28,8 @@ enum class OpKind : uint8_t {
   affine,       // scale[c] * x + shift[c]
   concat,       // along channels
   reshape,      // image: [N, ...] -> [N, F]; tokens: other leading axes over the same features
+  norm,         // tokens: over the features of each token, of a sum of one or two values
+  attention,    // tokens: softmax(q k^T + mask) v
 };
 
 class Blob;
@@ -60,6 +63,11 @@ struct Op {
   kernels::Binary binary = kernels::Binary::add;
   kernels::Epilogue epilogue;      // conv, pointwise, binary, affine
   std::vector<float> scale, shift; // affine; empty = 1 / 0, one entry = the same for all channels
+                                   // norm: gain and shift by feature, empty = 1 / 0
+  std::vector<float> bias;         // norm: added first, by feature; may be empty
+  float epsilon = 0;               // norm
+  bool centred = true;             // norm: false = root mean square
+  std::shared_ptr<const AttentionSpec> attention;  // q, k, v (and mask) in `in`
   std::shared_ptr<WeightSource> source;             // conv, until packed
   std::shared_ptr<const kernels::Weights> weights;  // conv, once packed
 };

@@ -13,7 +13,7 @@ namespace onnxprune::ep {
 namespace {
 
 constexpr char kMagic[4] = {'O', 'P', 'C', 'X'};
-constexpr uint32_t kFormat = 1;
+constexpr uint32_t kFormat = 2;
 constexpr uint64_t kMostValues = 1u << 20;
 
 [[noreturn]] void damaged(const char* what) {
@@ -95,6 +95,41 @@ kernels::ConvGeometry read_geometry(Reader* r) {
   return g;
 }
 
+void write_attention(Writer* w, const AttentionSpec& s) {
+  for (int32_t v : {s.dim, s.value_dim, s.q_step, s.k_step, s.v_step}) w->put(v);
+  for (const auto* heads : {&s.q_head, &s.k_head, &s.v_head}) w->list(*heads);
+  w->put(s.q_tokens);
+  w->put(s.k_tokens);
+  w->put(s.scale);
+  w->put(s.mask_scale);
+  w->put(s.fill);
+  w->list(s.roles);
+  w->list(s.mask_shape);
+  w->list(s.mask);
+}
+
+std::shared_ptr<const AttentionSpec> read_attention(Reader* r) {
+  auto s = std::make_shared<AttentionSpec>();
+  for (int32_t* v : {&s->dim, &s->value_dim, &s->q_step, &s->k_step, &s->v_step}) *v = r->get<int32_t>();
+  for (auto* heads : {&s->q_head, &s->k_head, &s->v_head}) *heads = r->list<int32_t>();
+  s->q_tokens = r->get<int64_t>();
+  s->k_tokens = r->get<int64_t>();
+  s->scale = r->get<float>();
+  s->mask_scale = r->get<float>();
+  s->fill = r->get<float>();
+  s->roles = r->list<uint8_t>();
+  s->mask_shape = r->list<int64_t>();
+  s->mask = r->list<float>();
+  for (int64_t d : s->mask_shape)
+    if (d < 1 || d > static_cast<int64_t>(kMostValues)) damaged("mask");
+  try {
+    check_attention(*s);
+  } catch (const std::invalid_argument& e) {
+    damaged(e.what());
+  }
+  return s;
+}
+
 void write_op(Writer* w, const Op& op) {
   w->put(static_cast<uint8_t>(op.kind));
   w->text(op.label);
@@ -115,6 +150,10 @@ void write_op(Writer* w, const Op& op) {
   w->list(op.target);
   w->list(op.scale);
   w->list(op.shift);
+  w->list(op.bias);
+  w->put(op.epsilon);
+  w->put(static_cast<uint8_t>(op.centred));
+  if (op.kind == OpKind::attention) write_attention(w, *op.attention);
   std::vector<uint8_t> blob;
   if (op.kind == OpKind::conv) {
     blob.resize(op.weights->blob_bytes());
@@ -125,7 +164,7 @@ void write_op(Writer* w, const Op& op) {
 
 Op read_op(Reader* r) {
   Op op;
-  op.kind = r->get_enum(OpKind::reshape);
+  op.kind = r->get_enum(OpKind::attention);
   op.label = r->text();
   const uint64_t nodes = r->get<uint64_t>();
   if (nodes > kMostValues) damaged("number of nodes");
@@ -145,6 +184,10 @@ Op read_op(Reader* r) {
   op.target = r->list<int64_t>();
   op.scale = r->list<float>();
   op.shift = r->list<float>();
+  op.bias = r->list<float>();
+  op.epsilon = r->get<float>();
+  op.centred = r->get<uint8_t>() != 0;
+  if (op.kind == OpKind::attention) op.attention = read_attention(r);
   const std::vector<uint8_t> blob = r->list<uint8_t>();
   if (op.kind == OpKind::conv) {
     kernels::WeightsPtr weights;
@@ -167,6 +210,10 @@ size_t operands(const Op& op) {
     case OpKind::concat:
       if (!op.target.empty()) damaged("shape of a concatenation");
       return op.in.size() < 2 ? 2 : op.in.size();
+    case OpKind::norm:
+      return op.in.size() == 2 ? 2 : 1;
+    case OpKind::attention:
+      return op.attention->mask.empty() && op.in.size() == 4 ? 4 : 3;
     default:
       return 1;
   }

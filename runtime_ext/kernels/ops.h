@@ -42,10 +42,12 @@ void activate(const Epilogue& epilogue, const float* a, float* out, std::int64_t
 // ---- [feature][token] planes (height 1): ranges are over tokens, best in multiples of 16
 // ---------- out = (x - mean) / sqrt(var + epsilon) * scale + shift over the features of each
 // token, with x = a + b + bias[feature] when b / bias are given (SkipLayerNormalization; `sum_out`
-// gets x when not null). scale and shift: [features], shift may be null.
+// gets x when not null). scale and shift: [features], shift may be null. Not `centred`: the mean is
+// taken to be zero (RMSNormalization; Zhang and Sennrich, 2019).
 void layer_norm(const PlaneLayout& layout, std::int32_t features, const float* a, const float* b,
                 const float* bias, const float* scale, const float* shift, float epsilon,
-                float* out, float* sum_out, std::int32_t first_token, std::int32_t last_token);
+                bool centred, float* out, float* sum_out, std::int32_t first_token,
+                std::int32_t last_token);
 // Softmax over contiguous rows: out[r][c], row_stride floats apart; out may equal in. `mask`
 // (nullable) is added to row r at mask + r * mask_stride first; `scale` multiplies before that.
 void softmax_rows(const float* in, float* out, std::int64_t row_stride, std::int32_t columns,
@@ -59,5 +61,34 @@ void softmax_rows(const float* in, float* out, std::int64_t row_stride, std::int
 void matmul_dense(std::int32_t m, std::int32_t n, std::int32_t k, float alpha, const float* a,
                   std::int64_t a_row, std::int64_t a_col, const float* b, std::int64_t b_row,
                   float* c, std::int64_t c_row, std::int32_t first, std::int32_t last);
+
+// ---- attention ----------------------------------------------------------------------------------
+// softmax(scale * q k^T + mask) v for every batch and head, on [feature][token] planes: token t of
+// batch b is pixel b * tokens + t. Nothing is transposed: scores are kept as [key][query], so their
+// softmax runs down columns and the product with v reads them as they are.
+struct Attention {
+  std::int32_t heads = 1, dim = 0, value_dim = 0;  // value_dim: features of one head of v
+  std::int32_t q_tokens = 0, k_tokens = 0, batches = 1;
+  // Pixel 0 of feature 0, and floats from feature to feature.
+  const float *q = nullptr, *k = nullptr, *v = nullptr;
+  std::int64_t q_stride = 0, k_stride = 0, v_stride = 0;
+  // First feature of each head, and from one feature of a head to the next. Heads may share.
+  const std::int32_t *q_head = nullptr, *k_head = nullptr, *v_head = nullptr;
+  std::int32_t q_step = 1, k_step = 1, v_step = 1;
+  float scale = 1.0f;
+  // Null, or added to the scores after `mask_scale` (> 0) times: floats from batch to batch and so
+  // on, 0 where it does not vary. Where it is -infinity the score becomes `fill`.
+  const float* mask = nullptr;
+  std::int64_t mask_batch = 0, mask_head = 0, mask_q = 0, mask_k = 0;
+  float mask_scale = 1.0f, fill = 0.0f;
+  float* out = nullptr;  // feature h * value_dim + d; borders as in `layout`
+  PlaneLayout layout;
+
+  std::int64_t items() const;  // independent pieces
+  std::size_t scratch_bytes() const;
+  double cycles() const;  // estimate for all items together
+  // `scratch`: 64-byte aligned.
+  void run(std::int64_t first, std::int64_t last, void* scratch) const;
+};
 
 }  // namespace onnxprune::kernels

@@ -214,11 +214,13 @@ TEST(global_pooling_and_pointwise) {
 
 TEST(layer_norm_and_softmax) {
   Random random(11);
-  for (const int tokens : {1, 7, 16, 35}) {
+  for (const int tokens : {1, 7, 16, 35, 80}) {
     for (const int features : {1, 8, 65}) {
-      for (int variant = 0; variant < 8; ++variant) {
-        const PlaneLayout l = make_layout(1, tokens);
-        const std::size_t floats = static_cast<std::size_t>(l.buffer_floats(features));
+      for (int variant = 0; variant < 16; ++variant) {
+        // A single token may also be a contiguous vector.
+        const PlaneLayout l =
+            tokens == 1 && features > 1 ? vector_layout() : make_layout(1, tokens);
+        const std::size_t floats = static_cast<std::size_t>(l.buffer_floats(features)) + features;
         const std::vector<float> a = random_floats(static_cast<std::size_t>(tokens) * features,
                                                    &random),
                                  b = random_floats(a.size(), &random);
@@ -229,13 +231,14 @@ TEST(layer_norm_and_softmax) {
             got(a.size()), got_sum(a.size());
         import_tokens(a.data(), features, l, pa.data(), 0, features);
         import_tokens(b.data(), features, l, pb.data(), 0, features);
-        const bool use_b = variant & 1, use_bias = variant & 2, use_sum = variant & 4;
+        const bool use_b = variant & 1, use_bias = variant & 2, use_sum = variant & 4,
+                   centred = variant & 8;
         const int middle = tokens / 16 * 16;  // two workers
         for (const auto& range :
              {std::pair<int, int>{0, middle}, std::pair<int, int>{middle, tokens}}) {
           layer_norm(l, features, pa.data(), use_b ? pb.data() : nullptr,
                      use_bias ? bias.data() : nullptr, scale.data(), shift.data(), 1e-5f,
-                     out.data(), use_sum ? sum.data() : nullptr, range.first, range.second);
+                     centred, out.data(), use_sum ? sum.data() : nullptr, range.first, range.second);
         }
         export_tokens(l, out.data(), got.data(), features, 0, features);
         if (use_sum) export_tokens(l, sum.data(), got_sum.data(), features, 0, features);
@@ -246,7 +249,7 @@ TEST(layer_norm_and_softmax) {
           for (int f = 0; f < features; ++f) {
             x[f] = a[t * features + f] + (use_b ? b[t * features + f] : 0.0) +
                    (use_bias ? bias[f] : 0.0);
-            mean += x[f] / features;
+            if (centred) mean += x[f] / features;
           }
           for (int f = 0; f < features; ++f) variance += (x[f] - mean) * (x[f] - mean) / features;
           for (int f = 0; f < features; ++f) {
@@ -256,7 +259,9 @@ TEST(layer_norm_and_softmax) {
           }
         }
         CHECK(right);
-        CHECK(only_pixels_differ(l, std::vector<float>(out.begin(), out.begin() + l.plane_stride)));
+        if (l.plane_stride > 1)
+          CHECK(
+              only_pixels_differ(l, std::vector<float>(out.begin(), out.begin() + l.plane_stride)));
       }
     }
   }
@@ -301,5 +306,102 @@ TEST(dense_matmul) {
       }
     }
     CHECK(right);
+  }
+}
+
+TEST(attention) {
+  Random random(13);
+  for (int i = 0; i < 60; ++i) {
+    Attention a;
+    a.heads = random.between(1, 4);
+    a.dim = random.between(1, 20);
+    a.value_dim = random.between(1, 20);
+    a.q_tokens = random.between(1, 90);
+    a.k_tokens = i == 7 ? 1100 : random.between(1, 90);
+    a.batches = random.between(1, 3);
+    a.scale = 0.3f;
+    const bool shared = random.below(2) != 0;  // all heads of queries on one of keys
+    const int mask = random.below(4);          // none, by key, by element, by element and head
+    const PlaneLayout ql = make_layout(1, a.batches * a.q_tokens),
+                      kl = make_layout(1, a.batches * a.k_tokens);
+    const int q_features = a.heads * a.dim + 2, k_features = (shared ? 1 : a.heads) * a.dim,
+              v_features = (shared ? 1 : a.heads) * a.value_dim;
+    auto fill = [&](const PlaneLayout& l, int features) {
+      return random_floats(static_cast<std::size_t>(l.buffer_floats(features)), &random);
+    };
+    const std::vector<float> q = fill(ql, q_features), k = fill(kl, k_features),
+                             v = fill(kl, v_features);
+    // Features of one head lie `heads` apart in q, next to each other elsewhere.
+    std::vector<std::int32_t> q_head, k_head, v_head;
+    for (int h = 0; h < a.heads; ++h) {
+      q_head.push_back(2 + h);
+      k_head.push_back(shared ? 0 : h * a.dim);
+      v_head.push_back(shared ? 0 : h * a.value_dim);
+    }
+    a.q_step = a.heads;
+    a.q_head = q_head.data();
+    a.k_head = k_head.data();
+    a.v_head = v_head.data();
+    a.q = q.data() + ql.lead;
+    a.k = k.data() + kl.lead;
+    a.v = v.data() + kl.lead;
+    a.q_stride = ql.plane_stride;
+    a.k_stride = a.v_stride = kl.plane_stride;
+    std::vector<float> masks = random_floats(
+        static_cast<std::size_t>(a.batches) * a.heads * a.q_tokens * a.k_tokens, &random);
+    if (mask > 0) {
+      a.mask = masks.data();
+      a.mask_k = 1;
+      a.mask_batch = mask == 1 ? a.k_tokens : 0;
+      if (mask > 1) a.mask_q = a.k_tokens;
+      if (mask == 3) a.mask_head = static_cast<std::int64_t>(a.q_tokens) * a.k_tokens;
+      a.mask_scale = 0.5f;
+      a.fill = -3.0f;
+      for (std::size_t m = 0; m < masks.size(); m += 5)
+        masks[m] = -std::numeric_limits<float>::infinity();
+    }
+    const int features = a.heads * a.value_dim;
+    std::vector<float> out(static_cast<std::size_t>(ql.buffer_floats(features)), 9.0f);
+    a.layout = ql;
+    a.out = out.data() + ql.lead;
+    std::vector<char> scratch(a.scratch_bytes() + 64);
+    char* aligned = scratch.data() + (64 - reinterpret_cast<std::uintptr_t>(scratch.data()) % 64);
+    const std::int64_t middle = a.items() / 2;
+    a.run(middle, a.items(), aligned);
+    a.run(0, middle, aligned);
+
+    bool right = true;
+    for (int b = 0; b < a.batches; ++b) {
+      for (int h = 0; h < a.heads; ++h) {
+        for (int t = 0; t < a.q_tokens; ++t) {
+          std::vector<double> score(static_cast<std::size_t>(a.k_tokens));
+          double total = 0.0;
+          for (int s = 0; s < a.k_tokens; ++s) {
+            double sum = 0.0;
+            for (int d = 0; d < a.dim; ++d)
+              sum += static_cast<double>(
+                         a.q[(q_head[h] + d * a.heads) * a.q_stride + b * a.q_tokens + t]) *
+                     a.k[(k_head[h] + d) * a.k_stride + b * a.k_tokens + s];
+            sum *= 0.3f;
+            if (mask > 0) {
+              const float m = masks[b * a.mask_batch + h * a.mask_head + t * a.mask_q + s];
+              sum = std::isinf(m) ? -3.0 : sum + 0.5 * m;
+            }
+            total += score[s] = std::exp(sum);
+          }
+          for (int d = 0; d < a.value_dim; ++d) {
+            double want = 0.0;
+            for (int s = 0; s < a.k_tokens; ++s)
+              want += score[s] / total *
+                      a.v[(v_head[h] + d) * a.v_stride + b * a.k_tokens + s];
+            const double got =
+                a.out[(h * a.value_dim + d) * ql.plane_stride + b * a.q_tokens + t];
+            right = right && std::fabs(got - want) < 1e-5;
+          }
+        }
+      }
+    }
+    CHECK(right);
+    CHECK(only_pixels_differ(ql, std::vector<float>(out.begin(), out.begin() + ql.plane_stride)));
   }
 }

@@ -20,6 +20,7 @@ inline onnxprune::kernels::OpsTable filled_table() {
   t.largest = largest;
   t.layer_norm = layer_norm;
   t.softmax_row = softmax_row;
+  t.softmax_columns = softmax_columns;
   t.matmul = matmul;
   t.sparse_dot_narrow = sparse_dot<std::uint16_t>;
   t.sparse_dot_wide = sparse_dot<std::int32_t>;

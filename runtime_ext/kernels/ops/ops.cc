@@ -261,7 +261,8 @@ void activate(const Epilogue& epilogue, const float* a, float* out, std::int64_t
 
 void layer_norm(const PlaneLayout& layout, std::int32_t features, const float* a, const float* b,
                 const float* bias, const float* scale, const float* shift, float epsilon,
-                float* out, float* sum_out, std::int32_t first_token, std::int32_t last_token) {
+                bool centred, float* out, float* sum_out, std::int32_t first_token,
+                std::int32_t last_token) {
   const std::int64_t lead = layout.lead, stride = layout.plane_stride;
   // Whoever takes the first and the last token also writes the zeros before and behind them.
   for (float* target : {out, sum_out}) {
@@ -273,7 +274,7 @@ void layer_norm(const PlaneLayout& layout, std::int32_t features, const float* a
     }
   }
   active().layer_norm(stride, features, a + lead, b == nullptr ? nullptr : b + lead, bias, scale,
-                      shift, epsilon, out + lead, sum_out == nullptr ? nullptr : sum_out + lead,
+                      shift, epsilon, centred, out + lead, sum_out == nullptr ? nullptr : sum_out + lead,
                       first_token, last_token);
 }
 

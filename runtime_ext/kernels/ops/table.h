@@ -34,9 +34,15 @@ struct OpsTable {
   // Tokens [first, last) of [feature][token] planes, see layer_norm in ops.h.
   void (*layer_norm)(std::int64_t stride, std::int64_t features, const float* a, const float* b,
                      const float* bias, const float* scale, const float* shift, float epsilon,
-                     float* out, float* sum_out, std::int64_t first, std::int64_t last);
+                     bool centred, float* out, float* sum_out, std::int64_t first,
+                     std::int64_t last);
   void (*softmax_row)(const float* in, float* out, std::int64_t columns, float scale,
                       const float* mask);
+  // Softmax down each of `columns` columns, in place. `bias` (nullable) is added first, one number
+  // a row or one an element (then of the same columns); where it is -infinity the element becomes
+  // `fill` instead.
+  void (*softmax_columns)(float* at, std::int64_t stride, std::int64_t rows, std::int64_t columns,
+                          const float* bias, std::int64_t bias_row, bool bias_by_row, float fill);
   void (*matmul)(std::int64_t n, std::int64_t k, float alpha, const float* a, std::int64_t a_row,
                  std::int64_t a_col, const float* b, std::int64_t b_row, float* c,
                  std::int64_t c_row, std::int64_t first, std::int64_t last);

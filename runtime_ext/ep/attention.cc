@@ -1,0 +1,96 @@
+#include "ep/attention.h"
+
+#include <algorithm>
+#include <limits>
+#include <stdexcept>
+
+namespace onnxprune::ep {
+namespace {
+
+[[noreturn]] void misfit(const std::string& what) { throw std::invalid_argument("onnxprune: attention: " + what); }
+
+int64_t count(const Shape& shape) {
+  int64_t n = 1;
+  for (int64_t d : shape) n *= d;
+  return n;
+}
+
+// Checks that the features of all heads exist.
+void check_features(const Shape& shape, const std::vector<int32_t>& heads, int32_t dim, int32_t step, const char* what) {
+  const int64_t last = *std::max_element(heads.begin(), heads.end()) + static_cast<int64_t>(dim - 1) * step;
+  if (shape.size() < 2 || last >= shape.back()) misfit(std::string(what) + " of shape " + to_string(shape) + " is too small");
+}
+
+}  // namespace
+
+void check_attention(const AttentionSpec& s) {
+  constexpr int32_t kMost = 1 << 24;
+  const size_t heads = s.q_head.size();
+  if (heads == 0 || heads > static_cast<size_t>(kMost) || s.k_head.size() != heads || s.v_head.size() != heads) misfit("heads");
+  for (const auto* list : {&s.q_head, &s.k_head, &s.v_head})
+    for (int32_t first : *list)
+      if (first < 0 || first > kMost) misfit("first feature of a head");
+  for (int32_t n : {s.dim, s.value_dim, s.q_step, s.k_step, s.v_step})
+    if (n < 1 || n > kMost) misfit("features of a head");
+  if (s.roles.size() < 2 || s.roles.size() > 16) misfit("axes of the scores");
+  if (s.q_tokens < -1 || s.k_tokens < -1 || s.q_tokens == 0 || s.k_tokens == 0) misfit("number of tokens");
+  if (!s.mask.empty() && (count(s.mask_shape) != static_cast<int64_t>(s.mask.size()) || s.mask_shape.size() > s.roles.size()))
+    misfit("mask");
+}
+
+kernels::Attention attention_arguments(const AttentionSpec& spec, const Shape& q, const Shape& k, const Shape& v,
+                                       const Shape* mask) {
+  kernels::Attention a;
+  check_features(q, spec.q_head, spec.dim, spec.q_step, "q");
+  check_features(k, spec.k_head, spec.dim, spec.k_step, "k");
+  check_features(v, spec.v_head, spec.value_dim, spec.v_step, "v");
+  auto tokens = [](const Shape& shape) { return count(shape) / shape.back(); };
+  const int64_t q_tokens = spec.q_tokens > 0 ? spec.q_tokens : q[q.size() - 2];
+  const int64_t k_tokens = spec.k_tokens > 0 ? spec.k_tokens : k[k.size() - 2];
+  if (q_tokens < 1 || k_tokens < 1 || tokens(q) % q_tokens != 0) misfit("an uneven number of queries");
+  const int64_t batches = tokens(q) / q_tokens;
+  if (tokens(k) != batches * k_tokens || tokens(v) != batches * k_tokens)
+    misfit("operands of shapes " + to_string(q) + ", " + to_string(k) + " and " + to_string(v));
+  if (q_tokens > std::numeric_limits<int32_t>::max() || k_tokens > std::numeric_limits<int32_t>::max() / 256 ||
+      batches > std::numeric_limits<int32_t>::max())
+    misfit("too many tokens");
+  a.heads = spec.heads();
+  a.dim = spec.dim;
+  a.value_dim = spec.value_dim;
+  a.q_tokens = static_cast<int32_t>(q_tokens);
+  a.k_tokens = static_cast<int32_t>(k_tokens);
+  a.batches = static_cast<int32_t>(batches);
+  a.q_head = spec.q_head.data();
+  a.k_head = spec.k_head.data();
+  a.v_head = spec.v_head.data();
+  a.q_step = spec.q_step;
+  a.k_step = spec.k_step;
+  a.v_step = spec.v_step;
+  a.scale = spec.scale;
+  a.mask_scale = spec.mask_scale;
+  a.fill = spec.fill;
+  if (mask == nullptr) return a;
+  int64_t stride = 1;
+  const size_t rank = spec.roles.size();
+  if (mask->size() > rank) misfit("a mask of shape " + to_string(*mask));
+  for (size_t back = 1; back <= mask->size(); ++back) {  // from the last axis on
+    const int64_t size = (*mask)[mask->size() - back];
+    const size_t axis = rank - back;
+    int64_t wanted = 1, *to = nullptr;
+    if (back == 1) {
+      wanted = k_tokens, to = &a.mask_k;
+    } else if (back == 2) {
+      wanted = q_tokens, to = &a.mask_q;
+    } else if (spec.roles[axis] == AttentionSpec::batch) {
+      wanted = batches, to = &a.mask_batch;
+    } else if (spec.roles[axis] == AttentionSpec::head) {
+      wanted = spec.heads(), to = &a.mask_head;
+    }
+    if (size != 1 && size != wanted) misfit("a mask of shape " + to_string(*mask));
+    if (size != 1 && to != nullptr) *to = stride;
+    stride *= size;
+  }
+  return a;
+}
+
+}  // namespace onnxprune::ep

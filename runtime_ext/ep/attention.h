@@ -1,0 +1,36 @@
+// softmax(q k^T) v on values in the [feature][token] layout: what a graph says about it, and the
+// kernel's arguments for concrete shapes.
+#pragma once
+
+#include <vector>
+
+#include "ep/dims.h"
+#include "kernels/kernels.h"
+
+namespace onnxprune::ep {
+
+// Operands: q, k, v and perhaps a mask, all but the mask as [..., tokens, features].
+struct AttentionSpec {
+  int32_t dim = 0, value_dim = 0;            // features of one head of q and k, and of v
+  std::vector<int32_t> q_head, k_head, v_head;  // first feature of each head
+  int32_t q_step = 1, k_step = 1, v_step = 1;   // from one feature of a head to the next
+  int64_t q_tokens = -1, k_tokens = -1;      // of one batch; -1: the operand's last axis but one
+  float scale = 1, mask_scale = 1, fill = 0;
+  // Axes of the scores, outermost first; the last two are queries and keys. A mask aligns with them at
+  // the end. At most one batch and one head axis.
+  enum Role : uint8_t { one = 0, batch = 1, head = 2 };
+  std::vector<uint8_t> roles;
+  Shape mask_shape;         // of a constant mask
+  std::vector<float> mask;  // constant; empty = none, or an operand
+
+  int32_t heads() const { return static_cast<int32_t>(q_head.size()); }
+};
+
+// Arguments without pointers. `q`, `k`, `v` (and `mask`, null when there is none): shapes. Throws
+// std::invalid_argument when they do not fit.
+kernels::Attention attention_arguments(const AttentionSpec& spec, const Shape& q, const Shape& k, const Shape& v,
+                                       const Shape* mask);
+// Throws std::invalid_argument when features or heads lie outside the operands (after loading).
+void check_attention(const AttentionSpec& spec);
+
+}  // namespace onnxprune::ep

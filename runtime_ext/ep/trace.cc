@@ -1,0 +1,311 @@
+#include "ep/trace.h"
+
+#include <algorithm>
+
+#include "ep/lower_internal.h"
+
+namespace onnxprune::ep {
+namespace {
+
+constexpr int kDeepest = 40;  // nodes between a list of sizes and what it is computed from
+
+bool is_one(const Dim& dim) { return dim.value == 1; }
+
+Atoms flat(const std::vector<Atoms>& axes) {
+  Atoms out;
+  for (const Atoms& atoms : axes) out.insert(out.end(), atoms.begin(), atoms.end());
+  return out;
+}
+
+// Takes `want` from the front (or the back) of `left`; false when it does not divide.
+bool take(Dim want, bool front, Atoms* left, Atoms* axis) {
+  while (!is_one(want)) {
+    if (left->empty()) return false;
+    Atom atom = front ? left->front() : left->back();
+    auto remove = [&] { left->erase(front ? left->begin() : left->end() - 1); };
+    auto put = [&](Atom a) { axis->insert(front ? axis->end() : axis->begin(), a); };
+    if (atom.size == want) {
+      remove();
+      put(atom);
+      return true;
+    }
+    if (!want.known() || !atom.size.known() || want.value < 1 || atom.size.value < 1) return false;
+    if (want.value % atom.size.value == 0) {
+      remove();
+      put(atom);
+      want = Dim::of(want.value / atom.size.value);
+    } else if (atom.size.value % want.value == 0) {
+      const int64_t rest = atom.size.value / want.value;
+      Atom outer{atom.axis, atom.inner * (front ? rest : want.value), Dim::of(front ? want.value : rest)};
+      Atom inner{atom.axis, atom.inner, Dim::of(front ? rest : want.value)};
+      (front ? left->front() : left->back()) = front ? inner : outer;
+      put(front ? outer : inner);
+      return true;
+    } else {
+      return false;
+    }
+  }
+  return true;
+}
+
+int64_t axis_of(int64_t axis, size_t rank) { return axis < 0 ? axis + static_cast<int64_t>(rank) : axis; }
+
+// Axes named by an attribute or a constant input; nothing when neither is known.
+std::optional<std::vector<int64_t>> listed(const Graph& graph, const GraphNode& node, size_t input, const char* name) {
+  if (Graph::input(node, input) >= 0) return constant_ints(graph, node.in[input]);
+  return attr_ints(node, name);
+}
+
+}  // namespace
+
+std::optional<std::vector<int64_t>> constant_ints(const Graph& graph, int value) {
+  if (!graph.is_constant(value)) return std::nullopt;
+  const GraphValue& v = graph.value(value);
+  if (!v.ranked || v.desc.dims.size() > 1) return std::nullopt;
+  const Constant c = constant(v);
+  if (c.desc.type == abi::kInt64) return std::vector<int64_t>(c.ints(), c.ints() + c.size());
+  if (c.desc.type != abi::kInt32) return std::nullopt;
+  const auto* ints = static_cast<const int32_t*>(c.data);
+  return std::vector<int64_t>(ints, ints + c.size());
+}
+
+std::optional<std::vector<Atoms>> cut_atoms(const Atoms& atoms, const Dims& dims) {
+  Atoms left;
+  for (const Atom& atom : atoms)
+    if (!is_one(atom.size)) left.push_back(atom);
+  std::vector<Atoms> axes(dims.size());
+  size_t begin = 0, end = dims.size();
+  auto open = [&](size_t i, const Dim& next) { return !dims[i].known() && !(dims[i] == next); };
+  while (begin < end && !(open(begin, left.empty() ? Dim{} : left.front().size))) {
+    if (!take(dims[begin], true, &left, &axes[begin])) return std::nullopt;
+    ++begin;
+  }
+  while (begin + 1 < end) {  // the open axis takes what the others leave
+    if (!take(dims[end - 1], false, &left, &axes[end - 1])) return std::nullopt;
+    --end;
+  }
+  if (begin < end) {
+    axes[begin] = left;
+    left.clear();
+  }
+  if (!left.empty()) return std::nullopt;
+  return axes;
+}
+
+std::optional<Dims> Tracer::sizes(int value, int depth) const {
+  if (value < 0 || depth > kDeepest) return std::nullopt;
+  if (auto ints = constant_ints(graph_, value)) {
+    Dims out;
+    for (int64_t i : *ints) out.push_back(Dim{i, ""});
+    return out;
+  }
+  const GraphValue& v = graph_.value(value);
+  if (v.producer < 0) return std::nullopt;
+  const GraphNode& node = graph_.node(v.producer);
+  if (!node.domain.empty()) return std::nullopt;
+  auto input = [&](size_t i) { return sizes(Graph::input(node, i), depth + 1); };
+  auto slice = [](const Dims& all, int64_t start, int64_t stop) -> std::optional<Dims> {
+    const int64_t size = static_cast<int64_t>(all.size());
+    start = std::clamp<int64_t>(axis_of(start, all.size()), 0, size);
+    stop = std::clamp<int64_t>(axis_of(stop, all.size()), start, size);
+    return Dims(all.begin() + start, all.begin() + stop);
+  };
+  if (node.op == "Shape") {
+    const int x = Graph::input(node, 0);
+    if (x < 0 || !graph_.value(x).ranked) return std::nullopt;
+    const Dims& dims = dims_[static_cast<size_t>(x)];
+    return slice(dims, attr_int(node, "start", 0), attr_int(node, "end", static_cast<int64_t>(dims.size())));
+  }
+  if (node.op == "Gather") {
+    auto all = input(0), picked = sizes(Graph::input(node, 1), depth + 1);
+    if (!all || !picked || attr_int(node, "axis", 0) != 0) return std::nullopt;
+    Dims out;
+    for (const Dim& i : *picked) {
+      const int64_t at = axis_of(i.value, all->size());
+      if (at < 0 || at >= static_cast<int64_t>(all->size())) return std::nullopt;
+      out.push_back((*all)[static_cast<size_t>(at)]);
+    }
+    return out;
+  }
+  if (node.op == "Slice") {
+    auto all = input(0), start = input(1), stop = input(2);
+    if (!all || !start || !stop || start->size() != 1 || stop->size() != 1 || Graph::input(node, 4) >= 0)
+      return std::nullopt;
+    return slice(*all, (*start)[0].value, (*stop)[0].value);
+  }
+  if (node.op == "Concat") {
+    Dims out;
+    for (size_t i = 0; i < node.in.size(); ++i) {
+      auto part = input(i);
+      if (!part) return std::nullopt;
+      out.insert(out.end(), part->begin(), part->end());
+    }
+    return out;
+  }
+  if (node.op == "Unsqueeze" || node.op == "Squeeze" || node.op == "Identity" || node.op == "Cast" || node.op == "Reshape")
+    return input(0);
+  return std::nullopt;
+}
+
+Dims Tracer::dims_of(int value) const {
+  Dims out = dims_[static_cast<size_t>(value)];
+  const int producer = graph_.value(value).producer;
+  if (producer < 0 || graph_.node(producer).op != "Reshape") return out;
+  const GraphNode& node = graph_.node(producer);
+  const auto wanted = sizes(Graph::input(node, 1));
+  if (!wanted || wanted->size() != out.size()) return out;
+  const Dims& in = dims_[static_cast<size_t>(node.in[0])];
+  for (size_t i = 0; i < out.size(); ++i) {
+    Dim dim = (*wanted)[i];
+    if (dim.value == 0 && attr_int(node, "allowzero", 0) == 0 && i < in.size()) dim = in[i];
+    if (!out[i].known() && (dim.value > 0 || !dim.symbol.empty())) out[i] = dim;
+  }
+  return out;
+}
+
+bool Tracer::isolated(int last) const {
+  for (int n : nodes_) {
+    if (n == last) continue;
+    for (int v : graph_.node(n).out) {
+      if (v < 0) continue;
+      const GraphValue& value = graph_.value(v);
+      if (value.graph_output || value.uses != value.consumers.size()) return false;
+      for (int consumer : value.consumers)
+        if (nodes_.count(consumer) == 0) return false;
+    }
+  }
+  return true;
+}
+
+std::optional<Traced> Tracer::trace(int value) {
+  const GraphValue& v = graph_.value(value);
+  if (!v.ranked || v.desc.type != abi::kFloat) return std::nullopt;
+  if (v.producer >= 0 && !v.constant && graph_.node(v.producer).domain.empty()) {
+    const GraphNode& node = graph_.node(v.producer);
+    static const std::set<std::string> kinds = {"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity",
+                                                "Mul",       "Div",     "Split",   "Slice",     "Gather",  "Expand"};
+    if (kinds.count(node.op) != 0) {
+      int from = Graph::input(node, 0);
+      double factor = 1;
+      if (node.op == "Mul" || node.op == "Div") {
+        float c = 0;
+        if (scalar_constant(graph_, Graph::input(node, 1), &c)) {
+          factor = node.op == "Mul" ? c : 1.0 / c;
+        } else if (node.op == "Mul" && scalar_constant(graph_, from, &c)) {
+          factor = c, from = Graph::input(node, 1);
+        } else {
+          from = -1;
+        }
+      }
+      if (from >= 0 && !graph_.is_constant(from)) {
+        const std::set<int> before = nodes_;
+        nodes_.insert(v.producer);
+        std::optional<Traced> inner = trace(from);
+        if (inner) {
+          inner->scale *= factor;
+          if (step(node, value, &*inner)) return inner;
+        }
+        nodes_ = before;
+      }
+    }
+  }
+  // Nothing to look behind: the value itself.
+  Traced out;
+  out.source = value;
+  const Dims dims = dims_of(value);
+  for (size_t i = 0; i < dims.size(); ++i) {
+    out.axes.emplace_back();
+    if (!is_one(dims[i])) out.axes.back().push_back({static_cast<int>(i), 1, dims[i]});
+  }
+  out.offset.assign(dims.size(), 0);
+  return out;
+}
+
+// What `node` does to the axes; false where that is more than moving them.
+bool Tracer::step(const GraphNode& node, int value, Traced* t) {
+  const size_t rank = t->axes.size();
+  if (node.op == "Identity") return true;
+  if (node.op == "Mul" || node.op == "Div") return dims_[static_cast<size_t>(value)].size() == rank;
+  if (node.op == "Transpose") {
+    std::vector<int64_t> perm = attr_ints(node, "perm");
+    if (perm.empty())
+      for (size_t i = rank; i-- > 0;) perm.push_back(static_cast<int64_t>(i));
+    if (perm.size() != rank) return false;
+    std::vector<Atoms> axes;
+    for (int64_t p : perm) {
+      if (p < 0 || p >= static_cast<int64_t>(rank)) return false;
+      axes.push_back(t->axes[static_cast<size_t>(p)]);
+    }
+    t->axes = std::move(axes);
+    return true;
+  }
+  if (node.op == "Reshape" || node.op == "Squeeze" || node.op == "Unsqueeze" || node.op == "Flatten") {
+    auto axes = cut_atoms(flat(t->axes), dims_of(value));
+    if (!axes) return false;
+    t->axes = std::move(*axes);
+    return true;
+  }
+  if (node.op == "Expand") {
+    // Repeats axes of size 1; anything else would have to be the same size before and after.
+    const Dims to = dims_of(value);
+    if (to.size() != rank) return false;
+    for (size_t i = 0; i < rank; ++i) {
+      if (is_one(to[i])) continue;
+      if (t->axes[i].empty()) {
+        t->axes[i].push_back({-1, 0, to[i]});
+      } else if (t->axes[i].size() != 1 || !(t->axes[i][0].size == to[i])) {
+        return false;
+      }
+    }
+    return true;
+  }
+  // A part of one axis, which must be in one piece.
+  std::vector<int64_t> axes = {attr_int(node, "axis", 0)};
+  int64_t start = 0, size = 0;
+  bool drop = false;
+  if (node.op == "Slice") {
+    const auto starts = listed(graph_, node, 1, "starts"), stops = listed(graph_, node, 2, "ends");
+    const auto along = listed(graph_, node, 3, "axes"), steps = listed(graph_, node, 4, "steps");
+    if (!starts || !stops || !along || !steps || starts->size() != 1 || stops->size() != 1) return false;
+    if (along->size() > 1 || (!steps->empty() && *steps != std::vector<int64_t>{1})) return false;
+    axes = {along->empty() ? 0 : (*along)[0]};
+    start = (*starts)[0], size = (*stops)[0];
+  }
+  const int64_t axis = axis_of(axes[0], rank);
+  if (axis < 0 || axis >= static_cast<int64_t>(rank) || t->axes[static_cast<size_t>(axis)].size() != 1) return false;
+  Atom& atom = t->axes[static_cast<size_t>(axis)][0];
+  if (atom.axis < 0 || !atom.size.known()) return false;
+  const int64_t all = atom.size.value;
+  if (node.op == "Slice") {
+    start = std::clamp<int64_t>(start < 0 ? start + all : start, 0, all);
+    size = std::clamp<int64_t>(size < 0 ? size + all : size, 0, all) - start;
+  } else if (node.op == "Split") {
+    const Dims& to = dims_[static_cast<size_t>(value)];
+    if (to.size() != rank || !to[static_cast<size_t>(axis)].known()) return false;
+    size = to[static_cast<size_t>(axis)].value;
+    for (int out : node.out) {
+      if (out == value) break;
+      const Dims& before = out < 0 ? to : dims_[static_cast<size_t>(out)];
+      if (out < 0 || before.size() != rank || !before[static_cast<size_t>(axis)].known()) return false;
+      start += before[static_cast<size_t>(axis)].value;
+    }
+  } else {  // Gather of one index
+    const int index = Graph::input(node, 1);
+    const auto at = constant_ints(graph_, index);
+    if (!at || at->size() != 1) return false;
+    start = axis_of((*at)[0], static_cast<size_t>(all)), size = 1;
+    drop = graph_.value(index).desc.dims.empty();
+  }
+  if (start < 0 || size < 1 || start + size > all) return false;
+  t->offset[static_cast<size_t>(atom.axis)] += start * atom.inner;
+  if (drop) {
+    t->axes.erase(t->axes.begin() + axis);
+  } else if (size == 1) {
+    t->axes[static_cast<size_t>(axis)].clear();
+  } else {
+    atom.size = Dim::of(size);
+  }
+  return true;
+}
+
+}  // namespace onnxprune::ep

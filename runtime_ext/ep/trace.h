@@ -1,0 +1,62 @@
+// Follows a tensor back through reshapes, transpositions, slices and scalar factors to the value
+// that holds its numbers, and says where in that value each of its axes lies.
+#pragma once
+
+#include <optional>
+#include <set>
+#include <vector>
+
+#include "ep/dims.h"
+#include "ep/graph.h"
+
+namespace onnxprune::ep {
+
+// A part of one axis of the source: `size` steps of `inner` elements of that axis. Axis -1: the same
+// element again and again (a repeated head).
+struct Atom {
+  int axis = 0;
+  int64_t inner = 1;
+  Dim size;
+};
+using Atoms = std::vector<Atom>;
+
+struct Traced {
+  int source = -1;           // value
+  std::vector<Atoms> axes;   // of the traced tensor, outermost part first; axes of size 1 are empty
+  Shape offset;              // first element, by axis of the source
+  double scale = 1;          // the traced tensor is this many times the source
+};
+
+class Tracer {
+ public:
+  Tracer(const Graph& graph, const std::vector<Dims>& dims) : graph_(graph), dims_(dims) {}
+
+  // The nodes walked over are added to `nodes()`.
+  std::optional<Traced> trace(int value);
+  // The nodes walked over so far.
+  const std::set<int>& nodes() const { return nodes_; }
+  void include(int node) { nodes_.insert(node); }
+  // True when, of what the collected nodes make, only the results of `last` are read elsewhere.
+  bool isolated(int last) const;
+
+  // What is known of a list of sizes computed in the graph (Shape, Gather, Concat ...).
+  std::optional<Dims> sizes(int value, int depth = 0) const;
+  // Dims of a value; of a Reshape's result what its list of sizes adds.
+  Dims dims_of(int value) const;
+
+ private:
+  bool step(const GraphNode& node, int value, Traced* t);
+
+  const Graph& graph_;
+  const std::vector<Dims>& dims_;
+  std::set<int> nodes_;
+};
+
+// Cuts atoms, in order, into axes of these dims; at most one of them may be open without being the
+// size of an atom. Nothing when they do not fit.
+std::optional<std::vector<Atoms>> cut_atoms(const Atoms& atoms, const Dims& dims);
+
+// Integers of a constant tensor (int32 or int64); nothing for other values.
+std::optional<std::vector<int64_t>> constant_ints(const Graph& graph, int value);
+
+}  // namespace onnxprune::ep
