@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shutil
 import signal
 import statistics
 import subprocess
@@ -31,7 +32,12 @@ CACHE = ROOT / ".cache" / "peers"
 REQUIREMENTS = {
     "onnxsim": ["onnxsim==0.8.1", f"onnx=={onnx.__version__}", f"onnxruntime=={ort.__version__}"],
     "polygraphy": ["polygraphy==0.53.6", "onnx_graphsurgeon", f"onnx=={onnx.__version__}"],
+    "openvino": ["openvino", "numpy"],
+    "deepsparse": ["deepsparse==1.8.0"],
 }
+
+#: Peers that do not run on every Python: the versions they take, best first.
+PYTHONS = {"deepsparse": ["3.10", "3.9", "3.8"]}
 
 #: Starts argv[2:] and writes [exit code, seconds, ru_maxrss, CPU seconds] to argv[1].
 LAUNCHER = """
@@ -100,7 +106,10 @@ def environment(name: str) -> tuple[Path | None, str]:
     wanted = "\n".join(REQUIREMENTS[name])
     if stamp.exists() and stamp.read_text() == wanted:
         return binaries, ""
-    made = subprocess.run([sys.executable, "-m", "venv", "--clear", str(folder)])
+    python = interpreter(name)
+    if python is None:
+        return None, f"{name}: it needs Python {' or '.join(PYTHONS[name])}, which is not here"
+    made = subprocess.run([python, "-m", "venv", "--clear", str(folder)])
     if made.returncode != 0:
         return None, f"{name}: no environment could be made"
     install = [str(binaries / "python"), "-m", "pip", "install", "--quiet", *REQUIREMENTS[name]]
@@ -108,6 +117,29 @@ def environment(name: str) -> tuple[Path | None, str]:
         return None, f"{name}: pip could not install {', '.join(REQUIREMENTS[name])}"
     stamp.write_text(wanted)
     return binaries, ""
+
+
+def interpreter(name: str) -> str | None:
+    """Return the Python to make the environment of peer ``name`` with, None where there is none.
+
+    This one, unless the peer needs another: that is looked for on PATH and among pyenv's.
+    """
+    if name not in PYTHONS:
+        return sys.executable
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    for version in PYTHONS[name]:
+        found = shutil.which(f"python{version}")
+        for candidate in [found, *sorted(map(str, pyenv.glob(f"{version}.*/bin/python")))]:
+            if candidate and says_version(candidate, version):
+                return candidate
+    return None
+
+
+def says_version(python: str, version: str) -> bool:
+    """Whether this is a working Python of ``version`` (pyenv's shims may not be)."""
+    program = "import sys, venv; print('%d.%d' % sys.version_info[:2])"
+    done = subprocess.run([python, "-c", program], capture_output=True, text=True)
+    return done.returncode == 0 and done.stdout.strip() == version
 
 
 def measure(command: list[str], limit: float = 900) -> Run:

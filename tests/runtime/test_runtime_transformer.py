@@ -182,9 +182,7 @@ def attention(net: Net, f: Form, x: str, other: str, mask: str, features: int) -
         else:
             count = ints(net, b, -1 if f.dynamic else f.tokens, 3, f.heads, f.dim)
             y = net.add("Transpose", net.add("Reshape", y, count), perm=[2, 0, 3, 1, 4])
-            q, k, v = (
-                net.add("Gather", y, index(net, i), axis=0) for i in range(3)
-            )
+            q, k, v = (net.add("Gather", y, index(net, i), axis=0) for i in range(3))
         k = net.add("Transpose", k, perm=[0, 1, 3, 2])
         groups = f.heads
     else:
@@ -259,7 +257,9 @@ def test_attention(f: Form, isa: str, threads: int) -> None:
         return
     net = Net(f.tokens)
     features = 10
-    dims: list[int | str | None] = ["b", "t", features] if f.dynamic else [f.batch, f.tokens, features]
+    dims: list[int | str | None] = (
+        ["b", "t", features] if f.dynamic else [f.batch, f.tokens, features]
+    )
     x = net.input("x", dims)
     feeds: dict[str, Any] = feed(net.rng, {"x": [f.batch, f.tokens, features]})
     other = x
@@ -268,9 +268,7 @@ def test_attention(f: Form, isa: str, threads: int) -> None:
         other = net.input("other", other_dims if f.dynamic else [f.batch, f.keys, features])
         feeds |= feed(net.rng, {"other": [f.batch, f.keys, features]})
     y = attention(net, f, x, other, mask_of(net, f, feeds), features)
-    session = compare(
-        net.model(y), [feeds], force=True, isa=isa, threads=threads, reduction=4000
-    )
+    session = compare(net.model(y), [feeds], force=True, isa=isa, threads=threads, reduction=4000)
     softmax = [d for d in runtime.explain(session) if d.op == "Softmax"]
     simple = not f.dynamic and (f.groups in (1, f.heads) or f.fused) and f.dim > 1
     if simple:
@@ -372,5 +370,5 @@ def test_masks_that_do_not_fit_are_errors_not_crashes() -> None:
     session = runtime.session(net.model(linear(net, y, 32, 8)), 1, force=True)
     good = {"x": np.zeros((1, 5, 32), np.float32), "mask": np.zeros((1, 1, 1, 5), np.float32)}
     assert session.run(None, good)[0].shape == (1, 5, 8)
-    with pytest.raises(Exception, match="mask|shape|broadcast|dimension"):
+    with pytest.raises(Exception, match=r"mask|shape|broadcast|dimension"):
         session.run(None, good | {"mask": np.zeros((1, 1, 1, 7), np.float32)})
