@@ -15,6 +15,7 @@ from onnxprune.errors import ModelError, ProofError
 from onnxprune.passes.base import Context, Pass
 from onnxprune.passes.fold_constants import FoldConstants
 from onnxprune.passes.infer_shapes import InferShapes
+from onnxprune.passes.inline_functions import InlineFunctions
 from onnxprune.patterns import parse_pattern
 from onnxprune.planning import PrunePlan, SelectOptions, find_layers
 from onnxprune.planning.cost import CostModel
@@ -25,9 +26,11 @@ from onnxprune.report.facts import (
     forget_shapes,
     frozen_units,
     interface,
+    untold_shapes,
     weight_sparsity,
 )
 from onnxprune.rules.analysis import analyze
+from onnxprune.rules.bodies import unique_names
 
 Progress = Callable[[str, float], None]
 
@@ -99,9 +102,14 @@ def run_prune(
     size_before = io.stored_size(loaded)
     face = interface(model)
     declared = [v.shape for v in (*model.graph.inputs, *model.graph.outputs)]
-    untold = [v.name for n in model.graph for v in n.outputs if v.shape is None]
     for step in before:
         step.run(model, context)
+    notes: list[str] = []
+    inlined = InlineFunctions().run(model, context).stats["functions"]
+    if inlined:
+        notes.append(f"{inlined} local functions were put in the place of their calls")
+    unique_names(model)
+    untold = untold_shapes(model)
     prepare: Pass = FoldConstants() if kind == "structure" else InferShapes()
     prepare.run(model, context)
     analyzer = analyze(model)
@@ -113,11 +121,11 @@ def run_prune(
         "recovery": None,
     }
     progress("select", 0.2)
-    notes: list[str] = []
     skipped: list[dict[str, str]] = []
     replay = plan is not None
     if plan is None and kind == "structure":
-        plan, notes = select_structure(analyzer, options)
+        plan, told = select_structure(analyzer, options)
+        notes.extend(told)
     elif plan is None:
         plan, left_out = select_masks(analyzer, options)
         skipped = [{"layer": s.layer, "why": s.why} for s in left_out]

@@ -256,7 +256,8 @@ class Summation:
         name = constants.fresh_name(f"{base}_plus_bias")
         total = ir.Value(name=name, type=out.type, shape=out.shape)
         node = ir.Node("", "Add", [out, bias], outputs=[total], name=name)
-        graph = self.analyzer.graph
+        graph = self.node.graph  # the main one or a body
+        assert graph is not None
         for user in users:
             user.node.replace_input_with(user.idx, total)
         if out.is_graph_output():

@@ -33,6 +33,7 @@ from onnxprune.passes.linear_node import LARGEST, LINEAR, PROBES, LinearNode
 from onnxprune.passes.one_node import Array, Bench, LocalAxes, Shapes, widened
 from onnxprune.rules.analysis import FLOATS, STANDARD, Analyzer
 from onnxprune.rules.base import RULES
+from onnxprune.rules.bodies import graphs_of
 
 # Operators every output element of which is one input element, or a fill value.
 MOVING = {
@@ -69,7 +70,7 @@ class ConstantValues:
 
     def _followed(self, node: ir.Node) -> bool:
         """Return whether anything can be known of the outputs."""
-        if node.op_type == "Constant" or node in self.analyzer.unknown:
+        if node.op_type == "Constant" or node in self.analyzer.unknown or graphs_of(node):
             return False
         if node.op_type == "Dropout" and len(node.inputs) > 2 and node.inputs[2] is not None:
             return False  # may be in training

@@ -17,7 +17,9 @@ import onnx_ir as ir
 
 from onnxprune.passes.base import PASSES, Context, Pass, PassResult
 from onnxprune.passes.infer_shapes import InferShapes
+from onnxprune.passes.known_branches import take_known_branches
 from onnxprune.rules.analysis import STANDARD, overridable
+from onnxprune.rules.bodies import graphs_of, nested, unique_names
 from onnxprune.rules.rewriter import Constants
 from onnxprune.rules.sizes import SizeTracer, reshape_dims
 
@@ -96,8 +98,8 @@ EXACT = {
 class FoldConstants(Pass):
     """Fold sizes that are known, and small integer or filler constants.
 
-    Main graph only: nothing in a subgraph is prunable structure yet. Weights are never folded, so
-    their names survive.
+    Main graph and bodies of nodes; an If whose condition turns out to be known gives way to the
+    branch it takes. Weights are never folded, so their names survive.
 
     Attributes:
         max_elements: largest result that is stored as a constant.
@@ -109,6 +111,7 @@ class FoldConstants(Pass):
     def run(self, model: ir.Model, context: Context) -> PassResult:
         """Fold until nothing changes; shapes are inferred between rounds."""
         folded = 0
+        unique_names(model)
         for _ in range(ROUNDS):
             InferShapes().run(model, context)
             folder = _Folder(model, self.max_elements)
@@ -168,8 +171,8 @@ class _Folder:
         tracer = SizeTracer(self.const, self.dims)
         found: list[tuple[ir.Node, np.ndarray[Any, Any]]] = []
         learned = 0
-        for node in self.graph:
-            if node.op_type in KEPT or node.domain not in STANDARD:
+        for node in _in_order(self.graph):
+            if node.op_type in KEPT or node.domain not in STANDARD or graphs_of(node):
                 continue
             learned += self._learn_shape(tracer, node) + self._imply(node)
             if tracer.visit(node):
@@ -182,10 +185,11 @@ class _Folder:
         replaced = 0
         for node, array in found:
             replaced += self._replace(node.outputs[0], array, known)
-        if replaced:
+        taken = take_known_branches(self.model, self.const)
+        if replaced or taken:
             self._sweep()
-        self.replaced = replaced
-        return replaced + learned
+        self.replaced = replaced + taken
+        return self.replaced + learned
 
     def _learn_shape(self, tracer: SizeTracer, node: ir.Node) -> int:
         """Give a Reshape the output dims that inference could not follow; return 1 if any."""
@@ -330,27 +334,27 @@ class _Folder:
         return 1
 
     def _sweep(self) -> None:
-        """Remove what nothing uses any more."""
-        for node in reversed(list(self.graph)):
-            if any(v.uses() or v.is_graph_output() for v in node.outputs) or _has_graph(node):
-                continue
-            inputs = [v for v in node.inputs if v is not None]
-            self.graph.remove(node, safe=True)
-            for value in inputs:
-                if (
-                    value.is_initializer()
-                    and not value.uses()
-                    and not value.is_graph_output()
-                    and not value.is_graph_input()
-                ):
-                    self.graph.initializers.pop(value.name or "")
+        """Remove what nothing uses any more, the innermost bodies first."""
+        for graph in reversed(list(nested(self.graph))):
+            for node in reversed(list(graph)):
+                if any(v.uses() or v.is_graph_output() for v in node.outputs) or graphs_of(node):
+                    continue
+                inputs = [v for v in node.inputs if v is not None]
+                graph.remove(node, safe=True)
+                for value in inputs:
+                    if (
+                        value.is_initializer()
+                        and not value.uses()
+                        and not value.is_graph_output()
+                        and not value.is_graph_input()
+                        and value.graph is not None
+                    ):
+                        value.graph.initializers.pop(value.name or "")
 
 
-def _has_graph(node: ir.Node) -> bool:
-    return any(True for _ in _graphs(node))
-
-
-def _graphs(node: ir.Node) -> Iterator[ir.Attr]:
-    for attr in node.attributes.values():
-        if attr.type in (ir.AttributeType.GRAPH, ir.AttributeType.GRAPHS):
-            yield attr
+def _in_order(graph: ir.Graph) -> Iterator[ir.Node]:
+    """Yield the nodes of a graph, those of a node's bodies before the node."""
+    for node in graph:
+        for body in graphs_of(node):
+            yield from _in_order(body)
+        yield node

@@ -194,7 +194,8 @@ class Surgery:
             maker = value.producer()
             if maker is not None:
                 added = maker.inputs[1:]
-                self.analyzer.graph.remove(maker, safe=True)
+                assert maker.graph is not None
+                maker.graph.remove(maker, safe=True)
                 for used in added:
                     if used is not None:
                         self.analyzer.graph.initializers.pop(used.name or "")

@@ -204,6 +204,8 @@ def find_operand(analyzer: Analyzer, layer: Layer) -> Operand | str:
     if node.op_type not in (*CONVS, "Gemm", "MatMul") or node.domain not in ("", "ai.onnx"):
         return f"{node.op_type}: no statistics are taken of this operator"
     value: ir.Value = layer.value
+    if node.graph is not analyzer.graph:
+        return "the layer is in the body of another node"
     index = _weight_index(node, layer)
     if index < 0:
         return "the weight is not an operand by itself"

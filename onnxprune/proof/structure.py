@@ -32,7 +32,8 @@ def _watched(analyzer: Analyzer) -> list[ir.Value]:
     values = [
         c.node.outputs[0]
         for c in analyzer.contractions
-        if c.node.outputs[0].name
+        if c.node.graph is analyzer.graph  # what is inside a body cannot be shown
+        and c.node.outputs[0].name
         and not c.node.outputs[0].is_graph_output()
         and c.node.outputs[0].dtype == ir.DataType.FLOAT
     ]

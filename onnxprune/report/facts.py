@@ -11,6 +11,7 @@ import onnx_ir as ir
 
 from onnxprune.planning.layers import Layer, find_layers
 from onnxprune.rules.analysis import Analyzer
+from onnxprune.rules.bodies import nested, values_of
 
 
 def interface(model: ir.Model) -> list[tuple[str, str, str, tuple[str, ...]]]:
@@ -28,11 +29,18 @@ def interface(model: ir.Model) -> list[tuple[str, str, str, tuple[str, ...]]]:
 def forget_shapes(model: ir.Model, names: Sequence[str | None]) -> None:
     """Take the inferred shape and type off the named values, so that they are not stored."""
     wanted = set(names)
-    for node in model.graph:
-        for value in node.outputs:
-            if value.name in wanted and not value.is_graph_output():
+    for graph in nested(model.graph):
+        for value in values_of(graph):
+            face = value.is_graph_output() or value.is_graph_input() or value.is_initializer()
+            if value.name in wanted and (graph is not model.graph or not face):
                 value.shape = None
-                value.type = None
+                if not face:
+                    value.type = None
+
+
+def untold_shapes(model: ir.Model) -> list[str | None]:
+    """Return the names of values, bodies included, whose shape the file does not say."""
+    return [v.name for graph in nested(model.graph) for v in values_of(graph) if v.shape is None]
 
 
 def unit_labels(analyzer: Analyzer) -> dict[str, np.ndarray[Any, Any]]:

@@ -12,6 +12,7 @@ from onnxprune import io
 from onnxprune.criteria import parse_criterion
 from onnxprune.passes.base import Context
 from onnxprune.passes.fold_constants import FoldConstants
+from onnxprune.passes.inline_functions import InlineFunctions
 from onnxprune.patterns import parse_pattern
 from onnxprune.patterns.base import PATTERNS, Pattern
 from onnxprune.planning.cost import CostModel
@@ -30,6 +31,7 @@ def inspect_model(loaded: io.Loaded) -> dict[str, Any]:
     model = loaded.model
     facts = _file_facts(loaded)
     bad = io.nonfinite_weights(model)
+    InlineFunctions().run(model, Context())
     FoldConstants().run(model, Context())
     analyzer = analyze(model)
     cost = CostModel(analyzer)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
@@ -11,6 +12,7 @@ import onnx_ir as ir
 
 from onnxprune.axes import Group, Ids, Partition, Reason, Space, group_units, solve
 from onnxprune.rules.base import RULES, Contraction, Dim, GiveUp, KeptOf, Site
+from onnxprune.rules.bodies import captured, graphs_of, nested, unique_names, values_of
 from onnxprune.rules.rewriter import Rewriter
 from onnxprune.rules.shapes import infer_shapes
 from onnxprune.rules.sizes import SizeTracer
@@ -42,6 +44,7 @@ class Analyzer:
         self.unsupported: dict[str, int] = {}
         self.unknown: set[ir.Node] = set()  # no rule, or one that gave up
         self.learned = 0
+        self._times = 1
         self._overridable = overridable(model)
         self._tensors: dict[ir.Value, ir.TensorProtocol | None] = {}
         self._weights: dict[ir.Value, bool] = {}
@@ -89,6 +92,7 @@ class Analyzer:
             self._weights[value] = self.is_const(value) or (
                 producer is not None
                 and bool(producer.inputs)
+                and not graphs_of(producer)  # a body may read what is no constant
                 and producer.op_type != "Shape"
                 and all(v is None or self.is_weight(v) for v in producer.inputs)
             )
@@ -188,10 +192,21 @@ class Analyzer:
                     self._freeze_value(value, Reason(f"graph input {value.name}", "is an input"))
             for value in self.graph.outputs:
                 self._freeze_value(value, Reason(f"graph output {value.name}", "is an output"))
-        for node in self.graph:
-            if node.op_type == "Constant" and node.domain in STANDARD:
-                continue
-            self._apply(node)
+        self.enter(self.graph)
+
+    def enter(self, graph: ir.Graph, times: int = 1) -> None:
+        """Apply the rules of a graph's nodes, in order; ``times``: how often it runs."""
+        outside, self._times = self._times, self._times * times
+        for node in graph:
+            if node.op_type != "Constant" or node.domain not in STANDARD:
+                self._apply(node)
+        self._times = outside
+
+    def contract(self, contraction: Contraction) -> None:
+        """Record the cost of a node, as often as the body it is in runs."""
+        if self._times > 1:
+            contraction = replace(contraction, macs=(*contraction.macs, self._times))
+        self.contractions.append(contraction)
 
     def _apply(self, node: ir.Node) -> None:
         is_size = self.sizes.visit(node)
@@ -203,6 +218,7 @@ class Analyzer:
         entry = RULES.get((domain, node.op_type))
         view = NodeView(self, node)
         marks = (len(self.sites), len(self.contractions), len(self.patches))
+        times = self._times
         try:
             if entry is None:
                 key = f"{domain}::{node.op_type}" if domain else node.op_type
@@ -212,18 +228,27 @@ class Analyzer:
         except (GiveUp, LookupError, ValueError, TypeError) as stop:
             # A malformed node makes a rule stumble; like a rule that gives up, it only freezes.
             del self.sites[marks[0] :], self.contractions[marks[1] :], self.patches[marks[2] :]
+            self._times = times
             self.unknown.add(node)
             self._freeze_node(node, str(stop) or f"{node.op_type} could not be read")
         view.finish()
 
     def _freeze_node(self, node: ir.Node, why: str) -> None:
         reason = Reason(self.label(node), why)
-        captured = [v for g in _graphs_of(node) for v in _captured(g)]
-        for index, value in enumerate([*node.inputs, *captured]):
+        bodies = graphs_of(node)
+        outer = [v for body in bodies for v in captured(body)]
+        for index, value in enumerate([*node.inputs, *outer]):
             if value is not None:
                 self._freeze_value(value, reason, (node, index))
         for value in node.outputs:
             self._freeze_value(value, reason)
+        for graph in (g for body in bodies for g in nested(body)):
+            for value in values_of(graph):
+                self._freeze_value(value, reason)
+            for inner in graph:
+                for index, used in enumerate(inner.inputs):
+                    if used is not None:
+                        self._freeze_value(used, reason, (inner, index))
 
     def _check_size_inputs(self, node: ir.Node) -> None:
         """Freeze axes whose size flows into something other than a shape that a rule patches."""
@@ -271,6 +296,7 @@ def analyze(model: ir.Model, *, freeze_interface: bool = True) -> Analyzer:
     """Run the rules over ``model`` (shapes already inferred) and return what they found."""
     import onnxprune.rules.families  # noqa: F401  (registers every rule)
 
+    unique_names(model)
     found = Analyzer(model, freeze_interface=freeze_interface)
     while found.learned:  # a rule knew a shape; what follows it may be inferable now
         infer_shapes(model)
@@ -290,27 +316,3 @@ def overridable(model: ir.Model) -> set[ir.Value]:
     if (model.ir_version or 0) < 4 or 2 * len(listed) > len(initializers):
         return set()
     return listed
-
-
-def _graphs_of(node: ir.Node) -> list[ir.Graph]:
-    out = []
-    for attr in node.attributes.values():
-        if attr.type == ir.AttributeType.GRAPH:
-            out.append(attr.as_graph())
-        elif attr.type == ir.AttributeType.GRAPHS:
-            out.extend(attr.as_graphs())
-    return out
-
-
-def _captured(graph: ir.Graph) -> list[ir.Value]:
-    """Return outer values that a subgraph (or its subgraphs) uses."""
-    inside: set[ir.Value] = set(graph.inputs) | set(graph.initializers.values())
-    used: dict[ir.Value, None] = {}
-    for node in graph.all_nodes():
-        inside.update(node.outputs)
-        for sub in _graphs_of(node):
-            inside.update(sub.inputs)
-            inside.update(sub.initializers.values())
-        used.update(dict.fromkeys(v for v in node.inputs if v is not None))
-    used.update(dict.fromkeys(graph.outputs))
-    return [v for v in used if v not in inside]

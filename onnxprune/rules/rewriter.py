@@ -9,6 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxprune.axes import Ids
+from onnxprune.rules.bodies import nested, values_of
 
 
 class Rewriter:
@@ -75,7 +76,10 @@ class Rewriter:
 
 
 class Constants:
-    """Creates and replaces constants of a graph; one new initializer a distinct need."""
+    """Creates and replaces constants of a graph; one new initializer a distinct need.
+
+    New ones belong to the main graph, where nodes of bodies find them too.
+    """
 
     def __init__(self, graph: ir.Graph) -> None:
         self._graph = graph
@@ -84,10 +88,9 @@ class Constants:
     def fresh_name(self, base: str) -> str:
         """Return a value name that nothing in the model uses."""
         if self._taken is None:
-            self._taken = set(self._graph.initializers)
-            for node in self._graph.all_nodes():
-                self._taken.update(v.name for v in (*node.inputs, *node.outputs) if v and v.name)
-            self._taken.update(v.name for v in self._graph.inputs if v.name)
+            self._taken = {
+                v.name for graph in nested(self._graph) for v in values_of(graph) if v.name
+            }
         name, count = base, 0
         while name in self._taken:
             count += 1

@@ -158,7 +158,7 @@ class NodeView:
 
     def contraction(self, contraction: Contraction) -> None:
         """Record cost and weight layout of a multiplying node."""
-        self._analyzer.contractions.append(contraction)
+        self._analyzer.contract(contraction)
 
     def produces(self, index: int, axis: int) -> None:
         """Record that input ``index`` is a parameter that makes new units along ``axis``."""
@@ -264,6 +264,28 @@ class NodeView:
         if entry.value is not None and entry.value == dim:
             return True
         return bool(entry.leaf == (self.node.inputs[source], axis))
+
+    # -- bodies -----------------------------------------------------------------------------
+
+    def enter(self, body: ir.Graph, times: int = 1) -> None:
+        """Apply the rules of a body's nodes; what they cost counts ``times``."""
+        self._analyzer.enter(body, times)
+
+    def value_dims(self, value: ir.Value) -> list[Dim] | None:
+        """Return the dims of a value in a body."""
+        return self._analyzer.dims(value)
+
+    def value_ids(self, value: ir.Value, axis: int) -> Ids | None:
+        """Return the ids of an axis of a value in a body; None for a constant or unknown size."""
+        # A constant that leaves a body as it is has no use that could be given a cut copy.
+        if self._analyzer.is_const(value):
+            return None
+        return self._analyzer.ids(value, axis, None)
+
+    def freeze_value(self, value: ir.Value, why: str) -> None:
+        """Freeze every axis of a value in a body."""
+        for axis in range(len(self.value_dims(value) or ())):
+            self.freeze(self.value_ids(value, axis), why)
 
     # -- shorthands -------------------------------------------------------------------------
 

@@ -42,9 +42,18 @@ def full_check(model: onnx.ModelProto) -> bool:
 
 
 def weights(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
-    """Shapes of the initializers, sparse ones included."""
-    shapes = {t.name: tuple(t.dims) for t in model.graph.initializer}
-    return shapes | {t.values.name: tuple(t.dims) for t in model.graph.sparse_initializer}
+    """Shapes of the initializers, sparse ones and those of bodies included."""
+    return _weights(model.graph)
+
+
+def _weights(graph: onnx.GraphProto) -> dict[str, tuple[int, ...]]:
+    shapes = {t.name: tuple(t.dims) for t in graph.initializer}
+    shapes |= {t.values.name: tuple(t.dims) for t in graph.sparse_initializer}
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.HasField("g"):
+                shapes |= _weights(attribute.g)
+    return shapes
 
 
 def close(want: list[Any], have: list[Any], limit: float = 1e-3) -> None:

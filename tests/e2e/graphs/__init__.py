@@ -20,6 +20,7 @@ from . import (  # noqa: F401  (importing registers)
     norms,
     plumbing,
     pointwise,
+    recurrent,
     resize,
     shapes,
     slicing,
