@@ -49,6 +49,7 @@ def prune(
     first_layer: str = "prune",
     last_layer: str = "prune",
     seed: int = 0,
+    shrink_states: str | None = None,
     plan: PrunePlan | str | PathLike[str] | None = None,
     mask_only: bool = False,
     proof: bool = True,
@@ -75,6 +76,8 @@ def prune(
         first_layer: ``prune`` or ``keep``.
         last_layer: ``prune`` or ``keep``.
         seed: for random scores.
+        shrink_states: regular expression on names of inputs; those that are streaming state, given
+            back by an output, may lose units at both ends. This changes the model's interface.
         plan: replay this plan (object, or path of its JSON) instead of selecting.
         mask_only: leave shapes alone; write the dense model with zeros.
         proof: compare with the dense model in onnxruntime before returning.
@@ -112,6 +115,7 @@ def prune(
         first_layer=first_layer,
         last_layer=last_layer,
         seed=seed,
+        shrink_states=shrink_states,
     )
     if recipe is None:
         recipe = Recipe(options).with_mask_only(mask_only)

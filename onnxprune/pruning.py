@@ -11,7 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxprune import io
-from onnxprune.errors import ModelError, ProofError
+from onnxprune.errors import ModelError, ProofError, UsageError
 from onnxprune.passes.base import Context, Pass
 from onnxprune.passes.fold_constants import FoldConstants
 from onnxprune.passes.infer_shapes import InferShapes
@@ -26,6 +26,7 @@ from onnxprune.report.facts import (
     forget_shapes,
     frozen_units,
     interface,
+    state_rows,
     untold_shapes,
     weight_sparsity,
 )
@@ -99,9 +100,13 @@ def run_prune(
         if plan is not None
         else ("structure" if parse_pattern(options.pattern).structural else "mask")
     )
+    if options.shrink_states is not None and kind == "mask":
+        raise UsageError("states shrink only where whole units go; give a pattern such as channel")
     size_before = io.stored_size(loaded)
+    faces = [*model.graph.inputs, *model.graph.outputs]
+    original = {v.name: v.shape for v in faces}
+    declared = [v.shape for v in faces]
     face = interface(model)
-    declared = [v.shape for v in (*model.graph.inputs, *model.graph.outputs)]
     for step in before:
         step.run(model, context)
     notes: list[str] = []
@@ -112,7 +117,13 @@ def run_prune(
     untold = untold_shapes(model)
     prepare: Pass = FoldConstants() if kind == "structure" else InferShapes()
     prepare.run(model, context)
-    analyzer = analyze(model)
+    analyzer = analyze(model, states=options.shrink_states)
+    if options.shrink_states is not None and not analyzer.states:
+        notes.append(
+            f"no input that matches {options.shrink_states!r} is a state that an output gives back"
+        )
+    resized = {v.name for pair in analyzer.states for v in pair}
+    face = [(*row[:3], () if row[1] in resized else row[3]) for row in face]
     cost = CostModel(analyzer)
     report: dict[str, Any] = {
         "params": {"before": cost.params()},
@@ -143,7 +154,7 @@ def run_prune(
             report["recovery"], created = refit_consumers(
                 analyzer, removed, calibration, seed=options.seed, progress=progress
             )
-            analyzer = analyze(model)
+            analyzer = analyze(model, states=options.shrink_states)
             removed = removed_from(analyzer, extended(plan, created))
         proof, model = prove_structure(analyzer, removed, feeds, mask_only=mask_only, on=prove)
     else:
@@ -174,8 +185,8 @@ def run_prune(
     forget_shapes(model, untold)
     for value, shape in zip((*model.graph.inputs, *model.graph.outputs), declared, strict=False):
         if not value.is_initializer():
-            value.shape = shape
-    if interface(model) != face:
+            value.shape = _resized(value.shape, shape) if value.name in resized else shape
+    if interface(model, resized) != face:
         raise ProofError(
             f"the inputs or outputs changed: {face} became {interface(model)}; nothing was written"
         )
@@ -184,6 +195,7 @@ def run_prune(
         "pattern": options.pattern,
         "sparsity": sparsity,
         "units": units,
+        "states": state_rows(model, analyzer.states, original),
         "frozen": frozen,
         "unsupported": dict(sorted(analyzer.unsupported.items())),
         "groups": [{k: v for k, v in g.items() if k != "removed"} for g in plan.groups],
@@ -195,6 +207,14 @@ def run_prune(
     progress("done", 1.0)
     loaded = loaded.with_model(model)
     return Result(loaded.restore(), plan, report, loaded)
+
+
+def _resized(now: ir.Shape | None, declared: ir.Shape | None) -> ir.Shape | None:
+    """Return a declared shape with the sizes it has now; symbols and unknowns stay."""
+    if now is None or declared is None:
+        return declared
+    pairs = zip(now, declared, strict=True)
+    return ir.Shape([a if isinstance(a, int) and isinstance(b, int) else b for a, b in pairs])
 
 
 def _check_weights(model: ir.Model) -> None:

@@ -46,7 +46,7 @@ class ApplyPlan(Pass):
             raise UsageError("pass 'apply-plan' needs a plan; select one first or load one")
         analyzer = context.facts.get("analysis")
         if not isinstance(analyzer, Analyzer) or analyzer.model is not model:
-            analyzer = analyze(model)
+            analyzer = analyze(model, states=plan.options.get("shrink_states"))
         stats: dict[str, Any]
         if plan.kind == "mask":
             stats = apply_masks(analyzer, plan)

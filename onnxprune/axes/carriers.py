@@ -30,6 +30,13 @@ def _free_units(product: Product, carrier: int, now: Partition) -> int:
     return int((~lines).sum())
 
 
+def _what_holds(product: Product, now: Partition) -> Reason | None:
+    """Return what froze the largest factor, if anything froze all of it."""
+    largest = max(product.factors, key=len)
+    labels = now.labels[largest]
+    return now.why(int(labels[0])) if now.frozen[labels].all() else None
+
+
 def choose_carriers(space: Space) -> tuple[list[tuple[Ids, Ids]], list[tuple[Ids, Reason]]]:
     """Return the links and freezes that the chosen carriers add to ``space``."""
     links: list[tuple[Ids, Ids]] = []
@@ -90,7 +97,9 @@ def choose_carriers(space: Space) -> tuple[list[tuple[Ids, Ids]], list[tuple[Ids
     for i, row in enumerate(factors):
         if not any(f in live for f in row):
             product = space.products[i]
-            reason = Reason(product.where, "no factor of this compound axis can be cut alone")
+            reason = _what_holds(product, now) or Reason(
+                product.where, "no factor of this compound axis can be cut alone"
+            )
             for ids in (product.whole, *product.factors):
                 frozen.append((ids, reason))
     return links, frozen

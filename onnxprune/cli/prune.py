@@ -31,6 +31,7 @@ SELECT = (
     "first_layer",
     "last_layer",
     "seed",
+    "shrink_states",
 )
 
 
@@ -90,6 +91,12 @@ def _layers(context: click.Context, parameter: click.Parameter, texts: tuple[str
 @click.option("--first-layer", type=POLICY, help="What happens to it.  [default: prune]")
 @click.option("--last-layer", type=POLICY, help="What happens to it.  [default: prune]")
 @click.option("--seed", type=int, help="For random scores.  [default: 0]")
+@click.option(
+    "--shrink-states",
+    metavar="RE",
+    help="Let inputs whose names match lose units too where an output gives them back: the state "
+    "of a streaming model. Changes the model's interface.",
+)
 @click.option(
     "--mask-only", is_flag=True, help="Write the dense model with zeros instead of a smaller one."
 )

@@ -34,6 +34,8 @@ class SelectOptions:
         first_layer: "prune" or "keep": what happens to the first layer with weights.
         last_layer: likewise for the last one.
         seed: for random scores.
+        shrink_states: regular expression on names of inputs; those that are streaming state, given
+            back by an output, may lose units at both ends. Changes the model's interface.
     """
 
     pattern: str = "channel"
@@ -48,6 +50,7 @@ class SelectOptions:
     first_layer: str = "prune"
     last_layer: str = "prune"
     seed: int = 0
+    shrink_states: str | None = None
 
     def __post_init__(self) -> None:
         """Check what can be checked without a model.
@@ -75,7 +78,11 @@ class SelectOptions:
         for what, policy in (("first_layer", self.first_layer), ("last_layer", self.last_layer)):
             if policy not in POLICIES:
                 raise UsageError(f"{what} is {policy!r}; choose from: {', '.join(POLICIES)}")
-        for what, text in (("only", self.only), ("keep", self.keep)):
+        for what, text in (
+            ("only", self.only),
+            ("keep", self.keep),
+            ("shrink_states", self.shrink_states),
+        ):
             try:
                 re.compile(text or "")
             except re.error as error:

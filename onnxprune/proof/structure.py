@@ -88,7 +88,7 @@ def _prove(
     names = [v.name or "" for v in (*analyzer.graph.outputs, *watched)]
     keep = {
         v.name or "": [_kept(analyzer, surgery, v, a) for a in range(len(v.shape or ()))]
-        for v in watched
+        for v in (*watched, *(v for pair in analyzer.states for v in pair))
     }
     valid = stage.problem(analyzer.model)
     surgery.mask()
@@ -101,7 +101,6 @@ def _prove(
     surgery.shrink()
     with _WithOutputs(analyzer.graph, watched):
         shrunk = stage.put(analyzer.model)
-    _, got = shrunk.run(inputs, names)
 
     def crop(name: str, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         for axis, mask in enumerate(keep.get(name, ())):
@@ -109,6 +108,9 @@ def _prove(
                 array = np.compress(mask, array, axis=axis)
         return array
 
+    states = {a.name for a, _ in analyzer.states}
+    cut = [{n: crop(n, x) if n in states else x for n, x in feed.items()} for feed in inputs]
+    _, got = shrunk.run(cut, names)
     proof = compare(reference, got, names, "shrunk model against masked dense model", crop)
     if not proof.passed:
         _, again = masked.run(inputs, names, otherwise=True)

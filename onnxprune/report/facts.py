@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Container, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,16 +14,48 @@ from onnxprune.rules.analysis import Analyzer
 from onnxprune.rules.bodies import nested, values_of
 
 
-def interface(model: ir.Model) -> list[tuple[str, str, str, tuple[str, ...]]]:
-    """Return (direction, name, type, dims) of what a caller of the model sees."""
+def interface(
+    model: ir.Model, resized: Container[str | None] = ()
+) -> list[tuple[str, str, str, tuple[str, ...]]]:
+    """Return (direction, name, type, dims) of what a caller of the model sees.
+
+    Args:
+        resized: names of inputs and outputs that may have other sizes.
+    """
     out = []
     hidden = {v for v in model.graph.inputs if v.is_initializer()}
     for direction, values in (("in", model.graph.inputs), ("out", model.graph.outputs)):
         for value in values:
             if value not in hidden or direction == "out":
-                dims = () if value.shape is None else tuple(str(d) for d in value.shape)
+                free = value.shape is None or value.name in resized
+                dims = () if free else tuple(str(d) for d in value.shape or ())
                 out.append((direction, value.name or "", str(value.type), dims))
     return out
+
+
+def state_rows(
+    model: ir.Model,
+    states: Sequence[tuple[ir.Value, ir.Value]],
+    before: Mapping[str | None, ir.Shape | None],
+) -> list[dict[str, Any]]:
+    """Say what became of streaming states.
+
+    Returns:
+        For every pair {"input", "output", "shape": {"before", "after"}}.
+    """
+    now = {v.name: v.shape for v in model.graph.inputs}
+
+    def dims(shape: ir.Shape | None) -> list[int | str | None]:
+        return [d if isinstance(d, int) else d.value for d in shape or ()]
+
+    return [
+        {
+            "input": a.name,
+            "output": b.name,
+            "shape": {"before": dims(before[a.name]), "after": dims(now[a.name])},
+        }
+        for a, b in states
+    ]
 
 
 def forget_shapes(model: ir.Model, names: Sequence[str | None]) -> None:

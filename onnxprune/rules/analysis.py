@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -16,6 +16,7 @@ from onnxprune.rules.bodies import captured, graphs_of, nested, unique_names, va
 from onnxprune.rules.rewriter import Rewriter
 from onnxprune.rules.shapes import infer_shapes
 from onnxprune.rules.sizes import SizeTracer
+from onnxprune.rules.states import Pair, find_states
 from onnxprune.rules.view import NodeView
 
 Use = tuple[ir.Node, int]
@@ -29,7 +30,14 @@ FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataT
 class Analyzer:
     """Runs the rules over one graph; :attr:`result` holds what came out."""
 
-    def __init__(self, model: ir.Model, *, freeze_interface: bool = True) -> None:
+    def __init__(
+        self,
+        model: ir.Model,
+        *,
+        freeze_interface: bool = True,
+        free: Container[ir.Value] = (),
+        states: Sequence[Pair] = (),
+    ) -> None:
         self.model = model
         self.graph = model.graph
         self.space = Space()
@@ -50,7 +58,8 @@ class Analyzer:
         self._weights: dict[ir.Value, bool] = {}
         self._labels: dict[ir.Node, str] = {}
         self.sizes = SizeTracer(self.tensor, self.dims)
-        self._run(freeze_interface)
+        self.states = list(states)
+        self._run(freeze_interface, free)
         self.partition: Partition = solve(self.space)
 
     # -- facts about values -------------------------------------------------------------------
@@ -185,13 +194,16 @@ class Analyzer:
             if ids is not None:
                 self.space.freeze(ids, reason)
 
-    def _run(self, freeze_interface: bool) -> None:
+    def _run(self, freeze_interface: bool, free: Container[ir.Value]) -> None:
         if freeze_interface:
             for value in self.graph.inputs:
+                if value in free:
+                    continue
                 if value not in self.graph.initializers.values() or value in self._overridable:
                     self._freeze_value(value, Reason(f"graph input {value.name}", "is an input"))
             for value in self.graph.outputs:
-                self._freeze_value(value, Reason(f"graph output {value.name}", "is an output"))
+                if value not in free:
+                    self._freeze_value(value, Reason(f"graph output {value.name}", "is an output"))
         self.enter(self.graph)
 
     def enter(self, graph: ir.Graph, times: int = 1) -> None:
@@ -292,8 +304,17 @@ class Analyzer:
         return group_units(self.partition, self.parameter_axes(), made)
 
 
-def analyze(model: ir.Model, *, freeze_interface: bool = True) -> Analyzer:
-    """Run the rules over ``model`` (shapes already inferred) and return what they found."""
+def analyze(
+    model: ir.Model, *, freeze_interface: bool = True, states: str | None = None
+) -> Analyzer:
+    """Run the rules over ``model`` (shapes already inferred) and return what they found.
+
+    Args:
+        model: shapes that rules know and inference does not are filled in.
+        freeze_interface: inputs and outputs of the graph stay.
+        states: regular expression; inputs of these names that an output gives back are streaming
+            state, which may shrink at both ends. They are :attr:`Analyzer.states`.
+    """
     import onnxprune.rules.families  # noqa: F401  (registers every rule)
 
     unique_names(model)
@@ -301,6 +322,10 @@ def analyze(model: ir.Model, *, freeze_interface: bool = True) -> Analyzer:
     while found.learned:  # a rule knew a shape; what follows it may be inferable now
         infer_shapes(model)
         found = Analyzer(model, freeze_interface=freeze_interface)
+    if states is not None and freeze_interface:
+        pairs = find_states(model, states, lambda free: Analyzer(model, free=free))
+        if pairs:
+            found = Analyzer(model, free={v for pair in pairs for v in pair}, states=pairs)
     return found
 
 
