@@ -192,7 +192,8 @@ def _build(
             at = axis if -axis <= array.ndim else -1
             here = conv and array.ndim >= 3 and at + array.ndim == 1
             read = bread.after(info.name, array.shape, array.dtype, at % array.ndim, here)
-            outputs.append(helper.make_empty_tensor_value_info(read))
+            kind = int(helper.np_dtype_to_tensor_dtype(array.dtype))
+            outputs.append(helper.make_tensor_value_info(read, kind, None))
         else:
             outputs.append(info)
     kinds = {_kind(a) for a in given.values()} & FLOATS

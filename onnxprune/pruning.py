@@ -105,7 +105,7 @@ def run_prune(
     size_before = io.stored_size(loaded)
     faces = [*model.graph.inputs, *model.graph.outputs]
     original = {v.name: v.shape for v in faces}
-    declared = [v.shape for v in faces]
+    declared = [(v.shape, v.type) for v in faces]
     face = interface(model)
     for step in before:
         step.run(model, context)
@@ -183,8 +183,10 @@ def run_prune(
     sparsity = weight_sparsity(analyzer if same_nodes else analyze(model))
     # Inference and rules may know more than the file declares; the file stays as it was written.
     forget_shapes(model, untold)
-    for value, shape in zip((*model.graph.inputs, *model.graph.outputs), declared, strict=False):
+    faces = [*model.graph.inputs, *model.graph.outputs]
+    for value, (shape, kind_of) in zip(faces, declared, strict=False):
         if not value.is_initializer():
+            value.type = kind_of
             value.shape = _resized(value.shape, shape) if value.name in resized else shape
     if interface(model, resized) != face:
         raise ProofError(

@@ -18,7 +18,7 @@ import onnx_ir as ir
 from onnxprune.passes.base import PASSES, Context, Pass, PassResult
 from onnxprune.passes.infer_shapes import InferShapes
 from onnxprune.passes.known_branches import take_known_branches
-from onnxprune.rules.analysis import STANDARD, overridable
+from onnxprune.rules.analysis import FLOATS, STANDARD, overridable
 from onnxprune.rules.bodies import graphs_of, nested, unique_names
 from onnxprune.rules.rewriter import Constants
 from onnxprune.rules.sizes import SizeTracer, reshape_dims
@@ -244,6 +244,12 @@ class _Folder:
         numbers = [e.value for e in entries.reshape(-1)]
         if any(n is None for n in numbers):
             return None
+        if (
+            value.dtype in FLOATS
+            and len(numbers) > 1
+            and not any(e.leaves for e in entries.reshape(-1))
+        ):
+            return None  # a small weight, not a size
         flat = np.array(numbers, value.dtype.numpy())
         array: np.ndarray[Any, Any] = flat.reshape(entries.shape)
         return array

@@ -282,13 +282,19 @@ class Analyzer:
     # -- results ------------------------------------------------------------------------------
 
     def parameter_axes(self) -> list[tuple[str, int, Ids]]:
-        """Return (name, axis, ids) of every parameter axis, in order of first use."""
-        return [
+        """Return (name, axis, ids) of every parameter axis, in order of first use.
+
+        Vectors come last: exporters gather equal ones, and relay them, at the top of the graph, far
+        from the layers they belong to, and a group takes its place and name from its first axis.
+        """
+        rows = [
             (value.name or "", axis, ids)
             for (value, _), axes in self.parameters.items()
             for axis, ids in enumerate(axes)
             if ids is not None
         ]
+        vectors = {value.name or "" for value, use in self.parameters if use is not None}
+        return sorted(rows, key=lambda row: row[0] in vectors)
 
     @cached_property
     def by_name(self) -> dict[str, ir.Value]:

@@ -166,7 +166,10 @@ class SizeTracer:
             return moved
         if op == "ConstantOfShape":
             return self._fill(node, parts[0])
-        if op in ("ReduceProd", "ReduceSum", "ReduceMax", "ReduceMin"):
+        if op in REDUCTIONS:
+            # A vector has one axis, so whatever says which axes go says that one.
+            if parts[0].ndim != 1 or _int_attr(node, "noop_with_empty_axes", 0):
+                return None
             total = _combine(lambda *v: REDUCTIONS[op](v), *parts[0].reshape(-1))
             return _array([total], (1,) if _int_attr(node, "keepdims", 1) else ())
         return None

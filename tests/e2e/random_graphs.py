@@ -8,7 +8,7 @@ exporters do.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -544,10 +544,12 @@ class Case:
     other: dict[str, int]
 
 
-def grow(draw: Draw) -> Case:
-    """Grow one graph of 5 to about 25 nodes."""
+def grow(
+    draw: Draw, kind: type[Grower] = Grower, menu: Sequence[Callable[[Any], None]] = _WEIGHTED
+) -> Case:
+    """Grow one graph of 5 to about 25 nodes from the blocks of ``menu``."""
     dynamic_batch, dynamic_space = draw(st.booleans()), draw(st.integers(0, 3)) == 0
-    g = Grower(draw, draw(st.sampled_from([13, 17, 18, 21])), dynamic_batch, dynamic_space)
+    g = kind(draw, draw(st.sampled_from([13, 17, 18, 21])), dynamic_batch, dynamic_space)
     side = g.pick(8, 4, 5, 6)
     batch = g.pick(1, 2)
     sizes = {"N": batch} if dynamic_batch else {}
@@ -568,7 +570,7 @@ def grow(draw: Draw) -> Case:
         if len(g.net.nodes) >= wanted:
             break
         try:
-            draw(st.sampled_from(_WEIGHTED))(g)
+            draw(st.sampled_from(menu))(g)
         except IndexError:
             continue
     _finish(g)

@@ -1,0 +1,70 @@
+"""fold-constants: sizes are folded, weights are not."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from graphs.net import Net
+from onnx import helper, numpy_helper
+from pass_checks import apply, same
+from prune_checks import weights
+
+import onnxprune.api as onnxprune
+from onnxprune.passes.fold_constants import FoldConstants
+
+
+def small_weights() -> onnx.ModelProto:
+    net = Net("small")
+    bias = net.op("Identity", net.weight(net.uniform(-1, 1, 8), "b"))
+    x = net.op("Conv", net.input((1, 3, 8, 8)), net.weight(net.normal(8, 3, 1, 1), "w"), bias)
+    offset = net.op("Mul", net.weight(net.uniform(-1, 1, 8, 1, 1), "c"), net.scalar(2.0))
+    net.head(net.op("Add", net.relu(x), offset), 8)
+    return net.model()
+
+
+def test_a_small_weight_keeps_its_name():
+    before = small_weights()
+    after, _ = apply(FoldConstants(), before)
+    assert weights(after) == weights(before)
+    result = onnxprune.prune(before, "channel", 0.5)
+    assert {"w", "b", "c"} <= set(result.plan.kept)
+    assert weights(result.model)["b"] == (4,)
+
+
+def test_arithmetic_on_sizes_is_folded():
+    net = Net("sizes")
+    x = net.relu(net.conv(net.input((1, 3, 8, 8)), 3, 8, name="a"))
+    half = net.op("Div", net.op("Gather", net.op("Shape", x), net.ints(1), axis=0), net.ints(2))
+    x = net.op("Slice", x, net.ints(0), half, net.ints(1))
+    scale = net.op(
+        "Cast",
+        net.op("Concat", net.ints(1, 1), net.op("Div", half, net.ints(2)), net.ints(2), axis=0),
+        to=onnx.TensorProto.FLOAT,
+    )
+    x = net.op("Resize", x, "", scale)
+    net.output(net.conv(x, 4, 2, name="b"))
+    before = net.model()
+    after, result = apply(FoldConstants(), before)
+    same(before, after)
+    assert result.modified
+    kinds = {n.op_type for n in after.graph.node}
+    assert kinds == {"Conv", "Relu", "Slice", "Resize"}
+
+
+def test_domain_spelled_out_and_a_sum_over_one_axis():
+    """A small matrix is no vector of sizes: its sum over one axis is still a vector."""
+    net = Net("spelled", opset=18)
+    x = net.relu(net.conv(net.input((1, 3, 8, 8)), 3, 8, name="a"))
+    total = net.op("ReduceSum", net.weight(net.normal(8, 8, 1, 1), "w"), net.ints(1), keepdims=1)
+    net.output(net.op("Mul", x, net.op("Reshape", total, net.ints(8, 1, 1))))
+    before = net.model()
+    for node in before.graph.node:
+        node.domain = "ai.onnx"
+    del before.opset_import[:]
+    before.opset_import.append(helper.make_opsetid("ai.onnx", 18))
+    after, result = apply(FoldConstants(), before)
+    assert result.modified and "ReduceSum" not in {n.op_type for n in after.graph.node}
+    same(before, after)
+    folded = [numpy_helper.to_array(t) for t in after.graph.initializer if "fold" in t.name]
+    w = next(numpy_helper.to_array(t) for t in before.graph.initializer if t.name == "w")
+    np.testing.assert_allclose(folded[0].reshape(-1), w.sum(axis=1).reshape(-1), rtol=1e-6)
