@@ -1,7 +1,7 @@
 """Full-size networks with random weights, and ways to prune them, for timing and for runtime tests.
 
 ResNet-50, MobileNetV2 and a BERT encoder are written down here; the nine classification graphs
-that ship with the ``onnx`` package (``light``) get their weights materialised. Weights are He-random
+that ship with the ``onnx`` package (``light``) get their weights materialised. Weights are random
 (He et al., 2015), so activations keep their scale through the network. Everything is seeded: the
 same call gives the same bytes.
 

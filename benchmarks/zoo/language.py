@@ -83,7 +83,7 @@ class _BertLayer(nn.Module):
         self.norm1, self.norm2 = nn.LayerNorm(width), nn.LayerNorm(width)
 
     def _split(self, x: torch.Tensor) -> torch.Tensor:
-        size = x.shape[:-1] + (self.heads, x.shape[-1] // self.heads)
+        size = (*x.shape[:-1], self.heads, x.shape[-1] // self.heads)
         return x.view(size).permute(0, 2, 1, 3)
 
     def forward(self, x: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

@@ -13,10 +13,11 @@ import onnx_ir as ir
 import onnxruntime as ort
 
 from onnxprune.calibration.feed_integers import IntegerUse, integer_use
-from onnxprune.calibration.feed_sizes import BATCH, LADDERS, SEQUENCE, open_dims, size_of
+from onnxprune.calibration.feed_sizes import LADDERS, open_dims, size_of
 from onnxprune.calibration.feed_specs import Array, Feed, InputSpec, input_specs
 from onnxprune.errors import DataError
 from onnxprune.io import Source, load, to_bytes
+from onnxprune.io.open_dims import BATCH, SEQUENCE
 
 _MASK = re.compile(r"mask", re.IGNORECASE)
 _RATE = re.compile(r"^sr$|sampl\w*_?rate", re.IGNORECASE)

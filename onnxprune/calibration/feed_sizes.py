@@ -3,43 +3,17 @@
 from __future__ import annotations
 
 import ast
-import re
 from collections.abc import Iterable, Iterator, Mapping
 
 from onnxprune.calibration.feed_specs import InputSpec
+from onnxprune.io.open_dims import BATCH, SEQUENCE, SPATIAL, role
 
-BATCH, SPATIAL, SEQUENCE = "batch", "spatial", "sequence"
 LADDERS: Mapping[str, tuple[int, ...]] = {
     BATCH: (1, 2, 4),
     SPATIAL: (64, 224, 32, 128, 96, 256, 320, 512, 640, 16, 8, 1),
     SEQUENCE: (8, 16, 32, 64, 128, 256, 512, 576, 640, 1024, 4096, 16000, 4, 2, 1),
 }
 """Sizes to try for each sort of dimension, in this order: the cheap and likely ones first."""
-
-_BATCH_NAME = re.compile(r"batch|^(n|b|bs)$", re.IGNORECASE)
-_SPATIAL_NAME = re.compile(r"height|width|^(h|w|d|ih|iw)$", re.IGNORECASE)
-_SEQUENCE_NAME = re.compile(r"seq|time|len|past|history|frame|token|^(t|l|s|u)$", re.IGNORECASE)
-
-
-def role(spec: InputSpec, axis: int) -> str:
-    """Return which sort of dimension an axis is: by its name, else by its place.
-
-    The first axis counts samples; of four axes or more, those behind the channels (wherever these
-    are) are spatial; any other is a sequence.
-    """
-    dims = spec.dims or ()
-    name = dims[axis]
-    if isinstance(name, str):
-        for pattern, kind in (
-            (_SEQUENCE_NAME, SEQUENCE),
-            (_BATCH_NAME, BATCH),
-            (_SPATIAL_NAME, SPATIAL),
-        ):
-            if pattern.search(name):
-                return kind
-    if axis == 0:
-        return BATCH
-    return SPATIAL if len(dims) >= 4 else SEQUENCE
 
 
 def open_dims(specs: Iterable[InputSpec]) -> dict[str, str]:
@@ -49,7 +23,7 @@ def open_dims(specs: Iterable[InputSpec]) -> dict[str, str]:
         for axis in range(spec.rank or 0):
             key = spec.dim_key(axis)
             if key is not None and key not in found and not _terms(key):
-                found[key] = role(spec, axis)
+                found[key] = role(spec.dims or (), axis)
     return found
 
 

@@ -9,6 +9,7 @@ import onnx_ir as ir
 
 from onnxprune.axes import Bools, Ids
 from onnxprune.rules.analysis import FLOATS, Analyzer
+from onnxprune.rules.base import OpenDim
 
 
 class CostModel:
@@ -17,7 +18,9 @@ class CostModel:
     def __init__(self, analyzer: Analyzer) -> None:
         labels = analyzer.partition.labels
 
-        def of(ids: Ids | int | None) -> Ids | int:
+        def of(ids: Ids | int | OpenDim | None) -> Ids | int:
+            if isinstance(ids, tuple):
+                return analyzer.nominal(ids)
             return labels[ids] if isinstance(ids, np.ndarray) else (ids or 1)
 
         self._params: list[list[Ids | int]] = []
@@ -45,7 +48,7 @@ class CostModel:
         return self._total(self._params, self._none if removed is None else removed)
 
     def macs(self, removed: Bools | None = None) -> int:
-        """Return the multiply-accumulates per sample; unknown dims count as 1."""
+        """Return the multiply-accumulates per sample, at the sizes of ``rules.nominal``."""
         return self._total(self._macs, self._none if removed is None else removed)
 
 

@@ -26,7 +26,7 @@ class Layer:
         value: the constant itself, behind Transpose / Identity / Cast if need be.
         tensor: its data.
         atoms: for every axis of ``value`` its factors as (role, size); see ``Contraction``.
-        macs: multiply-accumulates of the node per sample, unknown dims counted as 1.
+        macs: multiply-accumulates of the node per sample, see ``Analyzer.nominal`` for open dims.
     """
 
     name: str
@@ -98,9 +98,12 @@ def _source(
     return value, current
 
 
-def contraction_macs(contraction: Contraction) -> int:
-    """Return the multiply-accumulates of a node, unknown dims counted as 1."""
-    return math.prod(d if isinstance(d, int) else len(d) for d in contraction.macs)
+def contraction_macs(analyzer: Analyzer, contraction: Contraction) -> int:
+    """Return the multiply-accumulates of a node, open dims at their nominal sizes."""
+    return math.prod(
+        d if isinstance(d, int) else analyzer.nominal(d) if isinstance(d, tuple) else len(d)
+        for d in contraction.macs
+    )
 
 
 def find_layers(analyzer: Analyzer) -> list[Layer]:
@@ -125,6 +128,13 @@ def find_layers(analyzer: Analyzer) -> list[Layer]:
             name = f"{name}:{value.name}"
         names.add(name)
         layers.append(
-            Layer(name, contraction.node, value, tensor, atoms, contraction_macs(contraction))
+            Layer(
+                name,
+                contraction.node,
+                value,
+                tensor,
+                atoms,
+                contraction_macs(analyzer, contraction),
+            )
         )
     return layers

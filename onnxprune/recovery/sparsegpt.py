@@ -89,7 +89,8 @@ def _column_order(structure: Structure, diagonal: Float, act_order: bool) -> Int
 def _inverse_factor(gram: Float, columns: Ints) -> Float:
     """Upper U with ``U^T U = H^-1`` for the reordered H."""
     backward = columns[::-1]
-    (trtri,) = scipy.linalg.get_lapack_funcs(("trtri",), (gram,))
+    found: Any = scipy.linalg.get_lapack_funcs(("trtri",), (gram,))  # stubs differ in its type
+    trtri = found[0]
     # In Fortran order (which this indexing already yields) LAPACK works in place.
     flipped = np.asfortranarray(gram[backward][:, backward])
     try:

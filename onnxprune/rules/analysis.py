@@ -11,8 +11,9 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxprune.axes import Group, Ids, Partition, Reason, Space, group_units, solve
-from onnxprune.rules.base import RULES, Contraction, Dim, GiveUp, KeptOf, Site
+from onnxprune.rules.base import RULES, Contraction, Dim, GiveUp, KeptOf, OpenDim, Site
 from onnxprune.rules.bodies import captured, graphs_of, nested, unique_names, values_of
+from onnxprune.rules.nominal import nominal_shapes
 from onnxprune.rules.rewriter import Rewriter
 from onnxprune.rules.shapes import infer_shapes
 from onnxprune.rules.sizes import SizeTracer
@@ -160,7 +161,20 @@ class Analyzer:
         shape = tensor.shape if tensor is not None else value.shape
         if shape is None:
             return None
-        return [d if isinstance(d, int) else d.value for d in shape]
+        if tensor is not None:
+            return list(tensor.shape.numpy())
+        # Some exporters write 0 or -1 where they mean any size.
+        return [(d if d > 0 else None) if isinstance(d, int) else d.value for d in shape]
+
+    def nominal(self, dim: OpenDim) -> int:
+        """Return the size to count with for an axis whose size the model leaves open."""
+        value, axis = dim
+        return self._nominal.get(value.name or "", {}).get(axis, 1)
+
+    @cached_property
+    def _nominal(self) -> dict[str, dict[int, int]]:
+        shapes = nominal_shapes(self.model)
+        return {name: {i: d for i, d in enumerate(dims) if d} for name, dims in shapes.items()}
 
     def ids(self, value: ir.Value, axis: int, use: Use | None) -> Ids | None:
         """Return the ids of one axis, allocating them at first sight."""

@@ -100,6 +100,10 @@ class Site:
     operands: tuple[tuple[int, int, Ids], ...]
 
 
+OpenDim = tuple[ir.Value, int]
+"""An axis whose size the model leaves open."""
+
+
 @dataclass(frozen=True)
 class Contraction:
     """A node that multiplies and sums: what it costs, and its weight if it has a constant one.
@@ -109,13 +113,14 @@ class Contraction:
         weight: index of the constant operand, or None.
         roles: for every axis of the weight, its atoms as (role, size), role one of
             ``g`` (group), ``o`` (output), ``i`` (input), ``k`` (kernel position).
-        macs: ids (or plain sizes) of the dims whose product is the multiply-accumulates.
+        macs: ids (or plain sizes, or axes of open size) of the dims whose product is the
+            multiply-accumulates.
     """
 
     node: ir.Node
     weight: int | None
     roles: tuple[tuple[tuple[str, int], ...], ...]
-    macs: tuple[Ids | int, ...]
+    macs: tuple[Ids | int | OpenDim, ...]
 
 
 class GiveUp(Exception):

@@ -20,7 +20,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from onnxprune.axes import Ids
-from onnxprune.rules.base import Contraction, Dim, GiveUp
+from onnxprune.rules.base import Contraction, Dim, GiveUp, OpenDim
 from onnxprune.rules.view import NodeView
 
 Sizes = Mapping[str, int]
@@ -300,12 +300,14 @@ class _Binding:
             roles.append(tuple(row))
             if any(role in "go" for role, _ in row):
                 n.produces(i, axis)
-        macs: list[Ids | int] = []
+        macs: list[Ids | int | OpenDim] = []
         for is_in, i, axis, names in self.axes:
             counted = (is_in and i == 0) if self.rule.macs_over_input else (not is_in)
             kernel = is_in and i == 1
             dim = self._dim(is_in, i, axis)
-            size = dim if isinstance(dim, int) else 1
+            value = (n.node.inputs if is_in else n.node.outputs)[i]
+            assert value is not None
+            size = dim if isinstance(dim, int) else (value, axis)
             ids = n.ids(i, axis) if is_in else n.out_ids(axis, i)
             if counted:
                 macs.append(ids if ids is not None else size)
