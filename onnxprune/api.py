@@ -50,6 +50,7 @@ def prune(
     last_layer: str = "prune",
     seed: int = 0,
     shrink_states: str | None = None,
+    structure: str = "auto",
     plan: PrunePlan | str | PathLike[str] | None = None,
     mask_only: bool = False,
     proof: bool = True,
@@ -78,6 +79,8 @@ def prune(
         seed: for random scores.
         shrink_states: regular expression on names of inputs; those that are streaming state, given
             back by an output, may lose units at both ends. This changes the model's interface.
+        structure: for ``channel``: kinds of units, of ``heads``, ``ffn``, ``channels`` and
+            ``hidden`` (through normalisations: approximate), or ``auto``: all that is exact.
         plan: replay this plan (object, or path of its JSON) instead of selecting.
         mask_only: leave shapes alone; write the dense model with zeros.
         proof: compare with the dense model in onnxruntime before returning.
@@ -116,6 +119,7 @@ def prune(
         last_layer=last_layer,
         seed=seed,
         shrink_states=shrink_states,
+        structure=structure,
     )
     if recipe is None:
         recipe = Recipe(options).with_mask_only(mask_only)
@@ -156,11 +160,12 @@ def prune(
     )
 
 
-def inspect(model: Source | io.Loaded) -> dict[str, Any]:
+def inspect(model: Source | io.Loaded, *, structure: str = "auto") -> dict[str, Any]:
     """Return what a model consists of and what of it can be pruned, as plain data.
 
     Args:
         model: as for :func:`prune`. Never changed.
+        structure: as for :func:`prune`; with ``hidden`` normalisations hold nothing.
 
     Returns:
         Interface, layers, groups of coupled units, what is frozen and why, totals; every key is
@@ -168,8 +173,10 @@ def inspect(model: Source | io.Loaded) -> dict[str, Any]:
 
     Raises:
         LoadError, UnsupportedError: the model cannot be read or carried.
+        UsageError: there is no such structure.
     """
-    return inspect_model(load(model))
+    through = "hidden" in SelectOptions(structure=structure).structures
+    return inspect_model(load(model), through)
 
 
 def sensitivity(

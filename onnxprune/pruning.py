@@ -117,7 +117,8 @@ def run_prune(
     untold = untold_shapes(model)
     prepare: Pass = FoldConstants() if kind == "structure" else InferShapes()
     prepare.run(model, context)
-    analyzer = analyze(model, states=options.shrink_states)
+    through = "hidden" in options.structures if plan is None else plan.through_norms
+    analyzer = analyze(model, states=options.shrink_states, through_norms=through)
     if options.shrink_states is not None and not analyzer.states:
         notes.append(
             f"no input that matches {options.shrink_states!r} is a state that an output gives back"
@@ -143,6 +144,12 @@ def run_prune(
     assert plan is not None
     progress("rewrite", 0.4)
     units, frozen = frozen_units(analyzer)
+    gone = sum(g["units"] - g["kept"] for g in plan.groups if g.get("kind") == "hidden")
+    if gone:
+        notes.append(
+            f"approximate: {gone} units were taken out of axes that normalisations mix; their "
+            "statistics are now those of what stays"
+        )
     if kind == "structure":
         removed = removed_from(analyzer, plan)
         units["removed"] = int(np.count_nonzero(removed[units.pop("labels")]))
@@ -154,7 +161,7 @@ def run_prune(
             report["recovery"], created = refit_consumers(
                 analyzer, removed, calibration, seed=options.seed, progress=progress
             )
-            analyzer = analyze(model, states=options.shrink_states)
+            analyzer = analyze(model, states=options.shrink_states, through_norms=through)
             removed = removed_from(analyzer, extended(plan, created))
         proof, model = prove_structure(analyzer, removed, feeds, mask_only=mask_only, on=prove)
     else:

@@ -45,8 +45,13 @@ class ApplyPlan(Pass):
         if not isinstance(plan, PrunePlan):
             raise UsageError("pass 'apply-plan' needs a plan; select one first or load one")
         analyzer = context.facts.get("analysis")
-        if not isinstance(analyzer, Analyzer) or analyzer.model is not model:
-            analyzer = analyze(model, states=plan.options.get("shrink_states"))
+        if (
+            not isinstance(analyzer, Analyzer)
+            or analyzer.model is not model
+            or analyzer.through_norms != plan.through_norms
+        ):
+            states = plan.options.get("shrink_states")
+            analyzer = analyze(model, states=states, through_norms=plan.through_norms)
         stats: dict[str, Any]
         if plan.kind == "mask":
             stats = apply_masks(analyzer, plan)

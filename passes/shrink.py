@@ -18,7 +18,7 @@ import onnx_ir as ir
 from onnxprune import io
 from onnxprune.axes import Bools, Ids
 from onnxprune.rules.analysis import Analyzer, Use
-from onnxprune.rules.base import Site
+from onnxprune.rules.base import Restated, Site
 from onnxprune.rules.rewriter import Constants, Rewriter
 
 PASSING = ("Identity", "Cast", "Transpose", "DequantizeLinear")
@@ -86,9 +86,9 @@ class Surgery:
             axis that stays whole. A vector that had to be split by use appears under each name.
         """
         plan = self._cut_parameters()  # before a patch puts nodes between a constant and its use
+        self._cut_shapes()  # patches may hand a value's name and shape to another
         for node, patch in self.analyzer.patches:
             patch(Rewriter(node, self.constants), self.kept)
-        self._cut_shapes()
         return plan
 
     def _cut_parameters(self) -> dict[str, list[list[int] | None]]:
@@ -144,11 +144,18 @@ class Surgery:
 
     # -- mask ---------------------------------------------------------------------------------
 
-    def mask(self) -> None:
+    def mask(self, *, restate: bool = True) -> None:
         """Zero what is summed over at removed coordinates; every shape stays as it was.
 
         :meth:`unmask` takes it back.
+
+        Args:
+            restate: let normalisations see the kept coordinates only, as they will once shrunk;
+                otherwise they take their statistics over all, as the dense model does.
         """
+        if restate:
+            for found in self.restated:
+                self._restate(found)
         zeros: dict[tuple[ir.Value, Use | None], dict[int, Bools]] = defaultdict(dict)
         for site in self.analyzer.sites:
             if not self.kept(site.operands[0][2]).all() and not self._zero_constant(site, zeros):
@@ -193,12 +200,7 @@ class Surgery:
             node.replace_input_with(index, old)
             maker = value.producer()
             if maker is not None:
-                added = maker.inputs[1:]
-                assert maker.graph is not None
-                maker.graph.remove(maker, safe=True)
-                for used in added:
-                    if used is not None:
-                        self.analyzer.graph.initializers.pop(used.name or "")
+                self._drop(maker)
             elif value.name in self.analyzer.graph.initializers:
                 self.analyzer.graph.initializers.pop(value.name or "")
 
@@ -228,6 +230,61 @@ class Surgery:
                     zeros[key][axis] = zeros[key].get(axis, np.False_) | ~self.kept(own)
                     return True
         return False
+
+    @property
+    def restated(self) -> list[Restated]:
+        """The normalisations that lose coordinates."""
+        return [
+            found
+            for found in self.analyzer.restated
+            if not all(self.kept(ids).all() for ids in found.over)
+        ]
+
+    def _restate(self, found: Restated) -> None:
+        """Put a Gather of the kept coordinates before a node, and one behind that spreads them.
+
+        What the second puts at removed coordinates is that of the first kept one: nothing sees it.
+        """
+        for index, axis, ids in found.inputs:
+            source = found.node.inputs[index]
+            out = self._gather(source, axis, np.flatnonzero(self.kept(ids)))
+            found.node.prepend(out.producer())
+            self._rewire(found.node, index, out)
+        for index in dict.fromkeys(i for i, _, _ in found.outputs):
+            old = found.node.outputs[index]
+            users, shape, last = list(old.uses()), old.shape, old
+            node = found.node
+            for i, axis, ids in found.outputs:
+                if i == index:
+                    kept = self.kept(ids)
+                    spread = np.where(kept, np.cumsum(kept) - 1, 0)
+                    last = self._gather(last, axis, spread)
+                    node.append(last.producer())
+                    node = last.producer()
+                    self._undo.append(partial(self._drop, node))
+            old.shape = None
+            self._undo.append(partial(setattr, old, "shape", shape))
+            for user in users:
+                user.node.replace_input_with(user.idx, last)
+                self._undo.append(partial(user.node.replace_input_with, user.idx, old))
+
+    def _gather(self, source: ir.Value | None, axis: int, take: Ids) -> ir.Value:
+        base = (source.name if source is not None else None) or "data"
+        indices = self.constants.add(f"{base}_kept", take.astype(np.int64))
+        name = self.constants.fresh_name(f"{base}_gathered")
+        out = ir.Value(name=name, type=None if source is None else source.type)
+        attrs = ir.convenience.convert_attributes({"axis": axis})
+        ir.Node("", "Gather", [source, indices], attrs, outputs=[out], name=name)
+        return out
+
+    def _drop(self, node: ir.Node) -> None:
+        """Take an inserted node and its constants out again."""
+        added = node.inputs[1:]
+        assert node.graph is not None
+        node.graph.remove(node, safe=True)
+        for used in added:
+            if used is not None:
+                self.analyzer.graph.initializers.pop(used.name or "")
 
     def _insert_mask(self, site: Site) -> None:
         index, axis, ids = site.operands[0]

@@ -90,6 +90,7 @@ class Space:
     _freezes: list[tuple[Ids, Reason]] = field(default_factory=list)
     products: list[Product] = field(default_factory=list)
     prefer: list[Ids] = field(default_factory=list)
+    marks: dict[str, list[Ids]] = field(default_factory=dict)
     keys: dict[Hashable, Ids] = field(default_factory=dict)
 
     def new(self, n: int, key: Hashable | None = None) -> Ids:
@@ -130,6 +131,10 @@ class Space:
     def prefer_carrier(self, ids: Ids) -> None:
         """Mark a block as the natural carrier of products it is a factor of (attention heads)."""
         self.prefer.append(ids)
+
+    def mark(self, ids: Ids, what: str) -> None:
+        """Say what a block is (``heads``), so that a choice of structure can tell units apart."""
+        self.marks.setdefault(what, []).append(ids)
 
     def block_of(self, ids: Ids) -> Ids:
         """Return the block number of every id."""

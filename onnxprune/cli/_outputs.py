@@ -69,9 +69,17 @@ class Outputs:
         with _model_in_place(loaded, self.model) as size:
             if size is not None:
                 note_size(size)
-            files = [(path.absolute(), _writer(make())) for path, make in self.texts.items()]
-            if files:
-                atomic.write_files(files)
+            self.write_texts()
+
+    def write_texts(self) -> None:
+        """Write the texts, or none of them.
+
+        Raises:
+            SaveError: the operating system refused; nothing new is left behind.
+        """
+        files = [(path.absolute(), _writer(make())) for path, make in self.texts.items()]
+        if files:
+            atomic.write_files(files)
 
 
 def _writer(text: str) -> atomic.Writer:

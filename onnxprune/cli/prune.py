@@ -11,6 +11,7 @@ import click
 
 from onnxprune import __version__
 from onnxprune.cli._console import note, progress_bar, show
+from onnxprune.cli._picture import PICTURE, check_picture, picture
 from onnxprune.errors import UsageError
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ SELECT = (
     "last_layer",
     "seed",
     "shrink_states",
+    "structure",
 )
 
 
@@ -70,6 +72,12 @@ def _layers(context: click.Context, parameter: click.Parameter, texts: tuple[str
     callback=_target,
     metavar="params=F|macs=F",
     help="Instead of a sparsity: fraction of the model to keep.",
+)
+@click.option(
+    "--structure",
+    metavar="KINDS",
+    help="For channel: heads, ffn, channels, hidden (through the norms: approximate), a list of "
+    "these, or auto: all that is exact.  [default: auto]",
 )
 @click.option("--criterion", metavar="NAME", help="Score ('list criteria').  [default: l1]")
 @click.option(
@@ -132,6 +140,7 @@ def _layers(context: click.Context, parameter: click.Parameter, texts: tuple[str
 @click.option(
     "--report", type=click.Path(path_type=Path), metavar="FILE.json|.html", help="Write a report."
 )
+@click.option("--structure-report", "drawing", **PICTURE)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 @click.option("--no-proof", is_flag=True, help="Do not compare with the dense model.")
 @click.option("--dry-run", is_flag=True, help="Do everything but write.")
@@ -147,6 +156,7 @@ def command(context: click.Context, /, **options: Any) -> None:
     report_file = options["report"]
     if report_file is not None and report_file.suffix.lower() not in (".json", ".html"):
         raise UsageError(f"--report {report_file}: the name must end in .json or .html")
+    check_picture(options["drawing"])
     recipe = build_recipe(options)
     if options["dump_recipe"]:
         if options["output"] is None:
@@ -162,9 +172,11 @@ def command(context: click.Context, /, **options: Any) -> None:
 def _outputs(options: dict[str, Any]) -> Outputs:
     from onnxprune.cli._outputs import Outputs
 
-    texts: dict[Path, Any] = {options[k]: str for k in ("plan", "report") if options[k] is not None}
-    if len(texts) < sum(options[k] is not None for k in ("plan", "report")):
-        raise UsageError(f"{options['plan']} is asked for as two different outputs; give two names")
+    asked = [options[k] for k in ("plan", "report", "drawing") if options[k] is not None]
+    texts: dict[Path, Any] = dict.fromkeys(asked, str)
+    if len(texts) < len(asked):
+        twice = next(path for path in asked if asked.count(path) > 1)
+        raise UsageError(f"{twice} is asked for as two different outputs; give two names")
     files = [options[k] for k in ("model", "from_plan", "recipe_file", "data")]
     read = (Path(f).absolute() for f in files if f is not None)
     return Outputs(options["output"], texts, tuple(read))
@@ -239,6 +251,14 @@ def _run(recipe: Recipe, options: dict[str, Any]) -> None:
         html = options["report"].suffix.lower() == ".html"
         outputs.texts[options["report"]] = (
             (lambda: page(report, result.plan, recipe.dumps())) if html else (lambda: full() + "\n")
+        )
+    drawing = options["drawing"]
+    if drawing is not None:
+        kept = {g["name"]: g["kept"] for g in report["groups"] if "units" in g}
+        title = f"{options['model']}, pruned: {report['pattern']}"
+        structure = "auto,hidden" if result.plan.through_norms else "auto"
+        outputs.texts[drawing] = lambda: picture(
+            drawing, api.inspect(options["model"], structure=structure), kept, title
         )
     if options["dry_run"]:
         told = ", ".join(map(str, outputs.paths))

@@ -12,6 +12,8 @@ from onnxprune.errors import UsageError
 
 TARGETS = ("params", "macs")
 POLICIES = ("prune", "keep")
+EXACT = ("heads", "ffn", "channels")
+STRUCTURES = ("auto", *EXACT, "hidden")
 
 
 @dataclass(frozen=True)
@@ -36,6 +38,10 @@ class SelectOptions:
         seed: for random scores.
         shrink_states: regular expression on names of inputs; those that are streaming state, given
             back by an output, may lose units at both ends. Changes the model's interface.
+        structure: for ``channel``: which kinds of units, separated by commas. ``heads`` of
+            attention, the inner width of feed-forward layers (``ffn``), ``channels`` of
+            convolutions and recurrent layers, or ``auto``: all that is exact. ``hidden`` goes
+            through the normalisations that mix an axis, which is approximate.
     """
 
     pattern: str = "channel"
@@ -51,6 +57,7 @@ class SelectOptions:
     last_layer: str = "prune"
     seed: int = 0
     shrink_states: str | None = None
+    structure: str = "auto"
 
     def __post_init__(self) -> None:
         """Check what can be checked without a model.
@@ -78,6 +85,11 @@ class SelectOptions:
         for what, policy in (("first_layer", self.first_layer), ("last_layer", self.last_layer)):
             if policy not in POLICIES:
                 raise UsageError(f"{what} is {policy!r}; choose from: {', '.join(POLICIES)}")
+        for name in self.structures:
+            if name not in STRUCTURES:
+                raise UsageError(f"structure {name!r}; choose from: {', '.join(STRUCTURES)}")
+        if self.structure != "auto" and self.pattern != "channel":
+            raise UsageError(f"structure is for pattern 'channel', not for {self.pattern!r}")
         for what, text in (
             ("only", self.only),
             ("keep", self.keep),
@@ -87,6 +99,12 @@ class SelectOptions:
                 re.compile(text or "")
             except re.error as error:
                 raise UsageError(f"{what} {text!r} is not a regular expression: {error}") from None
+
+    @property
+    def structures(self) -> frozenset[str]:
+        """The kinds of units asked for; ``auto`` spelt out."""
+        named = {x.strip() for x in self.structure.split(",")}
+        return frozenset(named - {"auto"} | (set(EXACT) if "auto" in named else set()))
 
     def as_dict(self) -> dict[str, Any]:
         """Return the options as plain data."""

@@ -31,6 +31,8 @@ class PrunePlan:
         masks: for ``mask``: tensor -> bool array of the tensor's shape, True is KEPT.
         options: what was asked for.
         groups: for people: what each group of units, or each layer, keeps.
+        through_norms: coordinates leave axes that a normalisation mixes; its statistics are then
+            those of what stays.
     """
 
     kind: str
@@ -39,6 +41,7 @@ class PrunePlan:
     masks: dict[str, npt.NDArray[np.bool_]] = field(default_factory=dict)
     options: dict[str, Any] = field(default_factory=dict)
     groups: list[dict[str, Any]] = field(default_factory=list)
+    through_norms: bool = False
 
     def as_dict(self) -> dict[str, Any]:
         """Return the plan as JSON-ready data; masks as base64 of zlib of packed bits."""
@@ -54,6 +57,7 @@ class PrunePlan:
         return {
             "onnxprune_plan": VERSION,
             "kind": self.kind,
+            "through_norms": self.through_norms,
             "options": self.options,
             "groups": self.groups,
             "tensors": tensors,
@@ -76,6 +80,7 @@ class PrunePlan:
         if plan.kind not in ("structure", "mask"):
             raise DataError(f"plan kind {plan.kind!r}; it must be 'structure' or 'mask'")
         try:
+            plan.through_norms = bool(data.get("through_norms", False))
             plan.options = dict(data.get("options", {}))
             plan.groups = list(data.get("groups", []))
             for name, entry in data["tensors"].items():
@@ -110,7 +115,7 @@ class PrunePlan:
         """Return the plan as JSON text: a line a tensor and a group, so that plans diff well."""
         data = self.as_dict()
         lines = ["{"]
-        for key in ("onnxprune_plan", "kind", "options"):
+        for key in ("onnxprune_plan", "kind", "through_norms", "options"):
             lines.append(f" {json.dumps(key)}: {json.dumps(data[key])},")
         groups = ",\n  ".join(json.dumps(g) for g in data["groups"])
         tensors = ",\n  ".join(

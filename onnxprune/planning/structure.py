@@ -15,6 +15,7 @@ from onnxprune.axes import Bools, Group, Ids
 from onnxprune.criteria import Criterion, Member, Role, parse_criterion
 from onnxprune.errors import UsageError
 from onnxprune.planning.cost import CostModel
+from onnxprune.planning.kinds import kinds_of
 from onnxprune.planning.layers import Layer, find_layers
 from onnxprune.planning.options import SelectOptions
 from onnxprune.planning.plan import Kept, PrunePlan
@@ -26,9 +27,10 @@ _NORM_ROLES: dict[int, Role] = {1: "bn_scale", 2: "bias"}
 
 @dataclass(frozen=True)
 class ScoredGroup:
-    """A group with its name for people, the layers that make it, and its scores."""
+    """A group with its name for people, its kind, the layers that make it, and its scores."""
 
     name: str
+    kind: str
     group: Group
     layers: tuple[str, ...]
     scores: np.ndarray[Any, np.dtype[np.float64]]
@@ -88,7 +90,8 @@ def score_groups(
     scored: list[ScoredGroup] = []
     caveats: dict[str, None] = {}
     taken: set[str] = set()
-    for group in analyzer.groups:
+    kinds = kinds_of(analyzer, layers)
+    for index, group in enumerate(analyzer.groups):
         members = members_of(group, analyzer, roles)
         if not members:
             continue
@@ -106,13 +109,18 @@ def score_groups(
         maker = next((by_tensor[s.tensor] for s in group.spans if s.tensor in by_tensor), None)
         shape = maker.view_shape if maker else (1, len(group), 1)
         dims = (shape[0] * shape[1], shape[2], *shape[3:])
-        scored.append(ScoredGroup(name, group, makers, criterion.unit(members, rng), dims))
+        scored.append(
+            ScoredGroup(name, kinds[index], group, makers, criterion.unit(members, rng), dims)
+        )
     return scored, list(caveats)
 
 
 def _fixed(options: SelectOptions, scored: list[ScoredGroup], layers: list[Layer]) -> set[str]:
     """Return the names of groups that options or policies leave alone."""
-    held = {s.name for s in scored if not options.wants([s.name, *s.layers])}
+    wanted = options.structures
+    held = {
+        s.name for s in scored if s.kind not in wanted or not options.wants([s.name, *s.layers])
+    }
     ends = []
     if options.first_layer == "keep" and layers:
         ends.append(layers[0].value.name)
@@ -153,7 +161,8 @@ def select_structure(analyzer: Analyzer, options: SelectOptions) -> tuple[PruneP
     fixed = _fixed(options, scored, find_layers(analyzer))
     if scored and len(fixed) == len(scored) and not options.layers:
         raise UsageError(
-            "--only / --keep and the first and last layer policies leave no channel to prune; "
+            "--structure, --only / --keep and the first and last layer policies leave nothing to "
+            f"prune; kinds of units here: {', '.join(sorted({s.kind for s in scored}))}; "
             f"layers that can be pruned: {', '.join(s.name for s in scored[:5])}"
             f"{', ...' if len(scored) > 5 else ''}"
         )
@@ -193,11 +202,13 @@ def select_structure(analyzer: Analyzer, options: SelectOptions) -> tuple[PruneP
     removed = removed_by(analyzer, scored, keep)
     plan = plan_of(analyzer, removed)
     plan.options = options.as_dict()
+    plan.through_norms = analyzer.through_norms
     for s in scored:
         gone = np.flatnonzero(removed[s.group.labels])
         plan.groups.append(
             {
                 "name": s.name,
+                "kind": s.kind,
                 "units": len(s.group),
                 "kept": len(s.group) - len(gone),
                 "layers": list(s.layers),

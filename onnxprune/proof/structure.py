@@ -98,6 +98,7 @@ def _prove(
         masked = stage.put(analyzer.model)
     inputs, reference = masked.run(feeds, names)
     surgery.unmask()
+    plain = _plain(stage, analyzer, surgery, inputs, watched, names)
     surgery.shrink()
     with _WithOutputs(analyzer.graph, watched):
         shrunk = stage.put(analyzer.model)
@@ -111,7 +112,10 @@ def _prove(
     states = {a.name for a, _ in analyzer.states}
     cut = [{n: crop(n, x) if n in states else x for n, x in feed.items()} for feed in inputs]
     _, got = shrunk.run(cut, names)
-    proof = compare(reference, got, names, "shrunk model against masked dense model", crop)
+    kind = "shrunk model against masked dense model"
+    if plain is not None:
+        kind += " whose normalisations see what stays"
+    proof = compare(reference, got, names, kind, crop)
     if not proof.passed:
         _, again = masked.run(inputs, names, otherwise=True)
         proof = forgive_noise(proof, compare(reference, again, names, "noise").values)
@@ -120,7 +124,35 @@ def _prove(
         problem = stage.problem(analyzer.model)
         if problem:
             raise ProofError(f"the pruned model is not valid ONNX: {problem}; nothing was written")
-    return proof.as_dict(), twin if twin is not None else analyzer.model
+    facts = proof.as_dict()
+    if plain is not None:
+        outputs = [v.name or "" for v in analyzer.graph.outputs]
+        far = compare(plain, got, names, "", crop).values
+        facts["approximation"] = {
+            "kind": "shrunk model against masked dense model with the statistics of the dense one",
+            "normalisations": len(surgery.restated),
+            "max_rel_error": max((far[name] for name in outputs), default=0.0),
+        }
+    return facts, twin if twin is not None else analyzer.model
+
+
+def _plain(
+    stage: Stage,
+    analyzer: Analyzer,
+    surgery: Surgery,
+    inputs: Feeds,
+    watched: Sequence[ir.Value],
+    names: Sequence[str],
+) -> list[list[np.ndarray[Any, Any]]] | None:
+    """Run the masked model whose normalisations see everything; None where that is no other."""
+    if not surgery.restated:
+        return None
+    surgery.mask(restate=False)
+    with _WithOutputs(analyzer.graph, watched):
+        masked = stage.put(analyzer.model)
+    _, values = masked.run(inputs, names)
+    surgery.unmask()
+    return values
 
 
 def _kept(analyzer: Analyzer, surgery: Surgery, value: ir.Value, axis: int) -> Bools | None:

@@ -9,14 +9,19 @@ from onnxprune.report.tables import Table, percent, shape_text, shorten, size_te
 MANY = 12
 
 
-def tables(report: dict[str, Any]) -> list[Table | str]:
-    """Return what a person wants to see of an inspection."""
+def tables(report: dict[str, Any], every_frozen: bool = False) -> list[Table | str]:
+    """Return what a person wants to see of an inspection; ``every_frozen``: a row a layer."""
     numbers = {g["name"]: i for i, g in enumerate(report["groups"], 1)}
     parts: list[Table | str] = [_summary(report), "", _layers(report["layers"], numbers), ""]
     if report["groups"]:
         parts += [_groups(report["groups"], numbers), ""]
     if report["frozen_by"]:
         parts += [frozen_table(report["frozen_by"]), ""]
+    if every_frozen and report["frozen"]:
+        table = Table(["layer", ">units", "stay because of"])
+        for row in report["frozen"]:
+            table.add(row["where"], row["units"], row["why"])
+        parts += [table, ""]
     if report["unsupported"]:
         told = ", ".join(f"{op} ({n})" for op, n in report["unsupported"].items())
         parts.append(f"operators without a rule: {told}")
@@ -75,10 +80,10 @@ def fits(row: dict[str, Any]) -> str:
 
 
 def _groups(groups: list[dict[str, Any]], numbers: dict[str, int]) -> Table:
-    table = Table(["group", ">units", "made by", "read by"])
+    table = Table(["group", "kind", ">units", "made by", "read by"])
     for row in groups:
         made, read = shorten(row["layers"], 3), shorten(row["consumers"], 3)
-        table.add(f"#{numbers[row['name']]}", row["units"], made, read)
+        table.add(f"#{numbers[row['name']]}", row["kind"], row["units"], made, read)
     return table
 
 

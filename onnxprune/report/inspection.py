@@ -22,8 +22,8 @@ from onnxprune.report.facts import by_reason, frozen_units, unit_labels
 from onnxprune.rules.analysis import Analyzer, analyze
 
 
-def inspect_model(loaded: io.Loaded) -> dict[str, Any]:
-    """Describe ``loaded``, whose model is used up.
+def inspect_model(loaded: io.Loaded, through_norms: bool = False) -> dict[str, Any]:
+    """Describe ``loaded``, whose model is used up; ``through_norms``: these hold nothing.
 
     Returns:
         JSON-ready data; every key is described in ``docs/report.md``.
@@ -33,7 +33,7 @@ def inspect_model(loaded: io.Loaded) -> dict[str, Any]:
     bad = io.nonfinite_weights(model)
     InlineFunctions().run(model, Context())
     FoldConstants().run(model, Context())
-    analyzer = analyze(model)
+    analyzer = analyze(model, through_norms=through_norms)
     cost = CostModel(analyzer)
     layers = find_layers(analyzer)
     units, frozen = frozen_units(analyzer)
@@ -162,6 +162,7 @@ def _group_row(scored: ScoredGroup, layers: list[Layer]) -> dict[str, Any]:
     readers = [x.name for x in layers if x.value.name in touched and x.name not in scored.layers]
     return {
         "name": scored.name,
+        "kind": scored.kind,
         "units": len(scored.group),
         "layers": list(scored.layers),
         "consumers": readers,

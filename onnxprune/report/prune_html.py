@@ -134,6 +134,7 @@ def _groups(groups: list[dict[str, Any]]) -> str:
     rows = [
         [
             escape(g["name"]),
+            escape(g.get("kind", "")),
             str(g["units"]),
             str(g["kept"]),
             *_bar(g["kept"] / max(1, g["units"])),
@@ -141,7 +142,7 @@ def _groups(groups: list[dict[str, Any]]) -> str:
         ]
         for g in groups
     ]
-    heads = ["group", ">units", ">kept", "", ">", "made by"]
+    heads = ["group", "kind", ">units", ">kept", "", ">", "made by"]
     return _section("Groups of coupled units", _table(heads, rows))
 
 

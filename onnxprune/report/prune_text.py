@@ -46,11 +46,12 @@ def _sums(report: dict[str, Any]) -> Table:
 
 def _groups(groups: list[dict[str, Any]]) -> Table:
     structural = "units" in groups[0]
-    heads = (">units", ">kept", "layers") if structural else (">weights", ">kept", "tensor")
+    heads = ("kind", ">units", ">kept", "layers") if structural else (">weights", ">kept", "tensor")
     table = Table(["group" if structural else "layer", *heads])
     for group in groups:
         if structural:
-            table.add(group["name"], group["units"], group["kept"], shorten(group["layers"], 4))
+            layers = shorten(group["layers"], 4)
+            table.add(group["name"], group.get("kind", ""), group["units"], group["kept"], layers)
         else:
             table.add(group["name"], group["weights"], group["kept"], group["tensor"])
     return table
@@ -80,5 +81,11 @@ def _verdict(report: dict[str, Any]) -> str:
     else:
         error = proof["max_rel_error"]
         told = f"proved: {proof['kind']}, largest relative error {error:.1e}"
+        if "approximation" in proof:
+            far = proof["approximation"]
+            told += (
+                f"; with the dense statistics in {far['normalisations']} normalisations it would "
+                f"differ by {far['max_rel_error']:.1e}"
+            )
     where = f" -> {report['output']}" if report.get("output") else ""
     return f"{told}; {report['seconds']:.2f} s{where}"

@@ -11,7 +11,17 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxprune.axes import Group, Ids, Partition, Reason, Space, group_units, solve
-from onnxprune.rules.base import RULES, Contraction, Dim, GiveUp, KeptOf, OpenDim, Site
+from onnxprune.rules.base import (
+    RULES,
+    Contraction,
+    Dim,
+    GiveUp,
+    KeptOf,
+    OpenDim,
+    Reduction,
+    Restated,
+    Site,
+)
 from onnxprune.rules.bodies import captured, graphs_of, nested, unique_names, values_of
 from onnxprune.rules.nominal import nominal_shapes
 from onnxprune.rules.rewriter import Rewriter
@@ -29,7 +39,11 @@ FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataT
 
 
 class Analyzer:
-    """Runs the rules over one graph; :attr:`result` holds what came out."""
+    """Runs the rules over one graph; :attr:`result` holds what came out.
+
+    ``through_norms`` lets coordinates leave the axis that a normalisation mixes: its statistics are
+    then those of what stays, which is not what zeros would give (:class:`Restated`).
+    """
 
     def __init__(
         self,
@@ -38,13 +52,19 @@ class Analyzer:
         freeze_interface: bool = True,
         free: Container[ir.Value] = (),
         states: Sequence[Pair] = (),
+        through_norms: bool = False,
     ) -> None:
         self.model = model
         self.graph = model.graph
+        self.through_norms = through_norms
         self.space = Space()
         self.sites: list[Site] = []
         self.contractions: list[Contraction] = []
         self.patches: list[tuple[ir.Node, Patch]] = []
+        self.restated: list[Restated] = []
+        self.reductions: list[Reduction] = []
+        # (coordinate of size one, axis it is broadcast against)
+        self.broadcasts: list[tuple[Ids, Ids]] = []
         self.producers: list[tuple[ir.Node, Ids]] = []
         # Constants with coordinates: ids of their axes. A vector (at most one axis longer than 1)
         # has its own at every use, so that a bias which an exporter shared between two layers
@@ -61,6 +81,7 @@ class Analyzer:
         self.sizes = SizeTracer(self.tensor, self.dims)
         self.states = list(states)
         self._run(freeze_interface, free)
+        self._settle_reductions()
         self.partition: Partition = solve(self.space)
 
     # -- facts about values -------------------------------------------------------------------
@@ -243,7 +264,14 @@ class Analyzer:
         domain = "" if node.domain in STANDARD else node.domain
         entry = RULES.get((domain, node.op_type))
         view = NodeView(self, node)
-        marks = (len(self.sites), len(self.contractions), len(self.patches))
+        records: tuple[list[Any], ...] = (
+            self.sites,
+            self.contractions,
+            self.patches,
+            self.restated,
+            self.reductions,
+        )
+        marks = [len(r) for r in records]
         times = self._times
         try:
             if entry is None:
@@ -253,11 +281,36 @@ class Analyzer:
             entry.apply(view)
         except (GiveUp, LookupError, ValueError, TypeError) as stop:
             # A malformed node makes a rule stumble; like a rule that gives up, it only freezes.
-            del self.sites[marks[0] :], self.contractions[marks[1] :], self.patches[marks[2] :]
+            for record, mark in zip(records, marks, strict=True):
+                del record[mark:]
             self._times = times
             self.unknown.add(node)
             self._freeze_node(node, str(stop) or f"{node.op_type} could not be read")
         view.finish()
+
+    def _settle_reductions(self) -> None:
+        """Tell plain reductions from halves of normalisations, which mix what they come back to."""
+        if not self.reductions:
+            return
+        labels = self.space.components()[1]
+        met: dict[int, set[int]] = {}
+        for one, wide in self.broadcasts:
+            met.setdefault(int(labels[one[0]]), set()).update(labels[wide].tolist())
+        for found in self.reductions:
+            returns = any(
+                one is not None and not met.get(int(labels[one[0]]), set()).isdisjoint(labels[ids])
+                for _, ids, one in found.axes
+            )
+            inputs = tuple((0, axis, ids) for axis, ids, _ in found.axes)
+            if not returns:
+                self.sites.extend(Site(found.node, (operand,)) for operand in inputs)
+                self.patches.append((found.node, found.patch))
+            elif found.mean and self.through_norms:
+                over = tuple(ids for _, _, ids in inputs)
+                self.restated.append(Restated(found.node, inputs, (), over))
+            else:
+                for _, _, ids in inputs:
+                    self.space.freeze(ids, Reason(self.label(found.node), found.why))
 
     def _freeze_node(self, node: ir.Node, why: str) -> None:
         reason = Reason(self.label(node), why)
@@ -325,7 +378,11 @@ class Analyzer:
 
 
 def analyze(
-    model: ir.Model, *, freeze_interface: bool = True, states: str | None = None
+    model: ir.Model,
+    *,
+    freeze_interface: bool = True,
+    states: str | None = None,
+    through_norms: bool = False,
 ) -> Analyzer:
     """Run the rules over ``model`` (shapes already inferred) and return what they found.
 
@@ -334,18 +391,23 @@ def analyze(
         freeze_interface: inputs and outputs of the graph stay.
         states: regular expression; inputs of these names that an output gives back are streaming
             state, which may shrink at both ends. They are :attr:`Analyzer.states`.
+        through_norms: see :class:`Analyzer`.
     """
     import onnxprune.rules.families  # noqa: F401  (registers every rule)
 
     unique_names(model)
-    found = Analyzer(model, freeze_interface=freeze_interface)
+
+    def run(**free: Any) -> Analyzer:
+        return Analyzer(model, through_norms=through_norms, **free)
+
+    found = run(freeze_interface=freeze_interface)
     while found.learned:  # a rule knew a shape; what follows it may be inferable now
         infer_shapes(model)
-        found = Analyzer(model, freeze_interface=freeze_interface)
+        found = run(freeze_interface=freeze_interface)
     if states is not None and freeze_interface:
-        pairs = find_states(model, states, lambda free: Analyzer(model, free=free))
+        pairs = find_states(model, states, lambda free: run(free=free))
         if pairs:
-            found = Analyzer(model, free={v for pair in pairs for v in pair}, states=pairs)
+            found = run(free={v for pair in pairs for v in pair}, states=pairs)
     return found
 
 

@@ -123,5 +123,48 @@ class Contraction:
     macs: tuple[Ids | int | OpenDim, ...]
 
 
+@dataclass(frozen=True)
+class Restated:
+    """A normalisation that a removed coordinate leaves: it sees what stays, nothing else.
+
+    Zeros do not leave a mean or a variance alone, so the reference of the proof is the dense model
+    in which this node gets the kept coordinates only.
+
+    Attributes:
+        node: the normalising node.
+        inputs: (input index, axis, ids) of every operand axis that it normalises over.
+        outputs: (output index, axis, ids) likewise.
+        over: ids of what the statistics run over; the axes may hold whole groups of it, and these
+            can go without anything being restated.
+    """
+
+    node: ir.Node
+    inputs: tuple[tuple[int, int, Ids], ...]
+    outputs: tuple[tuple[int, int, Ids], ...]
+    over: tuple[Ids, ...]
+
+
+@dataclass(frozen=True)
+class Reduction:
+    """A reduction that is not a sum, and what makes it right when coordinates go.
+
+    Whether it is a plain reduction or half of a normalisation is known once the whole graph has
+    been read: a normalisation meets the axis it reduced again, broadcast.
+
+    Attributes:
+        node: the reducing node.
+        axes: (axis, ids, the coordinate of size one it leaves, or None) of every reduced axis.
+        why: what to say when it is half of a normalisation.
+        patch: what must change when it is not.
+        mean: whether the statistic can be taken over what stays.
+    """
+
+    node: ir.Node
+    axes: tuple[tuple[int, Ids, Ids | None], ...]
+    why: str
+    patch: Callable[..., None]
+    mean: bool
+
+
 class GiveUp(Exception):
     """A rule cannot say what the node does; everything it touches is frozen with this reason."""

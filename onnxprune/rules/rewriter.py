@@ -51,6 +51,60 @@ class Rewriter:
         ]
         self._insert("Where", [*chosen, computed], index, base)
 
+    @property
+    def _name(self) -> str:
+        return self.node.name or self.node.outputs[0].name or self.node.op_type
+
+    @property
+    def _dtype(self) -> ir.DataType:
+        source = self.node.inputs[0]
+        return (source.dtype if source is not None else None) or ir.DataType.FLOAT
+
+    def constant(self, part: str, array: np.ndarray[Any, Any]) -> ir.Value:
+        """Add a constant named after the node, in the type of the node's first input."""
+        return self._constants.add(f"{self._name}_{part}", array.astype(self._dtype.numpy()))
+
+    def before(self, op: str, inputs: Sequence[ir.Value | None], part: str) -> ir.Value:
+        """Put another node in front and return its output."""
+        name = self._constants.fresh_name(f"{self._name}_{part}")
+        out = ir.Value(name=name, type=ir.TensorType(self._dtype))
+        self.node.prepend(ir.Node("", op, inputs, outputs=[out], name=name))
+        return out
+
+    def become(self, op: str, inputs: Sequence[ir.Value | None]) -> None:
+        """Put a node of another kind in the node's place, under its name."""
+        out = ir.Value(name="", type=self.node.outputs[0].type, shape=self.node.outputs[0].shape)
+        new = ir.Node("", op, inputs, outputs=[out], name=self.node.name)
+        self._hand_over(out)
+        self.node.prepend(new)
+        assert self.node.graph is not None
+        self.node.graph.remove(self.node, safe=True)
+
+    def after(self, op: str, operand: np.ndarray[Any, Any], part: str) -> None:
+        """Put ``op`` with a constant operand behind the node; it takes over the output's name."""
+        out = self.node.outputs[0]
+        factor = self.constant(part, operand)
+        new = ir.Value(name="", type=out.type, shape=out.shape)
+        node = ir.Node(
+            "",
+            op,
+            [None, factor],
+            outputs=[new],
+            name=self._constants.fresh_name(f"{self._name}_{part}_{op}"),
+        )
+        self._hand_over(new)
+        node.replace_input_with(0, out)
+        out.name = self._constants.fresh_name(f"{new.name}_{part}ed")
+        self.node.append(node)
+
+    def _hand_over(self, new: ir.Value) -> None:
+        """Let ``new`` stand for the node's first output: in its users, outputs and name."""
+        old = self.node.outputs[0]
+        name = old.name
+        ir.convenience.replace_all_uses_with(old, new, replace_graph_outputs=True)
+        old.name = f"{name}_replaced"
+        new.name = name
+
     def gather_before(self, index: int, axis: int, take: Ids) -> None:
         """Take coordinates of an input through a Gather put in front of the node."""
         source = self.node.inputs[index]

@@ -77,6 +77,7 @@ class TextRule:
         group_attr: (attribute, factor): the attribute holds the factor's size.
         keep: factors that are not ours to prune (directions of a recurrent layer).
         mixed: factors inside which the operator mixes: frozen.
+        normalised: factors over which it takes statistics and scales by them.
         heads: the starred batch factor is the natural carrier when no operand is constant.
     """
 
@@ -87,6 +88,7 @@ class TextRule:
     group_attr: tuple[str, str] | None = None
     heads: bool = False
     mixed: tuple[str, ...] = ()
+    normalised: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()
 
     def parsed(self) -> tuple[list[Operand], list[Operand]]:
@@ -105,6 +107,7 @@ class TextRule:
         for name, ids in state.factors.items():
             if name in self.mixed or name.split(".")[0] in self.mixed:
                 n.freeze(ids, f"{n.op} mixes this axis")
+        state.normalise()
         for name in self.keep:
             n.freeze(state.factors.get(name), f"{n.op} has a fixed number of these")
         if self.group_attr:
@@ -235,6 +238,7 @@ class _Binding:
             elif ids is not None and factor is not None and len(ids) == len(factor):
                 n.space.link(ids, factor)
             elif ids is not None and len(ids) == 1:
+                n.broadcasts(ids, factor)
                 n.freeze(ids, "is broadcast here")
             else:
                 n.freeze(ids, "has an unknown size on another operand here")
@@ -242,7 +246,17 @@ class _Binding:
         if self.rule.heads and not any(n.is_weight(i) for i in range(n.n_inputs)):
             for name, ids in self.factors.items():
                 if name.startswith("*") and not self._position(name) and len(ids) > 1:
-                    n.space.prefer_carrier(ids)
+                    n.heads(ids)
+
+    def normalise(self) -> None:
+        """State over which axes statistics are taken."""
+        met: list[list[tuple[int, int]]] = [[], []]
+        for is_in, i, axis, names in self.axes:
+            if any(x.split(".")[0] in self.rule.normalised for x in names):
+                met[not is_in].append((i, axis))
+        over = [ids for x, ids in self.factors.items() if x.split(".")[0] in self.rule.normalised]
+        if met[0]:
+            self.n.normalises(met[0], met[1], over)
 
     def _contracted(self) -> list[str]:
         names = dict.fromkeys(x for is_in, _, _, ns in self.axes if is_in for x in ns)

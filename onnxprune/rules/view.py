@@ -9,7 +9,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxprune.axes import Ids, Reason
-from onnxprune.rules.base import Contraction, Dim, GiveUp, KeptOf, Site
+from onnxprune.rules.base import Contraction, Dim, GiveUp, KeptOf, Reduction, Restated, Site
 from onnxprune.rules.rewriter import Rewriter
 
 if TYPE_CHECKING:
@@ -90,6 +90,11 @@ class NodeView:
         value = self.node.inputs[index] if index < self.n_inputs else None
         return value is not None and self._analyzer.is_weight(value)
 
+    def is_float(self, index: int) -> bool:
+        """Return whether input ``index`` holds floating-point numbers; unknown counts as yes."""
+        value = self.node.inputs[index] if index < self.n_inputs else None
+        return value is None or value.dtype is None or value.dtype.is_floating_point()
+
     def axis(self, axis: int, rank: int) -> int:
         """Normalise a possibly negative axis; giving up when outside the rank."""
         if not -rank <= axis < max(rank, 1):
@@ -152,9 +157,66 @@ class NodeView:
         for axis in range(len(self.out_dims(index) or ())):
             self.freeze(self.out_ids(axis, index), why)
 
+    def heads(self, ids: Ids | None) -> None:
+        """State that these are attention heads: the natural carrier of products they are in."""
+        if ids is not None and len(ids) > 1:
+            self.space.prefer_carrier(ids)
+            self.space.mark(ids, "heads")
+
     def contract(self, *operands: tuple[int, int, Ids]) -> None:
         """State that an axis is summed over: a zero in any one operand equals absence."""
         self._analyzer.sites.append(Site(self.node, operands))
+
+    def normalises(
+        self,
+        inputs: Sequence[tuple[int, int]],
+        outputs: Sequence[tuple[int, int]],
+        over: Sequence[Ids | None] | None = None,
+    ) -> None:
+        """State that the node takes statistics over an axis and scales by them.
+
+        Args:
+            inputs: (input index, axis) wherever the axis is met, the data first.
+            outputs: (output index, axis) likewise.
+            over: what the statistics run over, where the axes hold more; see :class:`Restated`.
+        """
+        at = tuple((i, axis, self.ids(i, axis)) for i, axis in inputs)
+        out = tuple((i, axis, self.out_ids(axis, i)) for i, axis in outputs)
+        blocks = [ids for _, _, ids in at] if over is None else list(over)
+        if self._analyzer.through_norms and all(ids is not None for _, _, ids in (*at, *out)):
+            met = [tuple((i, a, ids) for i, a, ids in s if ids is not None) for s in (at, out)]
+            ran = tuple(ids for ids in blocks if ids is not None)
+            self._analyzer.restated.append(Restated(self.node, met[0], met[1], ran))
+            return
+        for ids in blocks:
+            self.freeze(ids, f"{self.op} mixes this axis")
+
+    def reduces(
+        self,
+        axes: Sequence[tuple[int, int | None]],
+        patch: Callable[[Rewriter, KeptOf], None],
+        *,
+        mean: bool,
+    ) -> None:
+        """State that input 0 is reduced by something other than a sum; see :class:`Reduction`.
+
+        Args:
+            axes: (axis of input 0, axis of size one that it leaves in output 0 or None).
+            patch: what makes the node right again when coordinates went.
+            mean: whether it may be taken over what stays where it is half of a normalisation.
+        """
+        met = []
+        for axis, left in axes:
+            ids = self.ids(0, axis)
+            if ids is not None:
+                met.append((axis, ids, None if left is None else self.out_ids(left)))
+        why = f"{self.op} mixes this axis"
+        self._analyzer.reductions.append(Reduction(self.node, tuple(met), why, patch, mean))
+
+    def broadcasts(self, one: Ids | None, wide: Ids | None) -> None:
+        """State that a coordinate of size one is repeated along an axis."""
+        if one is not None and wide is not None and len(one) == 1 < len(wide):
+            self._analyzer.broadcasts.append((one, wide))
 
     def contraction(self, contraction: Contraction) -> None:
         """Record cost and weight layout of a multiplying node."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from onnxprune.rules.base import GiveUp, Sample, register
-from onnxprune.rules.families.norm import mix
+from onnxprune.rules.families.norm import HIDDEN, normalise
 from onnxprune.rules.text import TextRule
 from onnxprune.rules.view import NodeView
 
@@ -36,25 +36,20 @@ def skip_norm(n: NodeView) -> None:
     """State what SkipLayerNormalization does: the streams join, their last axis mixes."""
     rank = n.rank(0)
     n.like_input()
-    for index in (0, 1):
-        for axis in range(n.rank(index)):
-            at = axis + rank - n.rank(index)
-            if (n.dims(index) or [])[axis] != 1:
-                n.link(n.ids(index, axis), n.out_ids(at))
+    outs = [0]
     joined = 3
-    if n.n_outputs > joined:
+    if n.n_outputs > joined and n.node.outputs[joined].name:
         if n.out_dims(joined) is None:
             n.learn(joined, n.dims(0) or [])
-        for axis in range(rank):
-            n.passes(axis, axis, out=joined)
-    n.freeze(n.ids(0, rank - 1), f"{n.op} mixes this axis")
+        outs.append(joined)
+    normalise(n, rank - 1, rank, data=(0, 1), weights=(2, 3, 4), outs=tuple(outs))
 
 
 def simplified(n: NodeView) -> None:
     """State what SimplifiedLayerNormalization does."""
     rank = n.rank(0)
-    first = n.axis(int(n.attr("axis", -1)), rank)
-    mix(n, range(first, rank), f"{n.op} mixes this axis")
+    n.like_input()
+    normalise(n, n.axis(int(n.attr("axis", -1)), rank), rank)
 
 
 register(
@@ -98,7 +93,7 @@ register(
         Sample(((2, 3, 4), (2, 3, 4), (4,), (4,), (4,)), opset=1),
     ],
     domain=MS,
-    exact="mixed axis frozen",
+    exact=HIDDEN,
 )
 register(
     "SkipSimplifiedLayerNormalization",
@@ -106,12 +101,12 @@ register(
     "*d, *d, d, d? -> *d, mixing the last axis",
     [Sample(((2, 3, 4), (2, 3, 4), (4,)), opset=1)],
     domain=MS,
-    exact="mixed axis frozen",
+    exact=HIDDEN,
 )
 register(
     "SimplifiedLayerNormalization",
     simplified,
     "*d, d -> *d, mixing from `axis` on",
     [Sample(((2, 3, 4), (4,)), {"axis": -1})],
-    exact="mixed axis frozen",
+    exact=HIDDEN,
 )

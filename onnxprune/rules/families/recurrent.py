@@ -37,6 +37,7 @@ def recurrent(n: NodeView) -> None:
         raise GiveUp("recurrent weights of unknown size")
     n.contract((2, 2, hidden))
     n.produces(1, 1)
+    n.space.mark(hidden, "recurrent")
 
     def patch(rw: Rewriter, kept: KeptOf) -> None:
         rw.set_attr("hidden_size", int(kept(hidden).sum()))

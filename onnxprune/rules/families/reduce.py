@@ -1,11 +1,25 @@
-"""Reductions: kept axes pass; a summed axis contracts, any other reduced axis mixes."""
+"""Reductions: kept axes pass; a summed axis contracts.
 
-from onnxprune.rules.base import GiveUp, Sample, register
+A mean over coordinates of which some go is the mean of what stays, times the share that stays; the
+largest (smallest) of values that are partly zero is that of what stays, or zero. So these are exact
+too, put right behind the node, unless they are half of a normalisation: see ``Reduction``.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from onnxprune.axes import Ids
+from onnxprune.rules.base import GiveUp, KeptOf, Sample, register
+from onnxprune.rules.families.norm import HIDDEN
+from onnxprune.rules.rewriter import Rewriter
 from onnxprune.rules.view import NodeView
 
 # Zero is neutral for these, so absence equals zero.
-SUMS = ("ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2")
-OTHERS = ("ReduceMean", "ReduceMax", "ReduceMin", "ReduceProd", "ReduceLogSum", "ReduceLogSumExp")
+SUMS = ("ReduceSum", "ReduceSumSquare", "ReduceL1", "ReduceL2", "ReduceLogSum")
+MENDED = ("ReduceMean", "ReduceMax", "ReduceMin")
+OTHERS = ("ReduceProd", "ReduceLogSumExp")
 
 
 def reduced_axes(n: NodeView) -> set[int]:
@@ -40,7 +54,15 @@ def pass_kept(n: NodeView, gone: set[int], keepdims: bool) -> None:
 def reduce(n: NodeView) -> None:
     """State what a Reduce* operator does."""
     gone = reduced_axes(n)
-    pass_kept(n, gone, bool(n.attr("keepdims", 1)))
+    keepdims = bool(n.attr("keepdims", 1))
+    pass_kept(n, gone, keepdims)
+    if n.op in MENDED and n.is_float(0):
+        n.reduces(
+            [(axis, axis if keepdims else None) for axis in sorted(gone)],
+            mend(n.op, [n.ids(0, axis) for axis in sorted(gone)]),
+            mean=n.op == "ReduceMean",
+        )
+        return
     for axis in gone:
         ids = n.ids(0, axis)
         if ids is None:
@@ -49,6 +71,21 @@ def reduce(n: NodeView) -> None:
             n.contract((0, axis, ids))
         else:
             n.freeze(ids, f"{n.op} mixes this axis")
+
+
+def mend(op: str, blocks: Sequence[Ids | None]) -> Callable[[Rewriter, KeptOf], None]:
+    """Return what puts a mean, largest or smallest value right behind its node."""
+
+    def patch(rw: Rewriter, kept: KeptOf) -> None:
+        shares = [float(kept(ids).mean()) for ids in blocks if ids is not None]
+        if all(share == 1.0 for share in shares):
+            return
+        if op == "ReduceMean":
+            rw.after("Mul", np.array(math.prod(shares)), "share")
+        else:
+            rw.after(op.removeprefix("Reduce"), np.array(0.0), "zero")
+
+    return patch
 
 
 def arg(n: NodeView) -> None:
@@ -77,20 +114,30 @@ _SAMPLES = [
 ]
 for _op in SUMS:
     register(_op, reduce, "kept axes pass, reduced axes contract", _SAMPLES)
+for _op in MENDED:
+    register(
+        _op,
+        reduce,
+        "kept axes pass, reduced axes contract unless the result comes back to them",
+        _SAMPLES,
+        exact="exact: put right behind the node; " + HIDDEN
+        if _op == "ReduceMean"
+        else "exact: put right behind the node",
+    )
 for _op in OTHERS:
-    register(_op, reduce, "kept axes pass, reduced axes mix", _SAMPLES, exact="mixed axis frozen")
+    register(_op, reduce, "kept axes pass, reduced axes mix", _SAMPLES, exact="mixed axis held")
 for _op in ("ArgMax", "ArgMin"):
     register(
         _op,
         arg,
         "kept axes pass, `axis` mixes",
         [Sample(((2, 3, 4),), {"axis": 1}), Sample(((2, 3, 4),), {"axis": 2, "keepdims": 0})],
-        exact="mixed axis frozen",
+        exact="mixed axis held",
     )
 register(
     "TopK",
     top_k,
     "all axes but `axis` pass",
     [Sample(((3, 4, 6), (1,)), {"axis": -1}, consts={1: [2]}, dtypes={1: "int64"}, outputs=2)],
-    exact="mixed axis frozen",
+    exact="mixed axis held",
 )
