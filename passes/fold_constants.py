@@ -21,7 +21,8 @@ from onnxprune.passes.known_branches import take_known_branches
 from onnxprune.rules.analysis import FLOATS, STANDARD, overridable
 from onnxprune.rules.bodies import graphs_of, nested, unique_names
 from onnxprune.rules.rewriter import Constants
-from onnxprune.rules.sizes import SizeTracer, reshape_dims
+from onnxprune.rules.sizes import SizeTracer, expand_dims, reshape_dims
+from onnxprune.rules.symbols import unify_symbols
 
 # Deterministic makers of filler; folding anything else that is float would rename weights.
 FILLERS = ("Expand", "CastLike", "ConstantOfShape", "Tile", "Range", "EyeLike")
@@ -170,7 +171,7 @@ class _Folder:
         """Do one round; return how many values became constants."""
         tracer = SizeTracer(self.const, self.dims)
         found: list[tuple[ir.Node, np.ndarray[Any, Any]]] = []
-        learned = 0
+        learned = unify_symbols(self.graph, self.dims)
         for node in _in_order(self.graph):
             if node.op_type in KEPT or node.domain not in STANDARD or graphs_of(node):
                 continue
@@ -192,14 +193,22 @@ class _Folder:
         return self.replaced + learned
 
     def _learn_shape(self, tracer: SizeTracer, node: ir.Node) -> int:
-        """Give a Reshape the output dims that inference could not follow; return 1 if any."""
-        if node.op_type != "Reshape" or len(node.inputs) < 2 or node.inputs[0] is None:
+        """Give a Reshape or Expand the dims that inference could not follow; return 1 if any."""
+        if (
+            node.op_type not in ("Reshape", "Expand")
+            or len(node.inputs) < 2
+            or node.inputs[0] is None
+        ):
             return 0
         entries, source = tracer.of(node.inputs[1]), self.dims(node.inputs[0])
         if entries is None or source is None:
             return 0
         attr = node.attributes.get("allowzero")
-        dims = reshape_dims(source, list(entries.reshape(-1)), bool(attr and attr.as_int()))
+        target = list(entries.reshape(-1))
+        if node.op_type == "Expand":
+            dims = expand_dims(source, target)
+        else:
+            dims = reshape_dims(source, target, bool(attr and attr.as_int()))
         out = node.outputs[0]
         old = self.dims(out)
         if old is None:

@@ -247,20 +247,20 @@ class Surgery:
         """
         for index, axis, ids in found.inputs:
             source = found.node.inputs[index]
-            out = self._gather(source, axis, np.flatnonzero(self.kept(ids)))
-            found.node.prepend(out.producer())
+            node, out = self._gather(source, axis, np.flatnonzero(self.kept(ids)))
+            found.node.prepend(node)
             self._rewire(found.node, index, out)
         for index in dict.fromkeys(i for i, _, _ in found.outputs):
             old = found.node.outputs[index]
             users, shape, last = list(old.uses()), old.shape, old
-            node = found.node
+            behind = found.node
             for i, axis, ids in found.outputs:
                 if i == index:
                     kept = self.kept(ids)
                     spread = np.where(kept, np.cumsum(kept) - 1, 0)
-                    last = self._gather(last, axis, spread)
-                    node.append(last.producer())
-                    node = last.producer()
+                    node, last = self._gather(last, axis, spread)
+                    behind.append(node)
+                    behind = node
                     self._undo.append(partial(self._drop, node))
             old.shape = None
             self._undo.append(partial(setattr, old, "shape", shape))
@@ -268,14 +268,14 @@ class Surgery:
                 user.node.replace_input_with(user.idx, last)
                 self._undo.append(partial(user.node.replace_input_with, user.idx, old))
 
-    def _gather(self, source: ir.Value | None, axis: int, take: Ids) -> ir.Value:
+    def _gather(self, source: ir.Value | None, axis: int, take: Ids) -> tuple[ir.Node, ir.Value]:
         base = (source.name if source is not None else None) or "data"
         indices = self.constants.add(f"{base}_kept", take.astype(np.int64))
         name = self.constants.fresh_name(f"{base}_gathered")
         out = ir.Value(name=name, type=None if source is None else source.type)
         attrs = ir.convenience.convert_attributes({"axis": axis})
-        ir.Node("", "Gather", [source, indices], attrs, outputs=[out], name=name)
-        return out
+        node = ir.Node("", "Gather", [source, indices], attrs, outputs=[out], name=name)
+        return node, out
 
     def _drop(self, node: ir.Node) -> None:
         """Take an inserted node and its constants out again."""

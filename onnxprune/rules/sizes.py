@@ -211,6 +211,8 @@ class SizeTracer:
         for row in zip(*flat, strict=True):
             if op == "Where" and row[0].value is not None:
                 out.append(row[1] if row[0].value else row[2])
+            elif op == "Equal" and _cannot_equal(row[0], row[1]):
+                out.append(Entry(False))  # exporters ask whether a size is -1
             else:
                 out.append(_combine(ARITHMETIC[op], *row))
         return _array(out, wide[0].shape)
@@ -249,6 +251,14 @@ class SizeTracer:
         return parts[0][tuple(cut)]
 
 
+def _cannot_equal(a: Entry, b: Entry) -> bool:
+    """Return whether one is a size, whichever, and the other a negative number."""
+    return any(
+        x.value is None and x.leaf is not None and y.value is not None and y.value < 0
+        for x, y in ((a, b), (b, a))
+    )
+
+
 def _slice_end(end: int, step: int) -> int | None:
     return None if (step < 0 and end < -(2**31)) else end
 
@@ -282,6 +292,28 @@ def reshape_dims(
             out.append(_symbol(entry))
     if hole is not None:
         out[hole] = _rest(source, [d for i, d in enumerate(out) if i != hole])
+    return out
+
+
+def expand_dims(source: list[int | str | None], target: list[Entry]) -> list[int | str | None]:
+    """Return the dims an Expand gives, as far as they can be known.
+
+    Args:
+        source: dims of the data.
+        target: the shape it is broadcast with.
+    """
+    rank = max(len(source), len(target))
+    old = [1] * (rank - len(source)) + source
+    new = [Entry(1)] * (rank - len(target)) + target
+    out: list[int | str | None] = []
+    for dim, entry in zip(old, new, strict=True):
+        if entry.value == 1 or (isinstance(dim, int) and dim != 1):
+            out.append(dim)
+        elif entry.value is not None:
+            out.append(int(entry.value))
+        else:
+            symbol = _symbol(entry)
+            out.append(symbol if dim == 1 or dim == symbol else None)
     return out
 
 

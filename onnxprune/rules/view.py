@@ -228,12 +228,13 @@ class NodeView:
         assert value is not None
         self._analyzer.produces(value, axis, (self.node, index))
 
-    def learn(self, index: int, dims: Sequence[Dim]) -> None:
-        """Record the shape of an output that inference could not find."""
+    def learn(self, index: int, dims: Sequence[Dim], like: int = 0) -> None:
+        """Record the shape of an output that inference could not find; its type is ``like``'s."""
         value = self.node.outputs[index]
         value.shape = ir.Shape(list(dims))
-        if value.type is None and self.node.inputs and self.node.inputs[0] is not None:
-            value.type = self.node.inputs[0].type
+        source = self.node.inputs[like] if like < self.n_inputs else None
+        if value.type is None and source is not None:
+            value.type = source.type
         self._analyzer.learned += 1
 
     def like_input(self, outputs: int = 1) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from onnxprune.rules.base import GiveUp, Sample, register
+from onnxprune.rules.families.matmul import gemm
 from onnxprune.rules.families.norm import HIDDEN, normalise
 from onnxprune.rules.text import TextRule
 from onnxprune.rules.view import NodeView
@@ -25,6 +26,46 @@ def fused_matmul(n: NodeView) -> None:
     a = "*b k m" if n.attr("transA", 0) else "*b m k"
     b = "*b n k" if n.attr("transB", 0) else "*b k n"
     TextRule(f"{a}, {b} -> *b m n", weight=(1, 0), heads=True)(n)
+
+
+def embed_norm(n: NodeView) -> None:
+    """State what EmbedLayerNormalization does: tables are looked up, added and normalised."""
+    ids, words = n.dims(0), n.dims(2)
+    if ids is None or words is None or len(ids) != 2:
+        raise GiveUp("a rank that cannot be inferred")
+    rank, hidden = 3, words[1]
+    outs = [0]
+    if n.out_dims(0) is None:
+        n.learn(0, [*ids, hidden], like=2)
+    summed = 2
+    if n.n_outputs > summed and n.node.outputs[summed].name:
+        if n.out_dims(summed) is None:
+            n.learn(summed, [*ids, hidden], like=2)
+        outs.append(summed)
+    for index in (0, 1, 7):
+        if n.has(index):
+            n.passes(0, 0, index)
+            n.freeze(n.ids(index, 1), "is a position")
+    for out in outs:
+        n.link(n.out_ids(0, out), n.out_ids(0))
+        n.freeze(n.out_ids(1, out), "is a position")
+    met = []
+    for index in (2, 3, 4, 5, 6):
+        if not n.has(index):
+            continue
+        last = n.rank(index) - 1
+        if last:
+            n.freeze(n.ids(index, 0), "is indexed by data")
+            n.produces(index, last)
+        n.link(n.ids(index, last), n.out_ids(rank - 1))
+        met.append((index, last))
+    for out in outs[1:]:
+        n.link(n.out_ids(rank - 1, out), n.out_ids(rank - 1))
+    if n.n_outputs > 1 and n.node.outputs[1].name and n.out_dims(1) is None:
+        n.learn(1, ids[:1], like=0)
+    if n.n_outputs > 1 and n.out_dims(1) is not None:
+        n.link(n.out_ids(0, 1), n.out_ids(0))
+    n.normalises(met, [(out, rank - 1) for out in outs])
 
 
 def bias_gelu(n: NodeView) -> None:
@@ -69,6 +110,38 @@ register(
         ),
     ],
     domain=MS,
+)
+_GEMM_SAMPLES = [
+    Sample(((3, 5), (5, 4), (4,)), {"activation": "Tanh"}, opset=1, result=(3, 4)),
+    Sample(((3, 5), (4, 5)), {"transB": 1, "activation": "Relu"}, opset=1, result=(3, 4)),
+]
+register("FusedGemm", gemm, "as Gemm, then an activation", _GEMM_SAMPLES, domain=MS)
+_TABLES = {2: "rand", 3: "rand", 4: "rand"}
+_ZEROS = {0: [[1, 0, 2], [3, 1, 1]], 1: [[0, 1, 0], [1, 1, 0]], 7: [[1, 1, 1], [1, 1, 0]]}
+register(
+    "EmbedLayerNormalization",
+    embed_norm,
+    "b s, b s?, v d, p d, k d?, d, d, b s? -> b s d, b, b s d, mixing d",
+    [
+        Sample(
+            ((2, 3), (2, 3), (5, 4), (6, 4), (2, 4), (4,), (4,), (2, 3)),
+            {},
+            {**_TABLES, **_ZEROS},
+            opset=1,
+            outputs=2,
+            dtypes={0: "int32", 1: "int32", 7: "int32"},
+        ),
+        Sample(
+            ((2, 3), None, (5, 4), (6, 4), None, (4,), (4,)),
+            {},
+            {0: _ZEROS[0], 2: "rand", 3: "rand"},
+            opset=1,
+            outputs=2,
+            dtypes={0: "int32"},
+        ),
+    ],
+    domain=MS,
+    exact=HIDDEN,
 )
 register(
     "FusedMatMul",
