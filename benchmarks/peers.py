@@ -34,6 +34,7 @@ REQUIREMENTS = {
     "polygraphy": ["polygraphy==0.53.6", "onnx_graphsurgeon", f"onnx=={onnx.__version__}"],
     "openvino": ["openvino", "numpy"],
     "deepsparse": ["deepsparse==1.8.0"],
+    "matplotlib": ["matplotlib"],  # no peer, but wanted by benchmarks only
 }
 
 #: Peers that do not run on every Python: the versions they take, best first.

@@ -5,8 +5,8 @@
         [--rounds 7] [--json FILE] [--work .cache/peers/work]
 
 Batch 1, float32, random weights pruned as ``networks.py`` does. Every engine, model and number of
-threads is a process of its own; in each round each runs a few times, the others waiting, and the
-fastest of these counts; times are medians of rounds, ratios medians of the rounds' ratios to
+threads is a process of its own; in each round each runs for a moment, the others waiting, and the
+median of that counts; times are medians of rounds, ratios medians of the rounds' ratios to
 onnxruntime's CPU provider on the dense network with as many threads. Outputs are compared with
 onnxruntime's on the same pruned network. A peer that cannot be installed is skipped with a notice
 (DeepSparse 1.8, the last one, needs Python 3.8 to 3.11; it is looked for on PATH and in pyenv).
@@ -26,17 +26,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import networks
 import numpy as np
 import onnx
 import peers
+import suite
 from rich.console import Console
 from rich.table import Table
 
 ROOT = Path(__file__).resolve().parent.parent
 WORKER = Path(__file__).with_name("engine_worker.py")
-RUNS = 3
-"""Inferences of one engine in one round; the fastest counts."""
+SECONDS = 0.2
+"""How long one engine runs in one round."""
 PEERS = ("openvino", "deepsparse")
 DEFAULT = {
     "bert": "dense,u80,u90,u95,b4x1_90,2:4",
@@ -87,7 +87,7 @@ class Contender:
     def measure(self) -> None:
         """Add one round."""
         assert self.process.stdin is not None
-        self.process.stdin.write(f"{RUNS}\n")
+        self.process.stdin.write(f"{SECONDS}\n")
         self.process.stdin.flush()
         self.times.append(self.answer())
 
@@ -132,12 +132,12 @@ def python_is_ours(python: Path) -> bool:
 def write_models(network: str, patterns: list[str], folder: Path) -> tuple[dict[str, Path], Path]:
     """Write the pruned networks and feeds; return the models by pattern, and the feeds."""
     folder.mkdir(parents=True, exist_ok=True)
-    dense = networks.NETWORKS[network]()
+    dense = suite.sources(f"^{network}$")[network]()
     made = {}
     for pattern in dict.fromkeys(["dense", *patterns]):
         made[pattern] = folder / f"{pattern}.onnx"
         if not made[pattern].exists():
-            onnx.save(networks.prune(dense, pattern), made[pattern])
+            onnx.save(suite.pruned(dense, "u0" if pattern == "dense" else pattern), made[pattern])
     rng = np.random.default_rng(0)
     feeds = {}
     for value in dense.graph.input:

@@ -1,4 +1,5 @@
 // Activations, spelled as one node or as several.
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
@@ -63,7 +64,14 @@ class Matcher {
     if (node.op == "Div") return beside_scalar(node, 1.0 / factor, false);
     return -1;
   }
-  std::vector<int> nodes() const { return {nodes_.rbegin(), nodes_.rend()}; }
+  bool scalar(int value, float* out) const { return scalar_constant(context_.graph, value, out); }
+  // In the order of the graph, each once.
+  std::vector<int> nodes() const {
+    std::vector<int> out(nodes_);
+    std::sort(out.begin(), out.end());
+    out.erase(std::unique(out.begin(), out.end()), out.end());
+    return out;
+  }
   size_t mark() const { return nodes_.size(); }
   void reset(size_t mark) { nodes_.resize(mark); }
 
@@ -110,8 +118,59 @@ int match_erf(Matcher* m, int value) {
   return -1;
 }
 
-// x / 2 * (1 + erf(x / sqrt 2)), the half anywhere in the product.
-bool match_gelu(const GraphNode& last, Matcher* m, int* x) {
+// x^3 as `value`, with the number `factor` somewhere in the product; returns x or -1.
+int match_cube(Matcher* m, int value, double factor) {
+  const size_t start = m->mark();
+  const GraphNode* mul = m->step(value, "Mul");
+  if (!mul) return -1;
+  if (const GraphNode* pow = m->step(m->beside_scalar(*mul, factor, true), "Pow")) {
+    float exponent = 0;
+    if (m->scalar(pow->in[1], &exponent) && exponent == 3.0f) return pow->in[0];
+  }
+  // ((factor x) x) x and its like: three of the factors are the same value.
+  m->reset(start);
+  std::vector<int> open = {value}, leaves;
+  bool scaled = false;
+  while (!open.empty() && leaves.size() <= 3) {
+    const int next = open.back();
+    open.pop_back();
+    float c = 0;
+    if (m->scalar(next, &c)) {
+      if (scaled || !near(c, factor)) break;
+      scaled = true;
+    } else if (const GraphNode* product = leaves.empty() || next != leaves[0] ? m->step(next, "Mul") : nullptr) {
+      open.insert(open.end(), product->in.begin(), product->in.end());
+    } else {
+      leaves.push_back(next);
+    }
+  }
+  if (open.empty() && scaled && leaves.size() == 3 && leaves[0] == leaves[1] && leaves[1] == leaves[2]) return leaves[0];
+  m->reset(start);
+  return -1;
+}
+
+// tanh(sqrt(2 / pi) (x + 0.044715 x^3)) + 1, reached from `value`; returns x or -1.
+int match_tanh(Matcher* m, int value) {
+  const GraphNode* add = m->step(value, "Add");
+  if (!add) return -1;
+  const GraphNode* tanh = m->step(m->beside_scalar(*add, 1.0, true), "Tanh");
+  if (!tanh) return -1;
+  const GraphNode* scaled = m->step(tanh->in[0], "Mul");
+  if (!scaled) return -1;
+  const GraphNode* sum = m->step(m->beside_scalar(*scaled, std::sqrt(2.0 / std::acos(-1.0)), true), "Add");
+  if (!sum || sum->in.size() != 2) return -1;
+  const size_t mark = m->mark();
+  for (size_t i = 0; i < 2; ++i) {
+    m->reset(mark);
+    const int x = match_cube(m, sum->in[1 - i], 0.044715);
+    if (x >= 0 && x == sum->in[i]) return x;
+  }
+  return -1;
+}
+
+// x / 2 * (1 + erf(x / sqrt 2)), or with the approximation by tanh (`match_erf` is then match_tanh), the
+// half anywhere in the product.
+bool match_gelu(const GraphNode& last, Matcher* m, int* x, int (*match_erf)(Matcher*, int)) {
   if (last.op != "Mul" || last.in.size() != 2) return false;
   const size_t start = m->mark();
   // (x * (erf + 1)) * 0.5
@@ -164,8 +223,13 @@ bool lower_composite(const LowerContext& context, int last, Unit* unit) {
   int x = -1;
   Activation what = Activation::none;
   if (!match_gated(context, node, &m, &x, &what)) {
-    if (!match_gelu(node, &m, &x)) return false;
-    what = Activation::gelu_erf;
+    if (match_gelu(node, &m, &x, match_erf)) {
+      what = Activation::gelu_erf;
+    } else if (match_gelu(node, &m, &x, match_tanh)) {
+      what = Activation::gelu_tanh;
+    } else {
+      return false;
+    }
   }
   if (context.graph.is_constant(x)) return false;
   const GraphValue& value = context.graph.value(x);
@@ -201,6 +265,9 @@ bool lower_activation(const LowerContext& context, const GraphNode& node, Unit* 
     what = Activation::sigmoid;
   } else if (standard && node.op == "Tanh") {
     what = Activation::tanh;
+  } else if (node.op == "FastGelu" && node.domain == "com.microsoft") {
+    if (Graph::input(node, 1) >= 0) throw Unsupported("a bias inside FastGelu");
+    what = Activation::gelu_tanh;
   } else if (node.op == "Gelu") {
     std::string mode = attr_string(node, "approximate", "none");
     while (!mode.empty() && mode.back() == '\0') mode.pop_back();

@@ -372,3 +372,36 @@ def test_masks_that_do_not_fit_are_errors_not_crashes() -> None:
     assert session.run(None, good)[0].shape == (1, 5, 8)
     with pytest.raises(Exception, match=r"mask|shape|broadcast|dimension"):
         session.run(None, good | {"mask": np.zeros((1, 1, 1, 7), np.float32)})
+
+
+@pytest.mark.parametrize("form", ["pow", "product", "product right", "fast"])
+@pytest.mark.parametrize("half", ["first", "inner", "last"])
+def test_gelu_by_tanh(form: str, half: str) -> None:
+    """The approximation of GPT-2 (Hendrycks and Gimpel, 2016), as nodes and as one."""
+    net = Net()
+    x = linear(net, net.input("x", [1, 20, 12]), 12, 24)
+    if form == "fast":
+        y = net.add("FastGelu", x, domain="com.microsoft")
+    else:
+        small = scalar(net, 0.044715)
+        if form == "pow":
+            cube = net.add("Mul", small, net.add("Pow", x, scalar(net, 3.0)))
+        elif form == "product":
+            cube = net.add("Mul", net.add("Mul", net.add("Mul", x, small), x), x)
+        else:
+            cube = net.add("Mul", small, net.add("Mul", x, net.add("Mul", x, x)))
+        inner = net.add("Mul", scalar(net, math.sqrt(2 / math.pi)), net.add("Add", x, cube))
+        curve = net.add("Add", scalar(net, 1.0), net.add("Tanh", inner))
+        if half == "first":
+            y = net.add("Mul", net.add("Mul", scalar(net, 0.5), x), curve)
+        elif half == "inner":
+            y = net.add("Mul", x, net.add("Mul", curve, scalar(net, 0.5)))
+        else:
+            y = net.add("Mul", net.add("Mul", x, curve), scalar(net, 0.5))
+    model = net.model(linear(net, y, 24, 8))
+    model.opset_import.add(domain="com.microsoft", version=1)
+    session = compare(model, [feed(net.rng, {"x": [1, 20, 12]})], force=True)
+    curves = [d.kernel for d in runtime.explain(session) if d.op in ("Tanh", "FastGelu")]
+    assert len(curves) == 1
+    assert curves[0].startswith("spmm"), curves  # part of the product before it
+    assert all(d.claimed for d in runtime.explain(session))

@@ -61,8 +61,9 @@ void PixelPlan::cut(int width, const TileCut& how) {
 std::int32_t PixelPlan::wanted_parts(std::int32_t threads, std::int32_t block_rows) const {
   const auto tiles = static_cast<std::int64_t>(tiles_.size());
   std::int32_t parts = 1;
-  if (threads > 1 && tiles % threads != 0 && tiles < 8 * static_cast<std::int64_t>(threads))
-    parts = threads;
+  // Few tiles: threads share the rows instead. Each then streams its own weights only, and no two
+  // write to neighbouring cache lines, which prefetchers would pull back and forth.
+  if (threads > 1 && tiles < 8 * static_cast<std::int64_t>(threads)) parts = threads;
   if (!direct_) parts = std::max(parts, (rows_ + kScratchRows - 1) / kScratchRows);
   return std::max(1, std::min(parts, (rows_ + block_rows - 1) / block_rows));
 }

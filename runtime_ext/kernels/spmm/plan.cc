@@ -32,7 +32,7 @@ class TilePlan final : public PixelPlan {
     TileDataOptions options;
     options.family = kernel.family;
     options.block_rows = set_.block_rows;
-    options.parts = wanted_parts(request.options.threads, set_.block_rows);
+    options.parts = std::max(wanted_parts(request.options.threads, set_.block_rows), cached_parts(g));
     // Depthwise: rows share no input, so a few planes at a time are walked to their end.
     if (g.out_channels / g.groups < 4 && tiles_.size() >= 8)
       options.parts = std::max(options.parts, (g.out_channels + 3) / 4);
@@ -70,6 +70,15 @@ class TilePlan final : public PixelPlan {
   }
 
  private:
+  // Parts so small that the sums of one stay in the second-level cache from one column block to the
+  // next and to the activation, where that does not cost reading much input more often.
+  std::int32_t cached_parts(const ConvGeometry& g) const {
+    const std::int64_t share = cache_sizes().l2 / 2;
+    const std::int64_t sums = static_cast<std::int64_t>(rows_) * tile_floats() * 4;
+    if (!direct_ || bytes_per_channel(g) * g.in_channels > share) return 1;
+    return static_cast<std::int32_t>(std::min<std::int64_t>((sums + share - 1) / share, 16));
+  }
+
   // Bytes of input per column block. The first-level cache is best unless rows are so sparse that
   // sums would be loaded and stored for a handful of weights each.
   std::int64_t input_budget(const WeightsImpl& w, Family family, bool packed) const {
@@ -81,7 +90,7 @@ class TilePlan final : public PixelPlan {
         std::max(1e-4, static_cast<double>(w.nnz()) /
                            (static_cast<double>(w.columns()) * static_cast<double>(w.rows())));
     if (family == Family::rows4) return density >= 0.4 ? first : 2 * first;
-    const double columns = 8.0 / density;  // eight weights a row and block
+    const double columns = 16.0 / density;  // sixteen weights a row and block
     const double per_column = static_cast<double>(bytes_per_channel(w.shape)) / w.shape.taps();
     return std::max(first, static_cast<std::int64_t>(
                                std::min(columns * per_column, static_cast<double>(caches.l2) / 3)));
