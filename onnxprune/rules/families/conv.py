@@ -1,6 +1,6 @@
 """Convolutions of any number of spatial dims, grouped, depth-wise, transposed."""
 
-from onnxprune.rules.base import Sample, register
+from onnxprune.rules.base import GiveUp, Sample, register
 from onnxprune.rules.text import TextRule
 from onnxprune.rules.view import NodeView
 
@@ -39,3 +39,25 @@ register(
         Sample(((1, 3, 3, 4, 3), (3, 5, 2, 2, 2), (5,))),
     ],
 )
+
+# The offsets say where to look: their channels are neither summed over nor ours to prune.
+_DEFORM = "n (g i) *s, (g o) i *k, n f *p, (g o)?, n m *q? -> n (g o) *t"
+
+
+def deform(n: NodeView) -> None:
+    """State what DeformConv does with one set of offsets for all channels."""
+    if int(n.attr("offset_group", 1)) != 1:
+        raise GiveUp("DeformConv with offsets for groups of channels")
+    TextRule(_DEFORM, _group, weight=(1,), group_attr=("group", "g"), mixed=("f", "m"))(n)
+
+
+register(
+    "DeformConv",
+    deform,
+    _DEFORM,
+    [
+        Sample(((1, 6, 5, 5), (4, 6, 2, 2), (1, 8, 4, 4), (4,)), opset=19),
+        Sample(((1, 4, 5, 5), (6, 2, 2, 2), (1, 8, 4, 4), None, (1, 4, 4, 4)), {"group": 2},
+               opset=19),
+    ],
+)  # fmt: skip
