@@ -6,7 +6,7 @@ Each test of ``onnx.backend.test`` is a small graph, mostly one operator in one 
 inputs are made by matrix products, its floating outputs read by others: along every axis of the
 first input in turn (a Transpose moves the axis to the end and back), with convolutions as well
 where the rank allows, with the other floating inputs as constants or as computed values too. The
-inputs keep close to those of the test, so that logarithms, indices and probabilities stay sensible.
+inputs are those of the test, so that logarithms, indices and probabilities stay sensible.
 Half the units of every group are removed at random, and the outcome judged from outside: the
 shrunk model must compute what the masked dense model computes, by onnxruntime, or by onnx's
 reference evaluator where onnxruntime has no kernel.
@@ -95,7 +95,7 @@ class Bread:
     def before(self, name: str, array: Array, kind: int, axis: int, conv: bool) -> None:
         """Compute ``name`` by a product that makes its coordinates along ``axis``."""
         size = array.shape[axis]
-        mix = np.eye(size) + self.rng.uniform(-0.05, 0.05, (size, size))
+        mix = np.eye(size)  # so that the operator sees what the test gives it
         feed = f"{name}.fed"
         if conv:
             weight = self.constant(
@@ -241,13 +241,15 @@ def _outputs(model: onnx.ModelProto, feeds: Mapping[str, Any]) -> tuple[Any, lis
     return None
 
 
+def _finite(array: Any) -> bool:
+    return not isinstance(array, np.ndarray) or array.dtype.kind != "f" or np.isfinite(array).all()
+
+
 def _differences(want: list[Any], have: list[Any], limit: float) -> list[str]:
     told = []
     for i, (a, b) in enumerate(zip(want, have, strict=True)):
         if isinstance(a, np.ndarray) and isinstance(b, np.ndarray):
             error = relative_error(a, b)
-            if np.isnan(a).all() if a.dtype.kind == "f" else False:
-                error = 0.0 if a.shape == b.shape and np.isnan(b).all() else float("inf")
             if not error <= limit:
                 told.append(f"output {i} is off by {error:.2g}")
         elif type(a) is not type(b):
@@ -270,6 +272,8 @@ def judge(sandwich: Sandwich) -> tuple[str, str]:
     made = {n for n in result.plan.kept if n.endswith(".make")}
     frozen = [row["why"] for row in result.report["frozen"]]
     found = _outputs(sandwich.model, sandwich.feeds)
+    if found is not None and not all(_finite(array) for array in found[1]):
+        return "unjudged", "the dense outputs are not finite, and 0 times infinity is not absence"
     if found is not None:
         runner, _ = found
         try:
