@@ -9,7 +9,7 @@ import math
 
 from onnxprune.axes import Ids
 from onnxprune.rules.base import GiveUp, Sample, register
-from onnxprune.rules.families.norm import mix
+from onnxprune.rules.families.mixing import mix
 from onnxprune.rules.text import TextRule
 from onnxprune.rules.view import NodeView
 
