@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from onnxprune import io
+from onnxprune.criteria import parse_criterion
 from onnxprune.errors import UsageError
 from onnxprune.io import Source, load, save
 from onnxprune.planning import PrunePlan, SelectOptions
@@ -40,7 +41,7 @@ def prune(
     sparsity: float | None = None,
     *,
     target: Mapping[str, float] | None = None,
-    criterion: str = "l1",
+    criterion: str = "auto",
     allocation: str = "uniform",
     align: int = 1,
     only: str | None = None,
@@ -68,7 +69,8 @@ def prune(
         pattern: what is removed together, see ``onnxprune list patterns``.
         sparsity: fraction to remove: of the weights, or of each group's units for ``channel``.
         target: instead of a sparsity, the fraction of ``params`` or ``macs`` to keep.
-        criterion: score by which weights or units are ranked.
+        criterion: score by which weights or units are ranked; ``auto`` is magnitude, and with
+            ``data`` a search. One that is named has the last word also with ``data``.
         allocation: how the sparsity is divided over layers or groups.
         align: kept channel counts are multiples of this.
         only: regular expression; other layers are left alone.
@@ -144,7 +146,8 @@ def prune(
         samples = samples if samples is not None else recipe.data.samples
         inputs = loaded.model.graph.inputs
         feeds = list(open_feeds(data, inputs, samples or PROOF_SAMPLES))
-        if recipe.recover == "auto":
+        looks = parse_criterion(recipe.select.criterion).needs
+        if recipe.recover == "auto" or "activations" in looks:
             calibration = calibration_feeds(data, inputs, samples)
     return run_prune(
         loaded,
@@ -154,6 +157,7 @@ def prune(
         prove=proof and recipe.proof.run,
         feeds=feeds,
         calibration=calibration,
+        recover=recipe.recover == "auto",
         before=recipe.before,
         after=recipe.after,
         progress=progress,

@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxprune import io
+from onnxprune.criteria import parse_criterion
 from onnxprune.errors import ModelError, ProofError, UsageError
 from onnxprune.passes.base import Context, Pass
 from onnxprune.passes.fold_constants import FoldConstants
@@ -66,6 +67,7 @@ def run_prune(
     prove: bool = True,
     feeds: Sequence[Mapping[str, np.ndarray[Any, Any]]] | None = None,
     calibration: Sequence[Mapping[str, np.ndarray[Any, Any]]] | None = None,
+    recover: bool = True,
     after: Sequence[Pass] = (),
     before: Sequence[Pass] = (),
     progress: Progress = silent,
@@ -79,8 +81,8 @@ def run_prune(
         mask_only: leave shapes alone and write zeros.
         prove: compare against the dense model in onnxruntime.
         feeds: inputs for the proof; random ones when None.
-        calibration: samples from which what stays gets new values; None to leave every kept weight
-            as it is.
+        calibration: samples, for criteria that look at activations and for ``recover``.
+        recover: with ``calibration``, give what stays new values.
         before: passes that run on the dense model first.
         after: passes that run on the pruned model.
         progress: called with (stage, fraction done).
@@ -135,11 +137,28 @@ def run_prune(
     progress("select", 0.2)
     skipped: list[dict[str, str]] = []
     replay = plan is not None
+    criterion = parse_criterion(options.criterion)
+    measured = "activations" in criterion.needs
+    calibrated = calibration if recover else None
     if plan is None and kind == "structure":
-        plan, told = select_structure(analyzer, options)
+        units_said = None
+        if measured and calibration is not None:
+            from onnxprune.recovery.evidence import unit_scores
+
+            units_said = unit_scores(
+                analyzer, criterion, calibration, seed=options.seed, progress=progress
+            )
+        plan, told = select_structure(analyzer, options, units_said)
         notes.extend(told)
     elif plan is None:
-        plan, left_out = select_masks(analyzer, options)
+        said = None
+        if measured and calibration is not None:
+            from onnxprune.recovery.evidence import weight_scores
+
+            said = weight_scores(
+                analyzer, criterion, calibration, seed=options.seed, progress=progress
+            )
+        plan, left_out = select_masks(analyzer, options, said)
         skipped = [{"layer": s.layer, "why": s.why} for s in left_out]
     assert plan is not None
     progress("rewrite", 0.4)
@@ -155,11 +174,11 @@ def run_prune(
         units["removed"] = int(np.count_nonzero(removed[units.pop("labels")]))
         report["params"]["after"] = cost.params(None if mask_only else removed)
         report["macs"]["after"] = cost.macs(None if mask_only else removed)
-        if calibration is not None and removed.any():
+        if calibrated is not None and removed.any():
             from onnxprune.recovery.apply_structure import extended, refit_consumers
 
             report["recovery"], created = refit_consumers(
-                analyzer, removed, calibration, seed=options.seed, progress=progress
+                analyzer, removed, calibrated, seed=options.seed, progress=progress
             )
             analyzer = analyze(model, states=options.shrink_states, through_norms=through)
             removed = removed_from(analyzer, extended(plan, created))
@@ -169,11 +188,11 @@ def run_prune(
         units["removed"] = 0
         report["params"]["after"] = report["params"]["before"]
         report["macs"]["after"] = report["macs"]["before"]
-        if calibration is not None and plan.masks:
+        if calibrated is not None and plan.masks:
             from onnxprune.recovery.apply_prune import recover_and_prove
 
             proof, report["recovery"] = recover_and_prove(
-                analyzer, plan, options, calibration, replay=replay, on=prove, progress=progress
+                analyzer, plan, options, calibrated, replay=replay, on=prove, progress=progress
             )
             spared = (report["recovery"] or {}).get("spared", [])
             if spared:

@@ -81,7 +81,7 @@ class Operand:
                 self.layer.view_shape[2:],
                 attributes,
             )
-        return (self.source, self._axis(2))
+        return (self.source, self.axis(2))
 
     def matrix(self, array: Array) -> Array:
         """Return weights, in the layout of the tensor, as [G, R, d]."""
@@ -96,34 +96,42 @@ class Operand:
         """Return how many columns a feed's input has."""
         if self.layer.node.op_type in CONVS:
             return int(array.shape[0]) * self._window(array).positions
-        axis = self._axis(array.ndim)
+        axis = self.axis(array.ndim)
         return int(array.size // max(array.shape[axis], 1))
 
-    def columns(self, array: Array, limit: int, rng: np.random.Generator) -> F32:
-        """Return [G, d, N] of one feed, N near ``limit`` where there are more.
+    def positions(
+        self, array: Array, limit: int, rng: np.random.Generator
+    ) -> npt.NDArray[np.int64] | None:
+        """Draw which columns of one feed are taken, without replacement; None for all.
 
         Args:
             array: the operand as the runtime gives it.
-            limit: columns wanted; positions are drawn without replacement.
+            limit: columns wanted.
             rng: for the draw.
+
+        Returns:
+            Output positions of a convolution (the same for every sample), rows otherwise.
         """
         if self.layer.node.op_type in CONVS:
-            window = self._window(array)
+            total = self._window(array).positions
             wanted = max(1, -(-limit // max(array.shape[0], 1)))
-            chosen = None
-            if wanted < window.positions:
-                chosen = np.sort(rng.choice(window.positions, wanted, replace=False))
-            return window.unfold(array, self.layer.view_shape[0], chosen)
-        rows = np.moveaxis(array, self._axis(array.ndim), -1)
+        else:
+            total, wanted = self.count(array), limit
+        return None if wanted >= total else np.sort(rng.choice(total, wanted, replace=False))
+
+    def columns(self, array: Array, chosen: npt.NDArray[np.int64] | None) -> F32:
+        """Return [G, d, N] of one feed at :meth:`positions` (None for all)."""
+        if self.layer.node.op_type in CONVS:
+            return self._window(array).unfold(array, self.layer.view_shape[0], chosen)
+        rows = np.moveaxis(array, self.axis(array.ndim), -1)
         rows = rows.reshape(-1, rows.shape[-1])
-        if limit < len(rows):
-            rows = rows[np.sort(rng.choice(len(rows), limit, replace=False))]
+        rows = rows if chosen is None else rows[chosen]
         return np.ascontiguousarray(rows.T.astype(np.float32, copy=False))[None]
 
     def _window(self, array: Array) -> Window:
         return _window(self.layer, tuple(array.shape[2:]))
 
-    def _axis(self, rank: int) -> int:
+    def axis(self, rank: int) -> int:
         """The contracted axis of the data operand."""
         node = self.layer.node
         left = _weight_index(node, self.layer) == 1  # data comes first

@@ -31,11 +31,14 @@ class Member:
         name: the tensor, for messages.
         values: [n_units, m] of any float dtype (fp16 and bf16 included), row u holding the m
             numbers that would be deleted with unit u.
+        measured: [n_units], what a criterion that looks at activations said about the units where
+            this tensor reads them; None where nothing was measured.
     """
 
     role: Role
     name: str
     values: npt.NDArray[Any]
+    measured: Float64 | None = None
 
 
 @dataclass(frozen=True)

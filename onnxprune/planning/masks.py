@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,6 +17,10 @@ from onnxprune.planning.layers import Layer, find_layers
 from onnxprune.planning.options import SelectOptions
 from onnxprune.planning.plan import PrunePlan
 from onnxprune.rules.analysis import Analyzer
+
+
+#: Scores by tensor name, in the canonical view; None where nothing was measured.
+Measured = Mapping[str, np.ndarray[Any, Any]] | None
 
 
 @dataclass(frozen=True)
@@ -71,6 +76,7 @@ def _items(
     options: SelectOptions,
     overrides: dict[str, float],
     by_macs: bool,
+    measured: Measured,
 ) -> list[Item]:
     strategy = ALLOCATIONS.get(options.allocation)
     needs_scores = getattr(strategy, "needs_scores", True)
@@ -80,7 +86,7 @@ def _items(
         n = pattern.n_units(shape)
         if needs_scores:
             rng = np.random.default_rng((options.seed, len(items)))
-            scores = pattern.unit_scores(criterion.elementwise(_weights(layer), rng))
+            scores = pattern.unit_scores(_saliency(layer, criterion, rng, measured))
         else:
             scores = np.broadcast_to(np.float32(0), (n,))
         fixed = None
@@ -113,8 +119,29 @@ def _keep_counts(
     return allocate(options.allocation, items, share, min_keep=0).keep
 
 
-def select_masks(analyzer: Analyzer, options: SelectOptions) -> tuple[PrunePlan, list[Skipped]]:
+def _saliency(
+    layer: Layer, criterion: Criterion, rng: np.random.Generator, measured: Measured
+) -> np.ndarray[Any, Any]:
+    """Scores [G, O, I, *K]: those measured, or what the criterion says about the weights.
+
+    Where nothing could be measured, magnitude stands in for a criterion that needs activations.
+    """
+    if measured is None:
+        return criterion.elementwise(_weights(layer), rng)
+    found = measured.get(layer.value.name or "")
+    return parse_criterion("l1").elementwise(_weights(layer), rng) if found is None else found
+
+
+def select_masks(
+    analyzer: Analyzer, options: SelectOptions, measured: Measured = None
+) -> tuple[PrunePlan, list[Skipped]]:
     """Choose the weights that stay, a mask a layer.
+
+    Args:
+        analyzer: of the dense model.
+        options: what to select.
+        measured: by tensor name, scores in the canonical view, for a criterion that looks at
+            activations.
 
     Returns:
         The plan, and the layers that were left alone.
@@ -130,7 +157,7 @@ def select_masks(analyzer: Analyzer, options: SelectOptions) -> tuple[PrunePlan,
     overrides = resolve_overrides([x.name for x in layers], options.layers)
     counts: dict[str, int] | None = None
     if pattern.fixed_density is None:
-        counts = _counts(every, layers, pattern, criterion, options, overrides)
+        counts = _counts(every, layers, pattern, criterion, options, overrides, measured)
     elif options.target or options.layers:
         raise UsageError(f"pattern {pattern.text} fixes its own sparsity; give no other level")
     elif options.sparsity is not None and abs(1 - options.sparsity - pattern.fixed_density) > 1e-6:
@@ -141,7 +168,7 @@ def select_masks(analyzer: Analyzer, options: SelectOptions) -> tuple[PrunePlan,
     plan = PrunePlan("mask", options=options.as_dict())
     for index, layer in enumerate(layers):
         rng = np.random.default_rng((options.seed, index))
-        saliency = criterion.elementwise(_weights(layer), rng)
+        saliency = _saliency(layer, criterion, rng, measured)
         keep = None if counts is None else counts[layer.name]
         mask = layer.unview(pattern.mask(saliency, keep))
         name = layer.value.name or ""
@@ -165,11 +192,12 @@ def _counts(
     criterion: Criterion,
     options: SelectOptions,
     overrides: dict[str, float],
+    measured: Measured,
 ) -> dict[str, int]:
     if options.sparsity is None and not options.target and not overrides:
         raise UsageError("say how much to prune: --sparsity, --target or --layer")
     by_macs = "macs" in options.target
-    items = _items(layers, pattern, criterion, options, overrides, by_macs)
+    items = _items(layers, pattern, criterion, options, overrides, by_macs, measured)
     if not options.target:
         return _keep_counts(items, options, options.sparsity)
     ((what, wanted),) = options.target.items()

@@ -47,7 +47,7 @@ class SelectOptions:
     pattern: str = "channel"
     sparsity: float | None = None
     target: Mapping[str, float] = field(default_factory=dict)
-    criterion: str = "l1"
+    criterion: str = "auto"
     allocation: str = "uniform"
     align: int = 1
     only: str | None = None

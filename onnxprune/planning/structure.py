@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,8 @@ from onnxprune.planning.plan import Kept, PrunePlan
 from onnxprune.rules.analysis import Analyzer
 
 Axes = list[Ids | None]
+#: By (number of the group, tensor, axis): scores of the group's units at that consumer.
+Measurements = Mapping[tuple[int, str, int], np.ndarray[Any, np.dtype[np.float64]]]
 _NORM_ROLES: dict[int, Role] = {1: "bn_scale", 2: "bias"}
 
 
@@ -60,9 +62,19 @@ def _roles(analyzer: Analyzer, layers: list[Layer]) -> dict[tuple[str, int], Rol
 
 
 def members_of(
-    group: Group, analyzer: Analyzer, roles: dict[tuple[str, int], Role]
+    group: Group,
+    analyzer: Analyzer,
+    roles: dict[tuple[str, int], Role],
+    measured: Mapping[tuple[str, int], np.ndarray[Any, np.dtype[np.float64]]] | None = None,
 ) -> list[Member]:
-    """Collect the parameter slices of a group's units, one member a parameter axis."""
+    """Collect the parameter slices of a group's units, one member a parameter axis.
+
+    Args:
+        group: the units.
+        analyzer: of the dense model.
+        roles: what each parameter axis is to units along it.
+        measured: by (tensor, axis), what samples said about the units there.
+    """
     members = []
     for span in group.spans:
         numbers = analyzer.numbers(analyzer.by_name[span.tensor])
@@ -71,14 +83,22 @@ def members_of(
         array = np.moveaxis(numbers, span.axis, 0)
         array = array.reshape(array.shape[0], -1)
         values = array[span.positions.reshape(-1)].reshape(len(group), -1)
-        members.append(Member(roles.get((span.tensor, span.axis), "other"), span.tensor, values))
+        said = None if measured is None else measured.get((span.tensor, span.axis))
+        role = roles.get((span.tensor, span.axis), "other")
+        members.append(Member(role, span.tensor, values, said))
     return members
 
 
 def score_groups(
-    analyzer: Analyzer, criterion: Criterion, seed: int
+    analyzer: Analyzer, criterion: Criterion, seed: int, measured: Measurements | None = None
 ) -> tuple[list[ScoredGroup], list[str]]:
     """Score the units of every group.
+
+    Args:
+        analyzer: of the dense model.
+        criterion: what scores them.
+        seed: for random scores.
+        measured: what samples said, for a criterion that looks at activations.
 
     Returns:
         The groups in graph order, and caveats of the criterion.
@@ -92,7 +112,8 @@ def score_groups(
     taken: set[str] = set()
     kinds = kinds_of(analyzer, layers)
     for index, group in enumerate(analyzer.groups):
-        members = members_of(group, analyzer, roles)
+        said = {key[1:]: v for key, v in (measured or {}).items() if key[0] == index}
+        members = members_of(group, analyzer, roles, said)
         if not members:
             continue
         makers = tuple(
@@ -145,8 +166,15 @@ def removed_by(analyzer: Analyzer, scored: list[ScoredGroup], keep: dict[str, in
     return removed
 
 
-def select_structure(analyzer: Analyzer, options: SelectOptions) -> tuple[PrunePlan, list[str]]:
+def select_structure(
+    analyzer: Analyzer, options: SelectOptions, measured: Measurements | None = None
+) -> tuple[PrunePlan, list[str]]:
     """Choose the units to remove.
+
+    Args:
+        analyzer: of the dense model.
+        options: what to select.
+        measured: what samples said, for a criterion that looks at activations.
 
     Returns:
         The plan, and notes for the user.
@@ -157,7 +185,7 @@ def select_structure(analyzer: Analyzer, options: SelectOptions) -> tuple[PruneP
     if options.sparsity is None and not options.target and not options.layers:
         raise UsageError("say how much to prune: --sparsity, --target or --layer")
     criterion = parse_criterion(options.criterion)
-    scored, notes = score_groups(analyzer, criterion, options.seed)
+    scored, notes = score_groups(analyzer, criterion, options.seed, measured)
     fixed = _fixed(options, scored, find_layers(analyzer))
     if scored and len(fixed) == len(scored) and not options.layers:
         raise UsageError(

@@ -20,6 +20,7 @@ from onnxprune.calibration.agreement import Agreement, Judge
 from onnxprune.calibration.blas import one_thread
 from onnxprune.calibration.grams import Statistics, Sums
 from onnxprune.calibration.operands import BiasSite, Operand, find_operand
+from onnxprune.calibration.residual import rows_like, shortcut_of
 from onnxprune.calibration.stages import Stages, Stream, tensor_of
 from onnxprune.patterns import Pattern, parse_pattern
 from onnxprune.planning import PrunePlan, find_layers
@@ -32,9 +33,10 @@ Feed = Mapping[str, Array]
 Progress = Callable[[str, float], None]
 #: One feed in this many is held out: no solver sees it, decisions are judged on it.
 HOLD_OUT = 6
-#: Columns per layer, as a multiple of d, and at least.
+#: Columns per layer, as a multiple of d; more, up to a number, where products are cheap.
 COLUMNS_PER_INPUT = 48
-LEAST_COLUMNS = 16384
+MOST_COLUMNS = 131072
+CHEAP_FLOPS = 2e10
 
 
 @dataclass
@@ -58,6 +60,12 @@ def held_out(index: int, feeds: int) -> bool:
     """Whether feed ``index`` of ``feeds`` is held out: every sixth, the last of each six."""
     step = min(HOLD_OUT, max(feeds, 2))
     return index % step == step - 1
+
+
+def columns_wanted(size: int) -> int:
+    """Return how many columns the statistics of a layer of ``size`` inputs are made of."""
+    cheap = min(MOST_COLUMNS, int(CHEAP_FLOPS / (2 * size * size)))
+    return max(COLUMNS_PER_INPUT * size, cheap)
 
 
 def quiet(stage: str, done: float) -> None:
@@ -137,7 +145,7 @@ class Reconstruction:
         masks: Mapping[str, npt.NDArray[np.bool_]],
         pattern: Pattern,
         *,
-        search: bool = True,
+        method: str = "auto",
         progress: Progress = quiet,
         until: int | None = None,
         shared_bias: bool = True,
@@ -145,9 +153,10 @@ class Reconstruction:
         """Reconstruct all layers that have a mask.
 
         Args:
-            masks: by tensor name; what is kept, or with ``search`` only how much of it.
+            masks: by tensor name; what is kept, or where masks are searched only how much of it.
             pattern: the pattern of the masks.
-            search: look for better masks with as many units.
+            method: ``given`` to solve on these masks, ``auto`` or a mask search to look for better
+                ones with as many units.
             progress: called with (stage, fraction done).
             until: stop after this many layers, for trials.
             shared_bias: give a layer whose bias other nodes read too one of its own; otherwise
@@ -188,7 +197,7 @@ class Reconstruction:
                 collected = time.perf_counter()
                 weight = np.asarray(operand.layer.tensor.numpy()).astype(np.float64)
                 solved = solve_layer(
-                    operand, weight, train, other, pattern, masks[name], search=search
+                    operand, weight, train, other, pattern, masks[name], method=method
                 )
                 self._take(operand, solved, result, pruned)
                 rows.append(
@@ -226,9 +235,15 @@ class Reconstruction:
         source = operand.source
         total = sum(operand.count(v[source]) for v in pruned.values)
         size = int(np.prod(operand.layer.view_shape[2:]))
-        wanted = max(LEAST_COLUMNS, COLUMNS_PER_INPUT * size)
-        share = min(1.0, wanted / max(total, 1))
-        same = all(a[source] is b[source] for a, b in zip(dense.values, pruned.values, strict=True))
+        share = min(1.0, columns_wanted(size) / max(total, 1))
+        beside = shortcut_of(self.analyzer, operand)
+        if beside is not None and any(beside not in v for v in (dense.values[0], pruned.values[0])):
+            beside = None
+        same = all(
+            a[name] is b[name]
+            for name in (source, *([beside] if beside else []))
+            for a, b in zip(dense.values, pruned.values, strict=True)
+        )
         if self._last is not None and self._last[0] == operand.key and same:
             return self._last[1], self._last[2]
         weight = np.asarray(operand.layer.tensor.numpy())
@@ -237,11 +252,13 @@ class Reconstruction:
         for index, (clean, thin) in enumerate(zip(dense.values, pruned.values, strict=True)):
             array = thin[source]
             limit = max(1, int(np.ceil(operand.count(array) * share)))
-            columns = operand.columns(array, limit, np.random.default_rng((self.seed, index)))
+            chosen = operand.positions(array, limit, np.random.default_rng((self.seed, index)))
+            columns = operand.columns(array, chosen)
             target = None
             if not same:
-                rng = np.random.default_rng((self.seed, index))
-                target = np.matmul(matrix, operand.columns(clean[source], limit, rng))
+                target = np.matmul(matrix, operand.columns(clean[source], chosen))
+                if beside is not None:
+                    target += rows_like(operand, clean[beside] - thin[beside], chosen)
             sums[self.held[index]].add(columns, target)
         other = sums[1].result() if sums[1].columns else None
         train = sums[0].result() if sums[0].columns else other
@@ -292,7 +309,7 @@ def recover_masks(
     feeds: Sequence[Feed],
     *,
     pattern: str,
-    search: bool = True,
+    method: str = "auto",
     measured: bool = False,
     fixed: Collection[str] = (),
     seed: int = 0,
@@ -305,10 +322,10 @@ def recover_masks(
 
     Args:
         analyzer: of the dense model.
-        plan: masks; with ``search`` they only say how many units each layer keeps.
+        plan: masks; where masks are searched they only say how many units each layer keeps.
         feeds: calibration samples.
         pattern: spelling of the masks' pattern.
-        search: look for better masks with as many units.
+        method: see :meth:`Reconstruction.run`.
         measured: also try the division of the same number of weights over layers that a measured
             sensitivity table asks for.
         fixed: names of layers whose number of weights stays as it is then.
@@ -323,6 +340,7 @@ def recover_masks(
     plain = Recovered(masks=dict(plan.masks), weights=work.masked(plan.masks))
     before = work.agreement(judge, plain.weights, [])
     masks: Mapping[str, npt.NDArray[np.bool_]] = plan.masks
+    search = method != "given"
     if search and not measured:
         masks = spared(work, masks, parse_pattern(pattern), fixed)
     left_dense = [
@@ -330,7 +348,7 @@ def recover_masks(
         for name, mask in masks.items()
         if mask.all() and not plan.masks[name].all()
     ]
-    found = work.run(masks, parse_pattern(pattern), search=search, progress=progress)
+    found = work.run(masks, parse_pattern(pattern), method=method, progress=progress)
     best, least, steps = plain, before.loss, [{"step": "mask", **before.as_dict(), "kept": True}]
     rows = found.report["layers"]
     tried = [("reconstruct", found)]
@@ -339,7 +357,7 @@ def recover_masks(
         from onnxprune.recovery.apply_levels import divided_masks
 
         masks = divided_masks(work, plan.masks, kind, fixed=fixed, progress=progress)
-        tried.append(("allocate", work.run(masks, kind, progress=progress)))
+        tried.append(("allocate", work.run(masks, kind, method=method, progress=progress)))
     for step, candidate in tried:
         after = work.agreement(judge, candidate.weights, candidate.biases)
         kept = after.loss <= least

@@ -42,7 +42,6 @@ def solve_layer(
     pattern: Pattern,
     mask: Mask,
     *,
-    search: bool,
     method: str = "auto",
 ) -> Solved:
     """Find a layer's mask and weights.
@@ -53,10 +52,10 @@ def solve_layer(
         train: moments of its columns.
         other: moments of held-out columns.
         pattern: the mask's pattern.
-        mask: what is kept, in the layout of the tensor; with ``search`` only how much.
-        search: look for a better mask of as many units.
-        method: a mask search, ``auto``, or ``quick`` for SparseGPT at a fixed damping, which tells
-            levels apart at a fraction of the cost.
+        mask: what is kept, in the layout of the tensor; where masks are searched only how much.
+        method: ``given`` to keep the mask, ``auto`` or a mask search to look for a better one, or
+            ``quick`` for SparseGPT at a fixed damping, which tells levels apart at a fraction of
+            the cost.
     """
     quick = method == "quick"
     shape = operand.layer.view_shape
@@ -66,6 +65,7 @@ def solve_layer(
         train, other = train.raw(), None if other is None else other.raw()
     groups = shape[0]
     keep: list[int | None] = [None] * groups
+    search = method != "given" and not given.all()  # a layer that stays dense has nothing to look for
     if search and groups > 1:
         counts = _per_group(dense, train, pattern, shape, given)
         if isinstance(counts, np.ndarray):
@@ -90,7 +90,7 @@ def solve_layer(
             shape=shape[1:],
             keep=keep[g],
             damping=None if groups <= MANY_GROUPS and not quick else GROUPED_DAMPING,
-            method="sparsegpt" if quick else method,
+            method={"quick": "sparsegpt", "given": "auto"}.get(method, method),
             mask=None if search else given[g],
         )
         masks[g], weights[g] = result.mask, result.weights

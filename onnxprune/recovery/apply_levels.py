@@ -157,7 +157,7 @@ def _layer(
             keep = max(1, round((1 - level) * units))
         mask = layer.unview(pattern.mask(saliency.reshape(layer.view_shape), keep))
         solved = solve_layer(
-            operand, weight, train, None, pattern, mask, search=True, method="quick"
+            operand, weight, train, None, pattern, mask, method="quick"
         )
         array = operand.unmatrix(solved.weights).astype(tensor.dtype)
         trial = dense.fork(chosen)

@@ -10,6 +10,7 @@ import onnx_ir as ir
 
 from onnxprune import io
 from onnxprune.allocation import resolve_overrides
+from onnxprune.criteria import parse_criterion
 from onnxprune.errors import ProofError
 from onnxprune.planning import PrunePlan, SelectOptions, find_layers
 from onnxprune.proof.equivalence import open_session
@@ -53,7 +54,7 @@ def recover_and_prove(
         plan,
         feeds,
         pattern=pattern,
-        search=not replay,
+        method="given" if replay else method_of(options.criterion),
         measured=options.allocation == "measured",
         fixed=fixed,
         seed=options.seed,
@@ -82,6 +83,12 @@ def recover_and_prove(
         "samples": 1,
     }
     return proof, recovered.report
+
+
+def method_of(criterion: str) -> str:
+    """Return how masks are found under a criterion: its own search, the best one, or ``given``."""
+    name = parse_criterion(criterion).name.replace("-", "_")
+    return name if name in ("auto", "alps", "exact_obs", "sparsegpt") else "given"
 
 
 def _check(analyzer: Analyzer, plan: PrunePlan) -> None:

@@ -83,7 +83,7 @@ def refit_consumers(
     judge = work.judge()
     before = work.agreement(judge, work.masked(masks), [])
     found = work.run(
-        masks, parse_pattern("element"), search=False, shared_bias=False, progress=progress
+        masks, parse_pattern("element"), method="given", shared_bias=False, progress=progress
     )
     after = work.agreement(judge, found.weights, found.biases)
     kept = after.loss <= before.loss

@@ -11,7 +11,7 @@ from onnxprune.recovery.least_squares import direct_flops, solve_on_mask
 from onnxprune.recovery.problem import F64, Mask, Quadratic, validation_error
 
 #: Relative damping tried by default, smallest first.
-CANDIDATES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1)
+CANDIDATES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 #: Rows are sampled so that one candidate's solve stays below this many flops.
 TRIAL_FLOPS = 2e10
 

@@ -11,8 +11,9 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from onnxprune.criteria.reconstruction import coordinate_descent
 from onnxprune.recovery.channel_gram import channel_gram
-from onnxprune.recovery.problem import F64, Mask
+from onnxprune.recovery.problem import Mask
 from onnxprune.recovery.structured import Consumer
 
 
@@ -42,45 +43,3 @@ def lasso_units(consumers: Sequence[Consumer], units: int, keep: int) -> Mask:
     mask = np.zeros(units, dtype=np.bool_)
     mask[np.argsort(-strength, kind="stable")[:keep]] = True
     return mask
-
-
-def coordinate_descent(
-    gram: F64,
-    right: F64,
-    penalty: float,
-    *,
-    start: F64 | None = None,
-    tolerance: float = 1e-7,
-    max_sweeps: int = 500,
-) -> F64:
-    """Minimise ``1/2 beta^T A beta - b^T beta + penalty |beta|_1``.
-
-    Args:
-        gram: A [U, U], positive semi-definite.
-        right: b [U].
-        penalty: the l1 weight.
-        start: first guess [U], default zero.
-        tolerance: stop when no coefficient moves its share ``|d beta| sqrt(A_cc)`` by more than
-            this times the largest share.
-        max_sweeps: passes over all coefficients.
-    """
-    beta = np.zeros(right.shape) if start is None else start.copy()
-    diagonal = np.diagonal(gram).copy()
-    norms = np.sqrt(np.maximum(diagonal, 0.0))
-    slope = right - gram @ beta
-    for _ in range(max_sweeps):
-        largest = 0.0
-        for c in range(beta.size):
-            if diagonal[c] <= 0.0:
-                beta[c] = 0.0
-                continue
-            pull = slope[c] + diagonal[c] * beta[c]
-            new = np.sign(pull) * max(abs(pull) - penalty, 0.0) / diagonal[c]
-            move = new - beta[c]
-            if move != 0.0:
-                slope -= move * gram[c]
-                beta[c] = new
-                largest = max(largest, abs(move) * norms[c])
-        if largest <= tolerance * max(float((np.abs(beta) * norms).max(initial=0.0)), 1e-300):
-            break
-    return beta

@@ -94,7 +94,9 @@ class Quadratic:
         h[:, dead] = 0.0
         g[:, dead] = 0.0
         mean = float(diagonal[~dead].mean()) if (~dead).any() else 1.0
-        ridge = np.full(w.shape[1], max(damping, 0.0) * mean)
+        import os
+        ridge = max(damping, 0.0) * np.diagonal(h) if os.environ.get("OP_DIAG") else np.full(w.shape[1], max(damping, 0.0) * mean)
+        ridge = np.array(ridge)
         ridge[dead] = max(damping, DEAD_DIAGONAL) * mean
         h[np.diag_indices_from(h)] += ridge
         g += w * ridge

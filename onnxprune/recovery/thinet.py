@@ -8,8 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
-
+from onnxprune.criteria.reconstruction import greedy_order
 from onnxprune.recovery.channel_gram import channel_gram
 from onnxprune.recovery.structured import Consumer, RemovalTrace
 
@@ -23,15 +22,5 @@ def thinet(consumers: Sequence[Consumer], units: int, *, least: int = 0) -> Remo
         least: units that stay at the end.
     """
     gram, right = channel_gram(consumers, units)
-    alive = np.ones(units, dtype=np.bool_)
-    steps = max(0, units - least)
-    order = np.zeros(steps, dtype=np.int64)
-    loss = np.zeros(steps)
-    for step in range(steps):
-        # ||T - sum over S||^2 after c leaves S, minus before.
-        change = 2.0 * (right - gram @ alive) + np.diagonal(gram)
-        change[~alive] = np.inf
-        unit = int(np.argmin(change))
-        order[step], loss[step] = unit, change[unit]
-        alive[unit] = False
+    order, loss = greedy_order(gram, right, max(0, units - least))
     return RemovalTrace(order, loss, units)

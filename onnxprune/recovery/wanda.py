@@ -4,19 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from onnxprune.recovery.problem import F64, Mask
+from onnxprune.criteria.wanda import wanda_scores
+from onnxprune.recovery.problem import Mask
 from onnxprune.recovery.search import SEARCHES, Request
-
-
-def wanda_scores(weight: F64, norms: F64) -> F64:
-    """Scores [R, d], to be compared within a row as in the paper, or over the layer.
-
-    Args:
-        weight: W [R, d].
-        norms: l2 norm of every input over the calibration samples [d], ``sqrt(diag(H))``.
-    """
-    scores: F64 = np.abs(weight) * norms
-    return scores
 
 
 @SEARCHES.member("wanda")
