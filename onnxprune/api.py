@@ -52,6 +52,7 @@ def prune(
     seed: int = 0,
     shrink_states: str | None = None,
     structure: str = "auto",
+    permute: str = "auto",
     plan: PrunePlan | str | PathLike[str] | None = None,
     mask_only: bool = False,
     proof: bool = True,
@@ -83,6 +84,8 @@ def prune(
             back by an output, may lose units at both ends. This changes the model's interface.
         structure: for ``channel``: kinds of units, of ``heads``, ``ffn``, ``channels`` and
             ``hidden`` (through normalisations: approximate), or ``auto``: all that is exact.
+        permute: for N:M patterns: ``auto``: with ``data``, channels are reordered where that loses
+            less; ``on``: also without; ``none``.
         plan: replay this plan (object, or path of its JSON) instead of selecting.
         mask_only: leave shapes alone; write the dense model with zeros.
         proof: compare with the dense model in onnxruntime before returning.
@@ -122,6 +125,7 @@ def prune(
         seed=seed,
         shrink_states=shrink_states,
         structure=structure,
+        permute=permute,
     )
     if recipe is None:
         recipe = Recipe(options).with_mask_only(mask_only)

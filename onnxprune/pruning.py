@@ -17,7 +17,9 @@ from onnxprune.passes.base import Context, Pass
 from onnxprune.passes.fold_constants import FoldConstants
 from onnxprune.passes.infer_shapes import InferShapes
 from onnxprune.passes.inline_functions import InlineFunctions
+from onnxprune.passes.permute import permute_units
 from onnxprune.patterns import parse_pattern
+from onnxprune.patterns.nm import NM
 from onnxprune.planning import PrunePlan, SelectOptions, find_layers
 from onnxprune.planning.cost import CostModel
 from onnxprune.planning.masks import select_masks
@@ -136,7 +138,22 @@ def run_prune(
     }
     progress("select", 0.2)
     skipped: list[dict[str, str]] = []
+    orders: dict[str, list[int]] = {}
     replay = plan is not None
+    wanted = parse_pattern(options.pattern)
+    alone = options.permute == "on" and (calibration is None or not recover)
+    if plan is not None and plan.orders:
+        permute_units(analyzer, plan.orders)
+        analyzer = analyze(model)
+    elif plan is None and isinstance(wanted, NM) and alone:
+        from onnxprune.recovery.apply_orders import reorder
+
+        names = {x.value.name or "" for x in find_layers(analyzer)}
+        found = reorder(analyzer, wanted, names, calibration or feeds, measured=False)
+        if found is not None:
+            analyzer = found.analyzer
+            model = analyzer.model
+            orders = {o.group: list(o.order) for o in found.orders}
     criterion = parse_criterion(options.criterion)
     measured = "activations" in criterion.needs
     calibrated = calibration if recover else None
@@ -161,6 +178,7 @@ def run_prune(
         plan, left_out = select_masks(analyzer, options, said)
         skipped = [{"layer": s.layer, "why": s.why} for s in left_out]
     assert plan is not None
+    plan.orders.update(orders)
     progress("rewrite", 0.4)
     units, frozen = frozen_units(analyzer)
     gone = sum(g["units"] - g["kept"] for g in plan.groups if g.get("kind") == "hidden")
@@ -191,9 +209,10 @@ def run_prune(
         if calibrated is not None and plan.masks:
             from onnxprune.recovery.apply_prune import recover_and_prove
 
-            proof, report["recovery"] = recover_and_prove(
+            proof, report["recovery"], analyzer = recover_and_prove(
                 analyzer, plan, options, calibrated, replay=replay, on=prove, progress=progress
             )
+            model = analyzer.model
             spared = (report["recovery"] or {}).get("spared", [])
             if spared:
                 notes.append(

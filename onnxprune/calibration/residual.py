@@ -57,7 +57,9 @@ def rows_like(operand: Operand, array: npt.NDArray[Any], chosen: npt.NDArray[Any
     if operand.layer.node.op_type in CONVS:
         flat = array.reshape(array.shape[0], groups, rows, -1)
         flat = flat if chosen is None else flat[..., chosen]
-        return np.ascontiguousarray(flat.transpose(1, 2, 0, 3), np.float32).reshape(groups, rows, -1)
+        return np.ascontiguousarray(flat.transpose(1, 2, 0, 3), np.float32).reshape(
+            groups, rows, -1
+        )
     flat = array.reshape(-1, array.shape[-1])
     flat = flat if chosen is None else flat[chosen]
     return np.ascontiguousarray(flat.T, np.float32)[None]

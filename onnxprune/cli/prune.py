@@ -34,6 +34,7 @@ SELECT = (
     "seed",
     "shrink_states",
     "structure",
+    "permute",
 )
 
 
@@ -79,7 +80,7 @@ def _layers(context: click.Context, parameter: click.Parameter, texts: tuple[str
     help="For channel: heads, ffn, channels, hidden (through the norms: approximate), a list of "
     "these, or auto: all that is exact.  [default: auto]",
 )
-@click.option("--criterion", metavar="NAME", help="Score ('list criteria').  [default: l1]")
+@click.option("--criterion", metavar="NAME", help="Score ('list criteria').  [default: auto]")
 @click.option(
     "--allocation",
     metavar="NAME",
@@ -104,6 +105,12 @@ def _layers(context: click.Context, parameter: click.Parameter, texts: tuple[str
     metavar="RE",
     help="Let inputs whose names match lose units too where an output gives them back: the state "
     "of a streaming model. Changes the model's interface.",
+)
+@click.option(
+    "--permute",
+    type=click.Choice(["auto", "on", "none"]),
+    help="For N:M: reorder coupled channels where less is lost that way; auto: with --data.  "
+    "[default: auto]",
 )
 @click.option(
     "--mask-only", is_flag=True, help="Write the dense model with zeros instead of a smaller one."

@@ -1,8 +1,8 @@
 """Criteria that look at activations: what they are given, and what they promise.
 
 They cannot score a tensor by itself. Whoever has samples measures the input of every layer on the
-dense network, one layer at a time, and asks :meth:`Measured.weights` or :meth:`Measured.units`; what
-comes out travels as plain scores.
+dense network, one layer at a time, and asks :meth:`Measured.weights` or :meth:`Measured.units`;
+what comes out travels as plain scores.
 """
 
 from __future__ import annotations

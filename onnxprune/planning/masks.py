@@ -18,7 +18,6 @@ from onnxprune.planning.options import SelectOptions
 from onnxprune.planning.plan import PrunePlan
 from onnxprune.rules.analysis import Analyzer
 
-
 #: Scores by tensor name, in the canonical view; None where nothing was measured.
 Measured = Mapping[str, np.ndarray[Any, Any]] | None
 

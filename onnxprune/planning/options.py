@@ -14,6 +14,7 @@ TARGETS = ("params", "macs")
 POLICIES = ("prune", "keep")
 EXACT = ("heads", "ffn", "channels")
 STRUCTURES = ("auto", *EXACT, "hidden")
+PERMUTE = ("auto", "on", "none")
 
 
 @dataclass(frozen=True)
@@ -42,6 +43,8 @@ class SelectOptions:
             attention, the inner width of feed-forward layers (``ffn``), ``channels`` of
             convolutions and recurrent layers, or ``auto``: all that is exact. ``hidden`` goes
             through the normalisations that mix an axis, which is approximate.
+        permute: for N:M: "auto": with samples, coupled channels are reordered where that loses
+            less; "on": also without samples; "none".
     """
 
     pattern: str = "channel"
@@ -58,6 +61,7 @@ class SelectOptions:
     seed: int = 0
     shrink_states: str | None = None
     structure: str = "auto"
+    permute: str = "auto"
 
     def __post_init__(self) -> None:
         """Check what can be checked without a model.
@@ -90,6 +94,8 @@ class SelectOptions:
                 raise UsageError(f"structure {name!r}; choose from: {', '.join(STRUCTURES)}")
         if self.structure != "auto" and self.pattern != "channel":
             raise UsageError(f"structure is for pattern 'channel', not for {self.pattern!r}")
+        if self.permute not in PERMUTE:
+            raise UsageError(f"permute is {self.permute!r}; choose from: {', '.join(PERMUTE)}")
         for what, text in (
             ("only", self.only),
             ("keep", self.keep),

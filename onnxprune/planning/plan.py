@@ -33,6 +33,8 @@ class PrunePlan:
         groups: for people: what each group of units, or each layer, keeps.
         through_norms: coordinates leave axes that a normalisation mixes; its statistics are then
             those of what stays.
+        orders: for ``mask``: groups whose units were reordered first, by name, with the old unit
+            at each new place; the masks are those of the reordered tensors.
     """
 
     kind: str
@@ -42,6 +44,7 @@ class PrunePlan:
     options: dict[str, Any] = field(default_factory=dict)
     groups: list[dict[str, Any]] = field(default_factory=list)
     through_norms: bool = False
+    orders: dict[str, list[int]] = field(default_factory=dict)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the plan as JSON-ready data; masks as base64 of zlib of packed bits."""
@@ -59,6 +62,7 @@ class PrunePlan:
             "kind": self.kind,
             "through_norms": self.through_norms,
             "options": self.options,
+            **({"orders": self.orders} if self.orders else {}),
             "groups": self.groups,
             "tensors": tensors,
         }
@@ -83,6 +87,10 @@ class PrunePlan:
             plan.through_norms = bool(data.get("through_norms", False))
             plan.options = dict(data.get("options", {}))
             plan.groups = list(data.get("groups", []))
+            plan.orders = {
+                str(name): [int(i) for i in order]
+                for name, order in dict(data.get("orders", {})).items()
+            }
             for name, entry in data["tensors"].items():
                 shape = [int(n) for n in entry["shape"]]
                 plan.shapes[name] = shape
@@ -115,7 +123,9 @@ class PrunePlan:
         """Return the plan as JSON text: a line a tensor and a group, so that plans diff well."""
         data = self.as_dict()
         lines = ["{"]
-        for key in ("onnxprune_plan", "kind", "through_norms", "options"):
+        for key in ("onnxprune_plan", "kind", "through_norms", "options", "orders"):
+            if key not in data:
+                continue
             lines.append(f" {json.dumps(key)}: {json.dumps(data[key])},")
         groups = ",\n  ".join(json.dumps(g) for g in data["groups"])
         tensors = ",\n  ".join(

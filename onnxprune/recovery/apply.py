@@ -23,6 +23,7 @@ from onnxprune.calibration.operands import BiasSite, Operand, find_operand
 from onnxprune.calibration.residual import rows_like, shortcut_of
 from onnxprune.calibration.stages import Stages, Stream, tensor_of
 from onnxprune.patterns import Pattern, parse_pattern
+from onnxprune.patterns.nm import NM
 from onnxprune.planning import PrunePlan, find_layers
 from onnxprune.planning.layers import Layer
 from onnxprune.recovery.apply_layer import Solved, solve_layer
@@ -48,12 +49,16 @@ class Recovered:
         weights: by tensor name, the new values, zero off the mask.
         biases: vectors that moved.
         report: JSON-ready account: agreement before and after, and what each layer did.
+        analyzer: of the model that the values are for, where that is a reordered copy.
+        orders: then, the old unit at each new place, by group.
     """
 
     masks: dict[str, npt.NDArray[np.bool_]] = field(default_factory=dict)
     weights: dict[str, Array] = field(default_factory=dict)
     biases: list[tuple[BiasSite, Array]] = field(default_factory=list)
     report: dict[str, Any] = field(default_factory=dict)
+    analyzer: Analyzer | None = None
+    orders: dict[str, list[int]] = field(default_factory=dict)
 
 
 def held_out(index: int, feeds: int) -> bool:
@@ -107,11 +112,24 @@ class Reconstruction:
     ) -> Agreement:
         """Return the held-out agreement of the network with other weights and biases."""
         stream = Stream(self.stages, self.held_feeds)
+        self.dress(stream, weights, biases)
+        return judge.judge(stream.finish())
+
+    def dress(
+        self,
+        stream: Stream,
+        weights: Mapping[str, Array],
+        biases: Sequence[tuple[BiasSite, Array]],
+    ) -> None:
+        """Give a stream other weights and biases."""
         for name, array in weights.items():
             stream.weights[name] = tensor_of(array, self.layers[name].tensor, name)
         for site, array in biases:
             self.edit(stream, site, array)
-        return judge.judge(stream.finish())
+
+    def bias_name(self, site: BiasSite) -> str:
+        """Name of the vector that :meth:`edit` puts at a site."""
+        return f"onnxprune_bias_{self.stages.place(site.node.outputs[0].name or '')}"
 
     def masked(self, masks: Mapping[str, npt.NDArray[np.bool_]]) -> dict[str, Array]:
         """Return the dense weights with zeros where a mask says so."""
@@ -129,7 +147,7 @@ class Reconstruction:
             return
         node = onnx.NodeProto()
         node.CopyFrom(stream.edits.get(place, self.stages.nodes[place]))
-        name = f"onnxprune_bias_{place}"
+        name = self.bias_name(site)
         while len(node.input) <= site.index:
             node.input.append("")
         node.input[site.index] = name
@@ -311,6 +329,7 @@ def recover_masks(
     pattern: str,
     method: str = "auto",
     measured: bool = False,
+    permute: bool = True,
     fixed: Collection[str] = (),
     seed: int = 0,
     progress: Progress = quiet,
@@ -328,6 +347,7 @@ def recover_masks(
         method: see :meth:`Reconstruction.run`.
         measured: also try the division of the same number of weights over layers that a measured
             sensitivity table asks for.
+        permute: for N:M, also try other orders of coupled channels.
         fixed: names of layers whose number of weights stays as it is then.
         seed: for the draw of positions.
         progress: called with (stage, fraction done).
@@ -364,14 +384,51 @@ def recover_masks(
         steps.append({"step": step, **after.as_dict(), "kept": kept})
         if kept:
             best, least, rows = candidate, after.loss, candidate.report["layers"]
+    orders: dict[str, Any] = {}
+    if permute and search and isinstance(kind, NM):
+        other, orders = permuted(work, masks, kind, method, judge, progress)
+        if other is not None:
+            kept = orders["loss"] < least
+            steps.append({"step": "permute", **orders, "kept": kept})
+            if kept:
+                best, least, rows = other, orders["loss"], other.report["layers"]
+                assert other.analyzer is not None
+                work = Reconstruction(other.analyzer, feeds, seed=seed)
     best.report = {
         "samples": int(sum(rows_of(f) for f in feeds)),
         "held_out": int(sum(rows_of(f) for f in work.held_feeds)),
         "steps": steps,
         "layers": rows,
-        "spared": left_dense if best is found else [],
+        "spared": left_dense if rows is found.report["layers"] else [],
     }
     return best
+
+
+def permuted(
+    work: Reconstruction,
+    masks: Mapping[str, npt.NDArray[np.bool_]],
+    pattern: NM,
+    method: str,
+    judge: Judge,
+    progress: Progress,
+) -> tuple[Recovered | None, dict[str, Any]]:
+    """Reconstruct a reordered copy; None where no order of channels is better."""
+    from onnxprune.recovery.apply_orders import as_rows, reorder
+
+    found = reorder(work.analyzer, pattern, masks, work.feeds, seed=work.seed, progress=progress)
+    if found is None:
+        return None, {}
+    other = Reconstruction(found.analyzer, work.feeds, seed=work.seed)
+    result = other.run(masks, pattern, method=method, progress=progress)
+    result.analyzer = found.analyzer
+    result.orders = {o.group: list(o.order) for o in found.orders}
+    after = other.agreement(judge, result.weights, result.biases)
+    return result, {
+        **after.as_dict(),
+        "orders": as_rows(found),
+        "refused": list(found.refused),
+        "max_rel_error": found.proof["max_rel_error"],
+    }
 
 
 def spared(

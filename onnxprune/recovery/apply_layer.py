@@ -65,7 +65,9 @@ def solve_layer(
         train, other = train.raw(), None if other is None else other.raw()
     groups = shape[0]
     keep: list[int | None] = [None] * groups
-    search = method != "given" and not given.all()  # a layer that stays dense has nothing to look for
+    search = (
+        method != "given" and not given.all()
+    )  # a layer that stays dense has nothing to look for
     if search and groups > 1:
         counts = _per_group(dense, train, pattern, shape, given)
         if isinstance(counts, np.ndarray):

@@ -27,7 +27,7 @@ def recover_and_prove(
     replay: bool,
     on: bool,
     progress: Progress,
-) -> tuple[dict[str, Any], dict[str, Any]]:
+) -> tuple[dict[str, Any], dict[str, Any], Analyzer]:
     """Recover a mask plan and write the result into the analyzed model.
 
     Args:
@@ -40,7 +40,8 @@ def recover_and_prove(
         progress: called with (stage, fraction done).
 
     Returns:
-        The proof and the account of the recovery, as plain data.
+        The proof and the account of the recovery, as plain data; and the analyzer of the model that
+        was written, which is a copy where channels were reordered.
 
     Raises:
         ProofError: a weight off its mask is not zero, or the model does not run.
@@ -56,10 +57,14 @@ def recover_and_prove(
         pattern=pattern,
         method="given" if replay else method_of(options.criterion),
         measured=options.allocation == "measured",
+        permute=options.permute != "none",
         fixed=fixed,
         seed=options.seed,
         progress=progress,
     )
+    if recovered.analyzer is not None:
+        analyzer = recovered.analyzer
+    plan.orders.update(recovered.orders)
     plan.masks.update(recovered.masks)
     for group in plan.groups:
         mask = plan.masks.get(group.get("tensor", ""))
@@ -68,7 +73,7 @@ def recover_and_prove(
     apply_recovered(analyzer, recovered)
     if not on:
         off = {"passed": None, "max_rel_error": None, "kind": "none: switched off"}
-        return off, recovered.report
+        return off, recovered.report, analyzer
     _check(analyzer, plan)
     session = open_session(io.to_bytes(analyzer.model))
     outputs = session.run(None, dict(feeds[0]))
@@ -82,7 +87,7 @@ def recover_and_prove(
         "values": {},
         "samples": 1,
     }
-    return proof, recovered.report
+    return proof, recovered.report, analyzer
 
 
 def method_of(criterion: str) -> str:

@@ -60,7 +60,7 @@ class Quadratic:
             weight: W [R, d], any float type.
             gram: H [d, d].
             cross: G [R, d], or None for the symmetric mode ``G = W H``.
-            damping: ridge relative to the mean of diag(H) over live inputs.
+            damping: ridge of every input relative to its own diag(H); of dead ones to the mean.
 
         Raises:
             DataError: shapes that do not match, values that are not finite, a negative diagonal.
@@ -94,9 +94,9 @@ class Quadratic:
         h[:, dead] = 0.0
         g[:, dead] = 0.0
         mean = float(diagonal[~dead].mean()) if (~dead).any() else 1.0
-        import os
-        ridge = max(damping, 0.0) * np.diagonal(h) if os.environ.get("OP_DIAG") else np.full(w.shape[1], max(damping, 0.0) * mean)
-        ridge = np.array(ridge)
+        # In proportion to each input's own energy: scaling an input (and dividing its weights),
+        # which changes nothing about the layer, then changes nothing about the ridge either.
+        ridge = max(damping, 0.0) * np.diagonal(h).copy()
         ridge[dead] = max(damping, DEAD_DIAGONAL) * mean
         h[np.diag_indices_from(h)] += ridge
         g += w * ridge
