@@ -239,6 +239,7 @@ def validate(
     runtime: str = "cpu",
     threads: int | None = None,
     layers: bool = False,
+    metric: str | None = None,
 ) -> dict[str, Any]:
     """Compare two models: interface, errors and agreement of every output.
 
@@ -253,6 +254,8 @@ def validate(
         runtime: ``cpu`` or ``sparse``: what runs ``pruned``.
         threads: of both sessions.
         layers: also compare layers that both models name alike.
+        metric: ``file.py:function``, called with an onnxruntime session and the list of feeds once
+            for each model; it returns a number, or a mapping from names to numbers.
 
     Returns:
         Plain data; every key is described in ``docs/report.md``. ``passed`` is False when the
@@ -274,6 +277,7 @@ def validate(
         runtime=runtime,
         threads=threads,
         layers=layers,
+        metric=metric,
     )
 
 

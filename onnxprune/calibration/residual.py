@@ -60,6 +60,6 @@ def rows_like(operand: Operand, array: npt.NDArray[Any], chosen: npt.NDArray[Any
         return np.ascontiguousarray(flat.transpose(1, 2, 0, 3), np.float32).reshape(
             groups, rows, -1
         )
-    flat = array.reshape(-1, array.shape[-1])
-    flat = flat if chosen is None else flat[chosen]
-    return np.ascontiguousarray(flat.T, np.float32)[None]
+    rows_of = array.reshape(-1, array.shape[-1])
+    rows_of = rows_of if chosen is None else rows_of[chosen]
+    return np.ascontiguousarray(rows_of.T, np.float32)[None]

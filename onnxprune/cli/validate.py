@@ -41,6 +41,11 @@ from onnxprune.errors import ProofError
     help="What runs PRUNED; DENSE always runs on cpu.",
 )
 @click.option("--threads", type=click.IntRange(min=1), metavar="N", help="Of both sessions.")
+@click.option(
+    "--metric",
+    metavar="FILE.py:FUNCTION",
+    help="Your own measure: called with an onnxruntime session and the feeds, for both models.",
+)
 @click.option("--layers", is_flag=True, help="Also compare layers that both models name alike.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
 def command(dense: Path, pruned: Path, as_json: bool, **options: Any) -> None:

@@ -87,7 +87,9 @@ class UnitEvidence:
     def total(self, per_column: Float64) -> Float64:
         """Sum [d] values over each unit's columns [U]."""
         own = self.unit_of >= 0
-        return np.bincount(self.unit_of[own], per_column[own], minlength=self.units)
+        found: Float64 = np.zeros(self.units)
+        np.add.at(found, self.unit_of[own], per_column[own])
+        return found
 
     def average(self, per_column: Float64) -> Float64:
         """Mean of [d] values over each unit's columns [U]."""

@@ -33,6 +33,7 @@ class Similarity:
     differing: tuple[list[int], list[int]] | None = None
     _sums: Array = field(default_factory=lambda: np.zeros(4))
     _votes: Array = field(default_factory=lambda: np.zeros(2, np.int64))
+    _divergence: Array = field(default_factory=lambda: np.zeros(2))
 
     def add(self, reference: Array, other: Array) -> None:
         """Compare the output of one feed."""
@@ -57,6 +58,7 @@ class Similarity:
         if axis is not None:
             same = reference.argmax(axis) == other.argmax(axis)
             self._votes += [np.count_nonzero(same), same.size]
+            self._divergence += _divergence(reference, other, axis)
 
     @property
     def cosine(self) -> float | None:
@@ -80,6 +82,12 @@ class Similarity:
         same, total = self._votes
         return float(same / total) if total else None
 
+    @property
+    def kl(self) -> float | None:
+        """Mean Kullback-Leibler divergence of the other's classes in nats; None without classes."""
+        total, count = self._divergence
+        return float(total / count) if count else None
+
     def as_dict(self) -> dict[str, Any]:
         """Return plain data for reports."""
         return {
@@ -88,8 +96,29 @@ class Similarity:
             "cosine": self.cosine,
             "snr_db": self.snr,
             "top1_agreement": self.agreement,
+            "kl": self.kl,
             "shapes": None if self.differing is None else list(self.differing),
         }
+
+
+def _divergence(reference: Array, other: Array, axis: int) -> tuple[float, int]:
+    """Summed KL(reference || other) and the number of finite places; see :attr:`Similarity.kl`."""
+    a, b = (np.moveaxis(x.astype(np.float64), axis, -1) for x in (reference, other))
+    sums = a.sum(-1)
+    if a.min() >= 0 and np.abs(sums - 1).max() < 1e-3:  # distributions already
+        low, high = np.log(np.maximum(a, 1e-12)), np.log(np.maximum(b, 1e-12))
+    else:
+        low, high = _log_softmax(a), _log_softmax(b)
+    found = (np.exp(low) * (low - high)).sum(-1)
+    finite = np.isfinite(found)
+    return float(np.maximum(found[finite], 0.0).sum()), int(np.count_nonzero(finite))
+
+
+def _log_softmax(x: Array) -> Array:
+    with np.errstate(invalid="ignore"):
+        moved = x - x.max(-1, keepdims=True)
+        result: Array = moved - np.log(np.exp(moved).sum(-1, keepdims=True))
+    return result
 
 
 def _is_number(array: Array) -> bool:

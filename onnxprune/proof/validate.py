@@ -19,6 +19,7 @@ from onnxprune.formats.weights import DOMAIN, STANDARD
 from onnxprune.io import Source
 from onnxprune.passes.base import Context
 from onnxprune.passes.infer_shapes import InferShapes
+from onnxprune.proof.metric import load_metric, measure
 from onnxprune.proof.similarity import Array, Similarity
 from onnxprune.report.facts import interface
 from onnxprune.runtime import explain, session
@@ -117,6 +118,7 @@ def validate_models(
     runtime: str = "cpu",
     threads: int | None = None,
     layers: bool = False,
+    metric: str | None = None,
 ) -> dict[str, Any]:
     """Run both models on the same inputs and compare every output.
 
@@ -133,6 +135,7 @@ def validate_models(
             two are apart on the very same model.
         threads: of all sessions; None leaves it to onnxruntime.
         layers: also compare the outputs of all layers that both models name alike.
+        metric: ``file.py:function``, called with a session and the feeds for each model.
 
     Returns:
         JSON-ready report; every key is described in ``docs/report.md``. ``passed`` is False when
@@ -141,12 +144,13 @@ def validate_models(
     Raises:
         LoadError, UnsupportedError: a model cannot be read.
         DataError: the samples do not fit, or the dense model does not run on them.
-        UsageError: unknown runtime, thresholds that cannot be meant.
+        UsageError: unknown runtime, thresholds or a metric that cannot be meant.
         RuntimeUnavailableError: ``sparse`` cannot be used here.
     """
     if runtime not in RUNTIMES:
         raise UsageError(f"unknown runtime {runtime!r}; choose from: {', '.join(RUNTIMES)}")
     started = time.perf_counter()
+    own = None if metric is None else load_metric(metric)
     a, b = io.load(dense), io.load(pruned)
     failures = interface_differences(a.model, b.model)
     same = not failures
@@ -156,6 +160,7 @@ def validate_models(
     found = {name: Similarity(classes=name in common) for name in (*common, *inner)}
     across = {name: Similarity(classes=name in common) for name in found}
     sizes: list[dict[str, list[int]]] = []
+    values: dict[str, dict[str, float]] = {}
     feeds = 0
     right: _Runner | None = None
     try:
@@ -183,6 +188,11 @@ def validate_models(
             shape = {name: list(array.shape) for name, array in feed.items()}
             if shape not in sizes:
                 sizes.append(shape)
+        if own is not None and metric is not None:
+            held = [feed for feed, is_data in _feeds(dense, a, data, samples, seed) if is_data]
+            name = metric.rpartition(":")[2]
+            before, after = (measure(name, own, r.session, held) for r in (left, right))
+            values = {k: {"dense": before[k], "pruned": after[k]} for k in before if k in after}
     except _CannotRun as error:
         failures.append(str(error))
     outputs = {name: found[name] for name in common}
@@ -194,6 +204,7 @@ def validate_models(
         "interface_same": same,
         "outputs": {name: s.as_dict() for name, s in outputs.items()},
         "layers": {name: found[name].as_dict() for name in inner},
+        "metric": values,
         "runtime": runtime,
         "provider": _provider(right, across, common, inner) if right and runtime != "cpu" else None,
         "data": "random" if data is None else str(data),

@@ -115,9 +115,13 @@ def _scores(
     scores: Mapping[str, npt.NDArray[np.float32]] | None,
 ) -> F64:
     """[rows, units]: the rows are outputs and kernel positions."""
-    known = None if scores is None else scores.get(layer.value.name or "")
-    if known is None:
+    told = None if scores is None else scores.get(layer.value.name or "")
+    known: F64
+    if told is None:
         square = layer.view(np.asarray(layer.tensor.numpy()).astype(np.float64)) ** 2
         known = square / max(float(square.sum()), 1e-300)
-    view = np.asarray(known, np.float64)[0][:, places]  # [O, U, *K]
-    return np.moveaxis(view, 1, -1).reshape(-1, len(places))
+    else:
+        known = told.astype(np.float64)
+    view = known[0][:, places]  # [O, U, *K]
+    rows: F64 = np.moveaxis(view, 1, -1).reshape(-1, len(places))
+    return rows

@@ -21,6 +21,12 @@ def validate_tables(report: dict[str, Any]) -> list[Table | str]:
             if rows:
                 parts += [_similarities(name + what, rows), ""]
         parts.append(f"the provider took {across['claimed']} of {across['nodes']} nodes")
+    if report["metric"]:
+        table = Table(["metric", ">dense", ">pruned", ">change"])
+        for name, row in report["metric"].items():
+            change = row["pruned"] - row["dense"]
+            table.add(name, f"{row['dense']:.6g}", f"{row['pruned']:.6g}", f"{change:+.4g}")
+        parts += [table, ""]
     sizes = "; ".join(
         ", ".join(f"{name} {shape_text(shape)}" for name, shape in feed.items())
         for feed in report["input_sizes"]
@@ -31,12 +37,12 @@ def validate_tables(report: dict[str, Any]) -> list[Table | str]:
 
 
 def _similarities(what: str, rows: dict[str, dict[str, Any]]) -> Table:
-    heads = [">max error", ">relative", ">cosine", ">SNR", ">same top-1"]
+    heads = [">max error", ">relative", ">cosine", ">SNR", ">same top-1", ">KL"]
     table = Table([what, *heads])
     for name, row in rows.items():
         if row["shapes"] is not None:
             told = " became ".join(shape_text(s) for s in row["shapes"])
-            table.add(name, told, "", "", "", "")
+            table.add(name, told, "", "", "", "", "")
             continue
         snr, cosine = row["snr_db"], row["cosine"]
         table.add(
@@ -46,6 +52,7 @@ def _similarities(what: str, rows: dict[str, dict[str, Any]]) -> Table:
             None if cosine is None else f"{cosine:.6f}",
             None if snr is None else "exact" if math.isinf(snr) else f"{snr:.1f} dB",
             percent(row["top1_agreement"], 2),
+            None if row["kl"] is None else f"{row['kl']:.3g}",
         )
     return table
 

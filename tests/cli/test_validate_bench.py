@@ -60,6 +60,45 @@ def test_figures_agree_with_a_second_computation(run, convs, tmp_path):
     snr = 10 * math.log10((a * a).sum() / ((a - b) ** 2).sum())
     assert row["snr_db"] == pytest.approx(snr, rel=1e-4)
     assert row["top1_agreement"] == pytest.approx((a.argmax(1) == b.argmax(1)).mean())
+    p, q = (np.exp(z) / np.exp(z).sum(1, keepdims=True) for z in (a, b))
+    assert row["kl"] == pytest.approx((p * np.log(p / q)).sum(1).mean(), rel=1e-3)
+
+
+METRIC = """
+import numpy as np
+
+def spread(session, feeds):
+    outs = [session.run(None, dict(feed))[0] for feed in feeds]
+    return {"std": np.std(np.concatenate(outs)), "samples": sum(len(o) for o in outs)}
+
+def text(session, feeds):
+    return "good"
+
+def broken(session, feeds):
+    raise RuntimeError("no labels")
+"""
+
+
+def test_a_metric_of_ones_own(run, convs, tmp_path):
+    other = tmp_path / "other.onnx"
+    scaled(convs, other, UNEVEN)
+    file = tmp_path / "metric.py"
+    file.write_text(METRIC, encoding="utf-8")
+    x = np.random.default_rng(0).standard_normal((6, 3, 5, 7)).astype(np.float32)
+    np.savez(tmp_path / "x.npz", x=x)
+    common = ("validate", convs, other, "--data", tmp_path / "x.npz")
+    found = json.loads(run(*common, "--metric", f"{file}:spread", "--json").out)["metric"]
+    for key, path in (("dense", convs), ("pruned", other)):
+        out = ort.InferenceSession(path).run(None, {"x": x})[0]
+        assert found["std"][key] == pytest.approx(out.std(), rel=1e-4)
+        assert found["samples"][key] == 6
+    assert "change" in run(*common, "--metric", f"{file}:spread").out
+    for name, complaint in (("text", "return a number"), ("broken", "no labels")):
+        with pytest.raises(DataError, match=complaint):
+            onnxprune.validate(convs, other, metric=f"{file}:{name}")
+    for name, complaint in ((f"{file}:none", "no function"), ("x.txt:f", "file.py:function")):
+        with pytest.raises(UsageError, match=complaint):
+            onnxprune.validate(convs, other, metric=name)
 
 
 def test_thresholds(run, convs, tmp_path):
