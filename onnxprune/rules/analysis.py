@@ -247,6 +247,8 @@ class Analyzer:
         for node in graph:
             if node.op_type != "Constant" or node.domain not in STANDARD:
                 self._apply(node)
+        for value in graph.outputs:
+            self._hold_sizes(value, f"output {value.name}")
         self._times = outside
 
     def contract(self, contraction: Contraction) -> None:
@@ -337,14 +339,19 @@ class Analyzer:
                 (node.op_type, index) in SIZE_INPUTS and node.domain in STANDARD
             ):
                 continue
-            for leaf in sorted(
-                {x for e in entries.reshape(-1) for x in e.leaves},
-                key=lambda x: (x[0].name or "", x[1]),
-            ):
-                ids = self.ids(leaf[0], leaf[1], None)
-                if ids is not None:
-                    why = f"its size is used as a number (axis {leaf[1]} of {leaf[0].name})"
-                    self.space.freeze(ids, Reason(self.label(node), why))
+            self._hold_sizes(value, self.label(node))
+
+    def _hold_sizes(self, value: ir.Value | None, where: str) -> None:
+        """Freeze the axes whose sizes ``value`` is made of."""
+        entries = self.sizes.of(value)
+        if entries is None:
+            return
+        leaves = {x for e in entries.reshape(-1) for x in e.leaves}
+        for leaf in sorted(leaves, key=lambda x: (x[0].name or "", x[1])):
+            ids = self.ids(leaf[0], leaf[1], None)
+            if ids is not None:
+                why = f"its size is used as a number (axis {leaf[1]} of {leaf[0].name})"
+                self.space.freeze(ids, Reason(where, why))
 
     # -- results ------------------------------------------------------------------------------
 

@@ -85,6 +85,8 @@ def attention(n: NodeView) -> None:
     _no_past(n, 4, 5)
     if n.n_outputs > 1:
         raise GiveUp("Attention with present state")
+    if n.has(6):
+        n.link(n.ids(0, 0), n.ids(6, 0))  # how much of each sequence counts
     if n.rank(0) == 4:
         dims, shared = n.dims(0) or [], n.dims(1) or []
         many, some = dims[1], shared[1]

@@ -23,6 +23,7 @@ from . import (  # noqa: F401  (importing registers)
     recurrent,
     resize,
     shapes,
+    sizes_out,
     slicing,
     weights,
 )
