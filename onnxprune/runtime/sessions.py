@@ -24,7 +24,7 @@ OPTIONS = {
     "isa": "instruction set: auto, avx512, avx2 or scalar (auto)",
     "regions": "let activations stay in the planar layout between claimed nodes (True)",
     "profile": "time every step of claimed groups, see profile() (False)",
-    "timing": "check predictions by timing; False makes claims repeatable (True)",
+    "timing": "check predictions and choose kernels by timing; False: repeatable (True)",
     "log_file": "also write the decision log to this file, as JSON (none)",
 }
 """Options of the provider and their defaults, as keyword arguments of :func:`session`."""

@@ -18,6 +18,7 @@ struct ExecutorOptions {
   int threads = 0;  // 0 = find out at the first run
   bool profile = false;
   bool generate_code = true;
+  std::shared_ptr<kernels::Tuner> tuner;  // chooses kernels by timing, may be null
   int group = 0;
   std::shared_ptr<SessionLog> log;
 };
@@ -33,7 +34,7 @@ class Executor {
   void run(abi::KernelContext* context);
   // Tells which input and output of the fused node each of the program's is. Default: the same order.
   void bind(std::vector<size_t> inputs, std::vector<size_t> outputs);
-  // Best times of each step of one image at these shapes, microseconds, on one thread and made-up
+  // Median times of each step of one image at these shapes, microseconds, on one thread and made-up
   // data; stops after `budget_us`, but not before two runs. Empty when nothing can be planned.
   struct Timing {
     std::vector<int> units;

@@ -280,21 +280,45 @@ class InstanceBuilder {
   std::vector<std::pair<int, Place>> output_copies_;
 };
 
-// All weighted sums at once: generating code and copying weights takes time.
+// All weighted sums at once: generating code and copying weights takes time. Timing needs a quiet
+// machine and comes before, the heaviest sums first.
 void InstanceBuilder::plan_kernels() {
   plans_.resize(program_.ops.size());
-  run_tasks(program_.ops.size(), [&](size_t i) {
-    const Op& op = program_.ops[i];
-    if (op.kind != OpKind::conv) return;
-    const OpPlan& o = plan_.ops[i];
+  auto options_of = [&](const Op& op) {
     kernels::PlanOptions options;
     options.isa = options_.isa;
     options.threads = options_.threads;
     options.generate_code = options_.generate_code;
     options.epilogue = op.epilogue;
+    return options;
+  };
+  if (options_.tuner != nullptr) {
+    std::vector<std::pair<double, size_t>> heaviest;
+    for (size_t i = 0; i < program_.ops.size(); ++i) {
+      const Op& op = program_.ops[i];
+      if (op.kind == OpKind::conv)
+        heaviest.emplace_back(-static_cast<double>(op.weights->nnz() * value(op.out).view.pixels()), i);
+    }
+    std::sort(heaviest.begin(), heaviest.end());
+    for (const auto& [weight, i] : heaviest) {
+      const Op& op = program_.ops[i];
+      const OpPlan& o = plan_.ops[i];
+      kernels::Status status = options_.tuner->tune(*op.weights, layout(op.in[0], o.in), layout(op.out, o.out),
+                                                   options_of(op), &plans_[i]);
+      if (!status.ok()) throw std::runtime_error("onnxprune: " + std::string(status.message));
+    }
+    options_.tuner->release();
+  }
+  run_tasks(program_.ops.size(), [&](size_t i) {
+    const Op& op = program_.ops[i];
+    if (op.kind != OpKind::conv || plans_[i]) return;
+    const OpPlan& o = plan_.ops[i];
+    const kernels::PlanOptions options = options_of(op);
+    const PlaneLayout &from = layout(op.in[0], o.in), &to = layout(op.out, o.out);
     kernels::PlanPtr made;
-    kernels::Status status =
-        kernels::make_plan(*op.weights, layout(op.in[0], o.in), layout(op.out, o.out), options, &made);
+    kernels::Status status = options_.tuner != nullptr
+                                 ? kernels::make_remembered_plan(*op.weights, from, to, options, &made)
+                                 : kernels::make_plan(*op.weights, from, to, options, &made);
     if (!status.ok())
       throw std::runtime_error("onnxprune: no kernel for '" + op.label + "': " + std::string(status.message));
     plans_[i] = std::move(made);

@@ -60,6 +60,7 @@ struct InstanceOptions {
   kernels::Isa isa = kernels::active_isa();
   int threads = 1;
   bool generate_code = true;
+  kernels::Tuner* tuner = nullptr;  // chooses kernels by timing; null = the cost model, repeatably
 };
 
 class Instance {

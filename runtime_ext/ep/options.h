@@ -18,7 +18,7 @@ struct Options {
   std::string isa;            // kernel set: "" = best of this CPU
   bool regions = true;        // let activations stay in the planar layout between claimed nodes
   bool profile = false;       // time every step, readable through the session's log
-  bool timing = true;         // check the cost model by timing kernels; false = same claims every time
+  bool timing = true;  // check the cost model and choose kernels by timing; false = the same every time
   int threads = 0;            // size of the session's pool if known, 0 = find out
   std::string session_id;     // key under which decisions can be fetched, "" = not kept
   std::string log_file;       // decisions are also written here as JSON

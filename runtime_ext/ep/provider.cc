@@ -21,6 +21,9 @@ using abi::check;
 using abi::fn;
 using abi::guarded;
 
+// Time that a session may spend on choosing kernels by timing.
+constexpr double kTuneSeconds = 0.3;
+
 // What onnxruntime holds for a fused node. Its `compute` may be called by several threads at once.
 struct FusedNode : abi::NodeComputeInfo {
   std::unique_ptr<Executor> executor;
@@ -113,6 +116,7 @@ Provider::Provider(Options options) : abi::Ep{}, options_(std::move(options)), i
                        abi::kInvalidArgument);
   }
   costs_.isa = isa_;
+  if (options_.timing) tuner_ = std::make_shared<kernels::Tuner>(kTuneSeconds);
   log_ = session_log(options_.session_id);
   log_->note("isa", kernels::isa_name(isa_));
   version = static_cast<uint32_t>(fn().version);
@@ -176,6 +180,7 @@ ExecutorOptions Provider::executor_options(int group) const {
   options.isa = isa_;
   options.threads = options_.threads;
   options.profile = options_.profile;
+  options.tuner = tuner_;
   options.log = log_;
   options.group = group;
   return options;

@@ -52,6 +52,7 @@ class Provider : public abi::Ep {
   Options options_;
   kernels::Isa isa_;
   CostModel costs_;
+  std::shared_ptr<kernels::Tuner> tuner_;  // null when claims shall be the same every time
   std::shared_ptr<SessionLog> log_;
   std::unordered_map<std::string, Prepared> prepared_;
   std::unordered_map<std::string, int> group_of_value_;  // by name of a value a claimed group makes

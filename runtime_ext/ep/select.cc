@@ -11,7 +11,7 @@ namespace {
 
 // A claim must be predicted to save this share of what it replaces, and this much at all: estimates
 // are not exact, and a group costs a call.
-constexpr double kLeastShare = 0.08;
+constexpr double kLeastShare = 0.15;
 constexpr double kLeastCycles = 3000;
 constexpr double kNever = 1e15;
 

@@ -3,6 +3,7 @@
 //   layout.h   the padded planar layout, its planning, data movement in and out
 //   weights.h  constant weights: packing from dense or sparse input, blobs
 //   plan.h     weights x layouts x epilogue x instruction set -> something to run; cost estimates
+//   tune.h     choice among kernels by timing
 //   ops.h      pooling, pointwise, normalisation, softmax, dense products for regions
 //   cpu.h      instruction sets and their selection
 //
@@ -14,4 +15,5 @@
 #include "ops.h"
 #include "plan.h"
 #include "status.h"
+#include "tune.h"
 #include "weights.h"

@@ -51,7 +51,6 @@ class ColumnPlan final : public PixelPlan {
     if (!status.ok()) return status;
     input_.offset = {};
     pixels_ = shape.pixels;
-    if (epilogue.masked && !shape.wide) expand_mask();
     const std::int32_t parts = std::min(row_parts, code_.groups());
     for (std::int32_t p = 0; p <= parts; ++p) {
       part_groups_.push_back(
@@ -62,7 +61,7 @@ class ColumnPlan final : public PixelPlan {
     info_.code_bytes = static_cast<std::int64_t>(code_.code_bytes);
     info_.bytes = static_cast<std::int64_t>(
                       sizeof *this + code_.memory.size() + code_.weights.capacity() * 4 +
-                      code_.pieces.capacity() * sizeof(ColumnPiece) + wide_mask_.capacity() * 4) +
+                      code_.pieces.capacity() * sizeof(ColumnPiece)) +
                   shared_bytes();
     return {};
   }
@@ -72,8 +71,7 @@ class ColumnPlan final : public PixelPlan {
     const float limits[2] = {job->low, job->high};
     ColumnArgs args;
     args.count = tile.vectors / pixels_;
-    args.mask =
-        wide_mask_.empty() ? static_cast<const void*>(job->mask) : wide_mask_.data() + tile.q;
+    args.mask = job->lanes;
     args.limits = limits;
     const std::int32_t groups = code_.groups();
     for (std::int32_t b = 0; b < code_.blocks; ++b) {
@@ -130,18 +128,8 @@ class ColumnPlan final : public PixelPlan {
                       std::max(first, second));
   }
 
-  // AVX2 has no lane masks: eight floats of all ones or zeros a vector.
-  void expand_mask() {
-    wide_mask_.resize(mask_.size() * 8);
-    for (std::size_t i = 0; i < wide_mask_.size(); ++i) {
-      const std::uint32_t bits = mask_[i / 8] >> (i % 8) & 1 ? 0xffffffffu : 0u;
-      std::memcpy(&wide_mask_[i], &bits, sizeof bits);
-    }
-  }
-
   ColumnCode code_;
   std::vector<std::int32_t> part_groups_;
-  std::vector<float> wide_mask_;
   int pixels_ = 1;
 };
 

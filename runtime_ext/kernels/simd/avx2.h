@@ -49,6 +49,10 @@ struct Simd {
   static inline Reg keep_nan(Reg x, Reg a) {
     return _mm256_blendv_ps(a, x, _mm256_cmp_ps(x, x, _CMP_UNORD_Q));
   }
+  // Lanes kept by entry `i` of a list of masks, each of eight floats of all ones or zeros.
+  static inline Reg keep(Reg a, const void* masks, int i) {
+    return _mm256_and_ps(a, load(static_cast<const float*>(masks) + i * kWidth));
+  }
   static inline Reg keep_lanes(Reg a, std::uint32_t bits) {
     return _mm256_and_ps(a, _mm256_castsi256_ps(lanes(bits)));
   }

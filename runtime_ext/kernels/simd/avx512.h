@@ -50,6 +50,10 @@ struct Simd {
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, x, _CMP_UNORD_Q), a, x);
   }
   // Zero in the lanes whose bit is 0.
+  // Lanes kept by entry `i` of a list of masks.
+  static inline Reg keep(Reg a, const void* masks, int i) {
+    return keep_lanes(a, static_cast<const std::uint16_t*>(masks)[i]);
+  }
   static inline Reg keep_lanes(Reg a, std::uint32_t bits) {
     return _mm512_maskz_mov_ps(static_cast<__mmask16>(bits), a);
   }

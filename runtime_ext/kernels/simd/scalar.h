@@ -74,6 +74,10 @@ struct Simd {
   }
   static inline Reg where_less(Reg x, Reg y, Reg a, Reg b) { return select(x < y, a, b); }
   static inline Reg keep_nan(Reg x, Reg a) { return select(x == x, a, x); }
+  // Lanes kept by entry `i` of a list of masks.
+  static inline Reg keep(Reg a, const void* masks, int i) {
+    return keep_lanes(a, static_cast<const std::uint16_t*>(masks)[i]);
+  }
   static inline Reg keep_lanes(Reg a, std::uint32_t bits) {
     const Int lane = {1, 2, 4, 8};
     const auto b = static_cast<std::int32_t>(bits);

@@ -42,8 +42,8 @@ inline void finish_row(const TileJob& job, std::uint32_t flags, std::int64_t row
         }
       }
     }
-    if (job.mask != nullptr) {
-      for (int i = 0; i < P; ++i) sum[i] = Simd::keep_lanes(sum[i], job.mask[i]);
+    if (job.lanes != nullptr) {
+      for (int i = 0; i < P; ++i) sum[i] = Simd::keep(sum[i], job.lanes, i);
     }
   }
   for (int i = 0; i < P; ++i) Simd::store(out + i * Simd::kWidth, sum[i]);

@@ -19,7 +19,9 @@ std::vector<Tile> cut_pixels(std::int64_t pixels, int width, const TileCut& cut)
   const std::int64_t units = (pixels + step - 1) / step;
   std::int64_t count = (units * cut.unit + cut.most - 1) / cut.most;
   if (cut.threads > 1 && units * cut.unit >= static_cast<std::int64_t>(cut.threads) * cut.least) {
-    count = (count + cut.threads - 1) / cut.threads * cut.threads;
+    // Much shorter tiles would cost more than threads that share rows instead (`wanted_parts`).
+    const std::int64_t even = (count + cut.threads - 1) / cut.threads * cut.threads;
+    if (8 * (even - count) <= count) count = even;
   }
   std::vector<Tile> tiles;
   for (std::int64_t i = 0; i < count; ++i) {
@@ -54,8 +56,18 @@ void PixelPlan::cut(int width, const TileCut& how) {
           static_cast<std::uint16_t>((1u << width) - 1u));
     mask_.resize(vectors, 0);
   }
+  widen_mask();
   longest_ = 1;
   for (const Tile& tile : tiles_) longest_ = std::max(longest_, tile.vectors);
+}
+
+// AVX2 has no lane masks: eight floats of all ones or zeros a vector.
+void PixelPlan::widen_mask() {
+  wide_mask_.assign(width_ == 8 ? mask_.size() * 8 : 0, 0.0f);
+  for (std::size_t i = 0; i < wide_mask_.size(); ++i) {
+    const std::uint32_t bits = mask_[i / 8] >> (i % 8) & 1 ? 0xffffffffu : 0u;
+    std::memcpy(&wide_mask_[i], &bits, sizeof bits);
+  }
 }
 
 std::int32_t PixelPlan::wanted_parts(std::int32_t threads, std::int32_t block_rows) const {
@@ -150,6 +162,7 @@ std::int64_t PixelPlan::packed_floats() const {
 
 std::int64_t PixelPlan::shared_bytes() const {
   return static_cast<std::int64_t>(bias_.capacity() * 4 + mask_.capacity() * 2 +
+                                   wide_mask_.capacity() * 4 +
                                    tiles_.capacity() * sizeof(Tile) + part_rows_.capacity() * 4 +
                                    input_.base.capacity() * 8 +
                                    (input_.offset.capacity() + input_.source.capacity()) * 4);
@@ -198,7 +211,8 @@ void PixelPlan::run_direct(const RunArgs& args, std::int32_t part, std::size_t i
   job.in = args.in + tile.q;
   job.out = args.out + out_.lead + tile.q;
   job.out_stride = out_.plane_stride;
-  job.mask = mask_.empty() ? nullptr : mask_.data() + tile.q / width_;
+  const std::uint16_t* const mask = mask_.empty() ? nullptr : mask_.data() + tile.q / width_;
+  job.lanes = wide_mask_.empty() ? static_cast<const void*>(mask) : wide_mask_.data() + tile.q;
   const float* residual = args.residual == nullptr ? nullptr : args.residual + out_.lead + tile.q;
   if (clamp_.enough) {
     job.residual = residual;
@@ -215,7 +229,7 @@ void PixelPlan::run_direct(const RunArgs& args, std::int32_t part, std::size_t i
   if (!clamp_.enough) {
     for (std::int64_t r = first; r < last; ++r) {
       const float* add = residual == nullptr ? nullptr : residual + r * out_.plane_stride;
-      ops_.finish(epilogue_, job.out + r * out_.plane_stride, add, job.mask, count);
+      ops_.finish(epilogue_, job.out + r * out_.plane_stride, add, mask, count);
     }
   }
   if (index == 0) zero_rows(args.out, first, last, 0, out_.lead);

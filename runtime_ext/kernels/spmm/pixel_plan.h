@@ -74,6 +74,7 @@ class PixelPlan : public PlanBase {
 
   std::vector<Tile> tiles_;
   std::vector<std::uint16_t> mask_;      // empty: all pixels of all tiles are real
+  std::vector<float> wide_mask_;         // the same for vectors of eight: a float of bits a lane
   std::vector<std::int32_t> part_rows_;  // parts + 1 boundaries, set by the derived `build`
   std::vector<float> bias_;
   Clamp clamp_;
@@ -86,6 +87,7 @@ class PixelPlan : public PlanBase {
   void run_direct(const RunArgs& args, std::int32_t part, std::size_t index, float* area) const;
   void run_scattered(const RunArgs& args, std::int32_t part, std::size_t index, float* area,
                      float* scratch) const;
+  void widen_mask();
   void zero_rows(float* out, std::int64_t first, std::int64_t last, std::int64_t begin,
                  std::int64_t end) const;
   Scatter scatter_;

@@ -18,7 +18,7 @@ class TilePlan final : public PixelPlan {
     const int asked = request.tuning.max_vectors;
     TileCut how;
     how.most = asked > 0 ? std::min(asked, set_.max_vectors) : set_.max_vectors;
-    how.least = 3;
+    how.least = std::min(set_.max_vectors, 6);
     how.threads = request.options.threads;
     cut(set_.width, how);
     // So much input that what a tile reads of it stays in cache while all rows pass over it.

@@ -22,7 +22,9 @@ struct TileJob {
   float* out = nullptr;             // the tile's first pixel in row 0
   std::int64_t out_stride = 0;      // floats from row to row
   const float* residual = nullptr;  // same strides as out; null = none
-  const std::uint16_t* mask = nullptr;  // kept lanes, one entry a vector; null = all
+  // Kept lanes, one entry a vector as `Simd::keep` wants it (16 bits, or with AVX2 eight floats of
+  // all ones or zeros); null = all.
+  const void* lanes = nullptr;
   const float* bias = nullptr;
   // From `in` to what each stored column reads: floats (`wide`), or cache lines of 16 floats from
   // `in` (`narrow`, when all offsets are whole lines: packed input, 1x1 convolutions).
