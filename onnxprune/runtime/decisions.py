@@ -42,7 +42,7 @@ class StepTime:
     """Measured time of one step of a claimed group (session option ``profile``).
 
     Attributes:
-        step: the nodes it computes, or "layout" for moving data between layouts.
+        step: the nodes it computes, or "layout of ..." for moving their output between layouts.
         kernel: what ran.
         group: the fused group it belongs to.
         calls: how often it ran.

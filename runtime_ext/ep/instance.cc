@@ -173,6 +173,13 @@ class InstanceBuilder {
     });
   }
 
+  // What makes the value, for profiles.
+  std::string name_of(int v) const {
+    for (const Op& op : program_.ops)
+      if (op.out == v) return op.label;
+    return "an input";
+  }
+
   // All other forms of `v` from the one that has just been written.
   void convert_from(int v, Form source) {
     for (const auto& entry : value(v).forms) {
@@ -191,10 +198,11 @@ class InstanceBuilder {
     const double cost = moving(2 * x.images * image);
     const int64_t images = x.images, channels = x.channels;
     const bool tokens = program_.domain == Domain::tokens;
+    const std::string label = "layout of " + name_of(v);
     auto step = [&](const char* kernel, auto one) {
       // Leaving the program is a cost of the border, not of the operation before it.
       const std::vector<int> units = target.dense() && is_output(v) ? std::vector<int>{} : units_;
-      Step& s = add("layout", kernel, images * channels, cost, [=](const Frame& f, int64_t first, int64_t last, void*) {
+      Step& s = add(label, kernel, images * channels, cost, [=](const Frame& f, int64_t first, int64_t last, void*) {
         // Items run over images x channels; cut the range at image borders.
         while (first < last) {
           const int64_t n = first / channels, c0 = first % channels;

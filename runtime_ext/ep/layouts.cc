@@ -115,6 +115,10 @@ class Planner {
       const Op& op = program_.ops[i];
       OpPlan& o = plan_.ops[i];
       ValuePlan& out = value(op.out);
+      // Where all readers want the same phases, a weighted sum writes these at once.
+      if (op.kind == OpKind::conv && o.out.plain() && op.residual < 0 && out.forms.size() == 1 &&
+          !out.forms.begin()->first.dense())
+        o.out = out.forms.begin()->first;
       out.primary = o.out;
       out.forms[o.out];
       if (!o.out.plain()) continue;
@@ -159,7 +163,7 @@ class Planner {
       int in = node_of(op.in[0], o.in), out = node_of(op.out, o.out);
       kernels::merge_need(&nodes_[at(in)].need,
                           kernels::conv_need(op.geometry, static_cast<int32_t>(x.height), static_cast<int32_t>(x.width)));
-      if (op.kind == OpKind::conv) equal_pitch.emplace_back(in, out);
+      if (op.kind == OpKind::conv && o.out.plain()) equal_pitch.emplace_back(in, out);
     }
     // A convolution runs over one flat pixel vector when its input and output have the same pitch.
     Sets pitch(nodes_.size());

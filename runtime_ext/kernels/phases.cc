@@ -15,20 +15,33 @@ constexpr std::int32_t floor_div(std::int32_t a, std::int32_t b) {
 
 }  // namespace
 
-void zero_around(const PlaneLayout& l, float* plane) {
+// body(first float, number of floats) of what is not a pixel.
+template <class Body>
+void for_each_border(const PlaneLayout& l, Body&& body) {
   if (l.plane_stride == 1) return;  // a bare vector has no borders
   std::int64_t written = 0;
   for_each_phase(l, [&](const Phase& phase) {
-    zero(plane + written, phase.base - written);
+    body(written, phase.base - written);
     written = phase.base;
     if (phase.rows < 1 || phase.cols < 1) return;
     const std::int64_t gap = l.pitch - phase.cols;
-    for (std::int32_t y = 0; y + 1 < phase.rows && gap > 0; ++y) {
-      zero(plane + phase.base + y * static_cast<std::int64_t>(l.pitch) + phase.cols, gap);
-    }
+    for (std::int32_t y = 0; y + 1 < phase.rows && gap > 0; ++y)
+      body(phase.base + y * static_cast<std::int64_t>(l.pitch) + phase.cols, gap);
     written += flat_pixels(phase.rows, phase.cols, l.pitch);
   });
-  zero(plane + written, l.plane_stride - written);
+  body(written, l.plane_stride - written);
+}
+
+void zero_around(const PlaneLayout& l, float* plane) {
+  for_each_border(l, [&](std::int64_t begin, std::int64_t count) { zero(plane + begin, count); });
+}
+
+std::vector<FloatRun> border_runs(const PlaneLayout& l) {
+  std::vector<FloatRun> runs;
+  for_each_border(l, [&](std::int64_t begin, std::int64_t count) {
+    if (count > 0) runs.push_back({begin, count});
+  });
+  return runs;
 }
 
 std::vector<std::uint16_t> pixel_mask(std::int32_t rows, std::int32_t cols, std::int32_t pitch,

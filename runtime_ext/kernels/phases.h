@@ -31,7 +31,18 @@ void for_each_phase(const PlaneLayout& l, Body&& body) {
   }
 }
 
-// Writes every float of the plane that is not a pixel.
+// Consecutive floats of a plane.
+struct FloatRun {
+  std::int64_t begin = 0, count = 0;
+};
+// Every float of the plane that is not a pixel.
+std::vector<FloatRun> border_runs(const PlaneLayout& layout);
+inline void zero_runs(const std::vector<FloatRun>& runs, float* plane) {
+  for (const FloatRun& run : runs) {
+    for (std::int64_t i = 0; i < run.count; ++i) plane[run.begin + i] = 0.0f;
+  }
+}
+// Writes zeros there.
 void zero_around(const PlaneLayout& layout, float* plane);
 
 // Floats of the flat pixel vector of rows x cols pixels.

@@ -37,10 +37,10 @@ class ColumnPlan final : public PixelPlan {
     shape.shift = shape.wide && shape.pixels == 1 && !packed && g.kernel_w > 1 && tuning.shift;
     shape.input_step = packed ? input_.vector_stride : width;
     ColumnEpilogue epilogue;
+    epilogue.low = clamps() && std::isfinite(clamp_.low);
+    epilogue.high = clamps() && std::isfinite(clamp_.high);
     if (direct_) {
       epilogue.masked = !mask_.empty();
-      epilogue.low = clamp_.enough && std::isfinite(clamp_.low);
-      epilogue.high = clamp_.enough && std::isfinite(clamp_.high);
       epilogue.residual = clamp_.enough && epilogue_.residual != Residual::none;
       epilogue.residual_after = epilogue_.residual == Residual::after_activation;
     }

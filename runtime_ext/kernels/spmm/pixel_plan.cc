@@ -32,8 +32,7 @@ std::vector<Tile> cut_pixels(std::int64_t pixels, int width, const TileCut& cut)
   return tiles;
 }
 
-PixelPlan::PixelPlan(const PlanRequest& request)
-    : PlanBase(request), scatter_(request.out, request.in.pitch) {
+PixelPlan::PixelPlan(const PlanRequest& request) : PlanBase(request) {
   rows_ = request.weights.shape.out_channels;
   direct_ = flat_compatible(request.weights.shape, in_, out_);
   clamp_ = clamp_of(epilogue_);
@@ -59,6 +58,14 @@ void PixelPlan::cut(int width, const TileCut& how) {
   widen_mask();
   longest_ = 1;
   for (const Tile& tile : tiles_) longest_ = std::max(longest_, tile.vectors);
+  scatter_.clear();
+  borders_.clear();
+  if (direct_) return;
+  for (const Tile& tile : tiles_) {
+    scatter_.push_back(scatter_runs(out_, in_.pitch, tile.q,
+                                    static_cast<std::int64_t>(tile.vectors) * width));
+  }
+  borders_ = border_runs(out_);
 }
 
 // AVX2 has no lane masks: eight floats of all ones or zeros a vector.
@@ -257,17 +264,19 @@ void PixelPlan::run_scattered(const RunArgs& args, std::int32_t part, std::size_
   job.in = args.in + tile.q;
   job.out = scratch - first * stride;  // row `first` lies at the start of the scratch
   job.out_stride = stride;
-  job.low = -std::numeric_limits<float>::infinity();
-  job.high = std::numeric_limits<float>::infinity();
+  job.low = clamps() ? clamp_.low : -std::numeric_limits<float>::infinity();
+  job.high = clamps() ? clamp_.high : std::numeric_limits<float>::infinity();
   multiply(&job, part, tile, area);
+  const std::vector<ScatterRun>& runs = scatter_[index];
   for (std::int64_t r = first; r < last; ++r) {
     float* row = scratch + (r - first) * stride;
     float* plane = args.out + r * out_.plane_stride;
     if (args.residual != nullptr)
-      scatter_.load(tile.q, count, args.residual + r * out_.plane_stride, added);
-    ops_.finish(epilogue_, row, args.residual == nullptr ? nullptr : added, nullptr, count);
-    scatter_.store(tile.q, count, row, plane);
-    if (index == 0) zero_around(out_, plane);
+      scatter_load(runs, args.residual + r * out_.plane_stride, added, count);
+    if (!clamps())
+      ops_.finish(epilogue_, row, args.residual == nullptr ? nullptr : added, nullptr, count);
+    scatter_store(runs, ops_, row, plane);
+    if (index == 0) zero_runs(borders_, plane);
   }
 }
 

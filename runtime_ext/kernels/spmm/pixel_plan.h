@@ -4,6 +4,7 @@
 
 #include <vector>
 
+#include "../phases.h"
 #include "../plan_impl.h"
 #include "scatter.h"
 #include "tile.h"
@@ -38,6 +39,10 @@ class PixelPlan : public PlanBase {
   // not divide among the threads.
   std::int32_t wanted_parts(std::int32_t threads, std::int32_t block_rows) const;
   std::int64_t tile_floats() const { return static_cast<std::int64_t>(longest_) * width_; }
+  // Whether kernels apply the clamp themselves; if not, a pass over their sums does all of it.
+  bool clamps() const {
+    return clamp_.enough && (direct_ || epilogue_.residual == Residual::none);
+  }
   // Floats from row to row of what `multiply` writes.
   std::int64_t out_stride() const { return direct_ ? out_.plane_stride : tile_floats(); }
   // Bytes of input that a tile touches in one channel.
@@ -90,7 +95,8 @@ class PixelPlan : public PlanBase {
   void widen_mask();
   void zero_rows(float* out, std::int64_t first, std::int64_t last, std::int64_t begin,
                  std::int64_t end) const;
-  Scatter scatter_;
+  std::vector<std::vector<ScatterRun>> scatter_;  // of each tile, when not direct
+  std::vector<FloatRun> borders_;                 // what is not a pixel, when not direct
 };
 
 }  // namespace onnxprune::kernels

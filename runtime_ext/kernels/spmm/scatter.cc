@@ -3,51 +3,55 @@
 #include <algorithm>
 #include <cstring>
 
-#include "../ops/table.h"
-
 namespace onnxprune::kernels {
 
-// body(first index in the tile, step in the tile, offset in the plane, pixels) for runs of pixels
-// that are contiguous in the plane.
-template <class Body>
-void Scatter::for_each_run(std::int64_t q, std::int64_t count, Body&& body) const {
+std::vector<ScatterRun> scatter_runs(const PlaneLayout& out, std::int32_t pitch, std::int64_t q,
+                                     std::int64_t count) {
+  std::vector<ScatterRun> runs;
   const std::int64_t end = q + count;
-  for (std::int64_t y = q / pitch_; y < out_.height && y * pitch_ < end; ++y) {
-    const std::int64_t row = y * pitch_;
+  for (std::int64_t y = q / pitch; y < out.height && y * pitch < end; ++y) {
+    const std::int64_t row = y * pitch;
     const std::int64_t x0 = std::max<std::int64_t>(q - row, 0);
-    const std::int64_t x1 = std::min<std::int64_t>(end - row, out_.width);
-    for (std::int32_t phase = 0; phase < out_.stride_w; ++phase) {
-      const std::int64_t x = x0 + ((phase - x0) % out_.stride_w + out_.stride_w) % out_.stride_w;
+    const std::int64_t x1 = std::min<std::int64_t>(end - row, out.width);
+    for (std::int32_t phase = 0; phase < out.stride_w; ++phase) {
+      const std::int64_t x = x0 + ((phase - x0) % out.stride_w + out.stride_w) % out.stride_w;
       if (x >= x1) continue;
       const std::int32_t slot =
-          out_.phase_slot(static_cast<std::int32_t>(y % out_.stride_h) * out_.stride_w + phase);
+          out.phase_slot(static_cast<std::int32_t>(y % out.stride_h) * out.stride_w + phase);
       if (slot < 0) continue;
-      const std::int64_t target =
-          slot * out_.phase_stride + out_.lead + y / out_.stride_h * out_.pitch + x / out_.stride_w;
-      body(row + x - q, out_.stride_w, target, (x1 - x + out_.stride_w - 1) / out_.stride_w);
+      ScatterRun run;
+      run.from = row + x - q;
+      run.to =
+          slot * out.phase_stride + out.lead + y / out.stride_h * out.pitch + x / out.stride_w;
+      run.pixels = (x1 - x + out.stride_w - 1) / out.stride_w;
+      run.step = out.stride_w;
+      runs.push_back(run);
+    }
+  }
+  return runs;
+}
+
+void scatter_store(const std::vector<ScatterRun>& runs, const OpsTable& ops, const float* tile,
+                   float* plane) {
+  for (const ScatterRun& run : runs) {
+    const float* from = tile + run.from;
+    float* to = plane + run.to;
+    if (run.step == 1) {
+      std::memcpy(to, from, static_cast<std::size_t>(run.pixels) * sizeof(float));
+    } else if (run.step == 2) {
+      ops.every_second(from, to, run.pixels);
+    } else {
+      for (std::int64_t i = 0; i < run.pixels; ++i) to[i] = from[i * run.step];
     }
   }
 }
 
-void Scatter::store(std::int64_t q, std::int64_t count, const float* tile, float* plane) const {
-  for_each_run(
-      q, count, [&](std::int64_t from, std::int32_t step, std::int64_t to, std::int64_t pixels) {
-        if (step == 1) {
-          std::memcpy(plane + to, tile + from, static_cast<std::size_t>(pixels) * sizeof(float));
-        } else if (step == 2) {
-          ops_table(active_isa()).every_second(tile + from, plane + to, pixels);
-        } else {
-          for (std::int64_t i = 0; i < pixels; ++i) plane[to + i] = tile[from + i * step];
-        }
-      });
-}
-
-void Scatter::load(std::int64_t q, std::int64_t count, const float* plane, float* tile) const {
+void scatter_load(const std::vector<ScatterRun>& runs, const float* plane, float* tile,
+                  std::int64_t count) {
   std::memset(tile, 0, static_cast<std::size_t>(count) * sizeof(float));
-  for_each_run(q, count,
-               [&](std::int64_t from, std::int32_t step, std::int64_t to, std::int64_t pixels) {
-                 for (std::int64_t i = 0; i < pixels; ++i) tile[from + i * step] = plane[to + i];
-               });
+  for (const ScatterRun& run : runs) {
+    for (std::int64_t i = 0; i < run.pixels; ++i) tile[run.from + i * run.step] = plane[run.to + i];
+  }
 }
 
 }  // namespace onnxprune::kernels

@@ -5,25 +5,24 @@
 #include <vector>
 
 #include "../layout.h"
+#include "../ops/table.h"
 
 namespace onnxprune::kernels {
 
-// Moves tiles of the flat pixel vector (row pitch `pitch`, out.height x out.width valid pixels) to
-// and from planes of the layout `out`.
-class Scatter {
- public:
-  Scatter() = default;
-  Scatter(const PlaneLayout& out, std::int32_t pitch) : out_(out), pitch_(pitch) {}
-  // Pixels q .. q + count - 1 of `tile` into the plane; pixels that are padding are skipped.
-  void store(std::int64_t q, std::int64_t count, const float* tile, float* plane) const;
-  // The inverse; padding reads as zero.
-  void load(std::int64_t q, std::int64_t count, const float* plane, float* tile) const;
-
- private:
-  template <class Body>
-  void for_each_run(std::int64_t q, std::int64_t count, Body&& body) const;
-  PlaneLayout out_;
-  std::int32_t pitch_ = 1;
+// Pixels of a tile that are contiguous in the plane: tile[from + i * step] is plane[to + i].
+struct ScatterRun {
+  std::int64_t from = 0, to = 0, pixels = 0;
+  std::int32_t step = 1;
 };
+
+// The runs of pixels q .. q + count - 1 of the flat pixel vector (row pitch `pitch`, out.height x
+// out.width valid pixels) in planes of the layout `out`; padding and phases not stored have none.
+std::vector<ScatterRun> scatter_runs(const PlaneLayout& out, std::int32_t pitch, std::int64_t q,
+                                     std::int64_t count);
+void scatter_store(const std::vector<ScatterRun>& runs, const OpsTable& ops, const float* tile,
+                   float* plane);
+// The inverse; what no run covers of the `count` floats reads as zero.
+void scatter_load(const std::vector<ScatterRun>& runs, const float* plane, float* tile,
+                  std::int64_t count);
 
 }  // namespace onnxprune::kernels
