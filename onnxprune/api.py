@@ -23,6 +23,7 @@ __all__ = [
     "Recipe",
     "Result",
     "bench",
+    "export_plan",
     "inspect",
     "load",
     "prune",
@@ -185,6 +186,51 @@ def inspect(model: Source | io.Loaded, *, structure: str = "auto") -> dict[str, 
     """
     through = "hidden" in SelectOptions(structure=structure).structures
     return inspect_model(load(model), through)
+
+
+def export_plan(
+    plan: PrunePlan | str | PathLike[str],
+    framework: str = "torch",
+    *,
+    model: Source | io.Loaded | None = None,
+) -> dict[str, Any]:
+    """Return what a plan keeps of every parameter, for a training framework.
+
+    Args:
+        plan: object, or path of its JSON.
+        framework: ``torch``.
+        model: the dense model the plan was made for, as for :func:`prune`; with it, every entry
+            holds hashes by which a parameter is found when the exporter renamed or transposed it.
+
+    Returns:
+        Plain data; ``docs/fine_tuning.md`` describes it and shows how it is used.
+
+    Raises:
+        DataError: not a plan.
+        LoadError, UnsupportedError: the model cannot be read.
+        UsageError: an unknown framework, or a model that the plan does not speak of.
+    """
+    from onnxprune.planning.frameworks import FRAMEWORKS, parameters
+
+    if framework not in FRAMEWORKS:
+        raise UsageError(f"framework {framework!r}; choose from: {', '.join(FRAMEWORKS)}")
+    if not isinstance(plan, PrunePlan):
+        plan = PrunePlan.load(Path(plan))
+    if model is None:
+        return parameters(plan, framework)
+    from onnxprune.passes.base import Context
+    from onnxprune.passes.fold_constants import FoldConstants
+
+    graph = load(model).model
+    FoldConstants().run(graph, Context())  # as prune does: the plan may speak of what it folded
+    weights = {}
+    for name in (*plan.kept, *plan.masks):
+        value = graph.graph.initializers.get(name.partition("@")[0])
+        if value is not None and value.const_value is not None:
+            weights[value.name or ""] = value.const_value.numpy()
+    if (plan.kept or plan.masks) and not weights:
+        raise UsageError("the model has none of the tensors that the plan speaks of")
+    return parameters(plan, framework, weights)
 
 
 def sensitivity(

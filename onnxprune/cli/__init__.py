@@ -33,19 +33,23 @@ def _summary(module: str) -> str:
     return " ".join(doc.partition("\n\n")[0].partition(":")[2].split())
 
 
+def _module(command: str) -> str:
+    return f"{__name__}.{command.replace('-', '_')}"
+
+
 class _Commands(click.Group):
     """The modules of this package as commands, and one place where errors become messages."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:
         """Return the names of all commands, sorted."""
         found = (info.name for info in pkgutil.iter_modules(__path__))
-        return sorted(name for name in found if not name.startswith("_"))
+        return sorted(name.replace("_", "-") for name in found if not name.startswith("_"))
 
     def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         """Import one command."""
         if cmd_name not in self.list_commands(ctx):
             return None
-        command: click.Command = importlib.import_module(f"{__name__}.{cmd_name}").command
+        command: click.Command = importlib.import_module(_module(cmd_name)).command
         return command
 
     def resolve_command(
@@ -64,7 +68,7 @@ class _Commands(click.Group):
         """List the commands by their modules' docstrings."""
         names = self.list_commands(ctx)
         with formatter.section("Commands"):
-            formatter.write_dl([(name, _summary(f"{__name__}.{name}")) for name in names])
+            formatter.write_dl([(name, _summary(_module(name))) for name in names])
 
     def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> Any:
         """Run, and exit with 0, the exit code of the error, or 130 after Ctrl-C."""
