@@ -10,13 +10,14 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxprune import io
-from onnxprune.axes import Bools
 from onnxprune.errors import UsageError
 from onnxprune.passes.base import PASSES, Context, Pass, PassResult
 from onnxprune.passes.shrink import Surgery, set_constant
 from onnxprune.planning import PrunePlan, find_layers
+from onnxprune.planning.bits import Masks
 from onnxprune.planning.structure import removed_from
 from onnxprune.rules.analysis import Analyzer, analyze
+from onnxprune.rules.stored import select
 
 
 @PASSES.member("apply-plan")
@@ -66,14 +67,11 @@ class ApplyPlan(Pass):
         return PassResult(model, bool(removed.any()), {"units": int(removed.sum())})
 
 
-def with_zeros(mask: Bools, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
-    """Return a copy of ``array`` with zeros where ``mask`` is False."""
-    # Bits of 0 or -1 let a value pass or not. Choosing with a mask that is as good as random costs
-    # a processor more than ten times as much.
-    bits = np.dtype(f"i{array.dtype.itemsize}")
-    chosen = np.negative(mask.view(np.int8)).astype(bits)
-    chosen &= np.ascontiguousarray(array).view(bits)
-    return chosen.view(array.dtype)
+def _masked_piece(
+    masks: Masks, name: str, start: int, values: np.ndarray[Any, Any]
+) -> np.ndarray[Any, Any]:
+    """Return a run of a flat weight with zeros where its mask has them."""
+    return select(masks.part(name, start, start + values.size), values)
 
 
 def apply_masks(analyzer: Analyzer, plan: PrunePlan) -> dict[str, Any]:
@@ -82,14 +80,23 @@ def apply_masks(analyzer: Analyzer, plan: PrunePlan) -> dict[str, Any]:
     Raises:
         UsageError: the plan does not fit the model.
     """
-    values = {layer.value.name or "": layer.value for layer in find_layers(analyzer)}
+    layers = {layer.value.name or "": layer for layer in find_layers(analyzer)}
     zeroed = 0
-    for name, mask in plan.masks.items():
-        value = values.get(name)
-        tensor = None if value is None else analyzer.tensor(value)
-        plan.check_shape(name, None if tensor is None else tensor.shape.numpy())
-        assert value is not None and tensor is not None
-        held = np.asarray(tensor.numpy())
-        zeroed += int(np.count_nonzero((held != 0) > mask))
-        set_constant(value, io.derived(tensor, partial(with_zeros, mask)))
+    for name in plan.masks:
+        layer = layers.get(name)
+        plan.check_shape(name, None if layer is None else layer.shape)
+        assert layer is not None
+        if layer.stored.fault:
+            raise UsageError(f"the plan zeroes weights of {name!r}, but {layer.stored.fault}")
+        if io.stays_out(layer.tensor) and not layer.stored.quantised:
+            gone = plan.masks.size(name) - plan.masks.kept(name)
+            zeroed += gone
+            hollow = plan.masks.hollow.get(name)
+            piece = partial(_masked_piece, plan.masks, name)
+            zeros = None if hollow is None else gone + hollow
+            set_constant(layer.value, io.DerivedTensor(layer.tensor, piece, zeros))
+            continue
+        mask = plan.masks[name]
+        zeroed += int(np.count_nonzero(~layer.stored.is_zero() > mask))
+        set_constant(layer.value, io.derived(layer.tensor, partial(layer.stored.masked, mask)))
     return {"zeroed": zeroed, "tensors": len(plan.masks)}

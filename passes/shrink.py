@@ -21,7 +21,7 @@ from onnxprune.rules.analysis import Analyzer, Use
 from onnxprune.rules.base import Restated, Site
 from onnxprune.rules.rewriter import Constants, Rewriter
 
-PASSING = ("Identity", "Cast", "Transpose", "DequantizeLinear")
+PASSING = ("Identity", "Cast", "Transpose", "DequantizeLinear", "QuantizeLinear")
 
 
 def _take(tensor: ir.TensorProtocol, masks: list[Bools | None]) -> np.ndarray[Any, Any]:
@@ -173,20 +173,8 @@ class Surgery:
 
     def _zero(self, value: ir.Value, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
         """Return what stands for zero in a constant: its zero point where it is quantised."""
-        nothing = np.zeros([1] * array.ndim, array.dtype)
-        for user in value.uses():
-            node = user.node
-            if node.op_type == "DequantizeLinear" and user.idx == 0 and len(node.inputs) > 2:
-                point = None if node.inputs[2] is None else self.analyzer.tensor(node.inputs[2])
-                if point is None:
-                    continue
-                if point.size > 1:
-                    attr = node.attributes.get("axis")
-                    shape = [1] * array.ndim
-                    shape[attr.as_int() if attr is not None else 1] = point.size
-                    return np.asarray(point.numpy()).reshape(shape)
-                return np.asarray(point.numpy()).reshape([1] * array.ndim)
-        return nothing
+        stored = self.analyzer.stored(value)
+        return np.zeros([1] * array.ndim, array.dtype) if stored is None else stored.stored_zero()
 
     def unmask(self) -> None:
         """Take back what :meth:`mask` did."""
@@ -200,12 +188,26 @@ class Surgery:
             node.replace_input_with(index, old)
             maker = value.producer()
             if maker is not None:
-                self._drop(maker)
+                self._remove(maker, old)
             elif value.name in self.analyzer.graph.initializers:
                 self.analyzer.graph.initializers.pop(value.name or "")
 
         self._undo.append(back)
         node.replace_input_with(index, value)
+
+    def _remove(self, node: ir.Node, source: ir.Value | None) -> None:
+        """Remove a node put in by :meth:`_before`, and what only it used, up to ``source``."""
+        used = [v for v in node.inputs if v is not None and v is not source]
+        assert node.graph is not None
+        node.graph.remove(node, safe=True)
+        for value in used:
+            maker = value.producer()
+            if value.uses() or value.name not in self.constants.made:
+                continue
+            if maker is not None:
+                self._remove(maker, source)
+            elif value.name in self.analyzer.graph.initializers:
+                self.analyzer.graph.initializers.pop(value.name or "")
 
     def _zero_constant(
         self, site: Site, zeros: dict[tuple[ir.Value, Use | None], dict[int, Bools]]
@@ -222,6 +224,9 @@ class Surgery:
                     axis = perm.as_ints()[axis] if perm is not None else rank - 1 - axis
                 value = producer.inputs[0]
             if value is None or not self.analyzer.is_const(value):
+                continue
+            stored = self.analyzer.stored(value)
+            if stored is not None and stored.fault:
                 continue
             for key in ((value, (site.node, index)), (value, None)):
                 axes = self.analyzer.parameters.get(key)
@@ -294,9 +299,33 @@ class Surgery:
         keep = self.kept(ids).reshape((-1,) + (1,) * (rank - axis - 1))
         dtype = source.dtype or ir.DataType.FLOAT
         base = f"{source.name}_mask"
-        factor = self.constants.add(base, keep.astype(dtype.numpy()))
-        out = ir.Value(
-            name=self.constants.fresh_name(f"{base}ed"), type=source.type, shape=source.shape
-        )
-        site.node.prepend(ir.Node("", "Mul", [source, factor], outputs=[out], name=out.name))
-        self._rewire(site.node, index, out)
+        scheme = self.analyzer.schemes.get((site.node, index))
+        if scheme is None or not dtype.is_integer():
+            factor = self.constants.add(base, keep.astype(dtype.numpy()))
+            last = self._before(site.node, "Mul", [source, factor], dtype)
+        else:
+            # Where exists for few integer types, and zero is wherever the zero point is.
+            whole = ir.DataType.INT32
+            wide = self._before(site.node, "Cast", [source], whole, to=whole.value)
+            nothing = scheme.zero or self.constants.add(f"{base}_zero", np.zeros((), dtype.numpy()))
+            zero = self._before(site.node, "Cast", [nothing], whole, to=whole.value)
+            chosen = self.constants.add(base, keep)
+            picked = self._before(site.node, "Where", [chosen, wide, zero], whole)
+            last = self._before(site.node, "Cast", [picked], dtype, to=dtype.value)
+        last.shape = source.shape
+        self._rewire(site.node, index, last)
+
+    def _before(
+        self,
+        node: ir.Node,
+        op: str,
+        inputs: list[ir.Value],
+        dtype: ir.DataType,
+        **attributes: Any,
+    ) -> ir.Value:
+        """Put a node in front of another and return its output."""
+        name = self.constants.fresh_name(f"{inputs[0].name}_{op.lower()}")
+        out = ir.Value(name=name, type=ir.TensorType(dtype))
+        given = ir.convenience.convert_attributes(attributes)
+        node.prepend(ir.Node("", op, inputs, given, outputs=[out], name=name))
+        return out

@@ -211,6 +211,8 @@ def find_operand(analyzer: Analyzer, layer: Layer) -> Operand | str:
     node = layer.node
     if node.op_type not in (*CONVS, "Gemm", "MatMul") or node.domain not in ("", "ai.onnx"):
         return f"{node.op_type}: no statistics are taken of this operator"
+    if layer.stored.quantised:
+        return "quantised weights keep the values they have"
     value: ir.Value = layer.value
     if node.graph is not analyzer.graph:
         return "the layer is in the body of another node"

@@ -50,13 +50,16 @@ class Criterion(ABC):
     * ``syntax``, ``summary``, ``examples``: as for a pattern,
     * ``needs``: what it reads beside the weights: ``bn``, ``activations``, ``gradients``,
     * ``degree``: how the saliency of a single weight grows, as ``|w| ** degree``; allocations that
-      are defined on squared weights (LAMP) use it.
+      are defined on squared weights (LAMP) use it,
+    * ``local``: whether a weight's score depends on that weight alone, so that any part of a
+      tensor, in any shape, can be scored by itself.
     """
 
     syntax: ClassVar[str]
     summary: ClassVar[str]
     examples: ClassVar[tuple[str, ...]]
     needs: ClassVar[frozenset[str]] = frozenset()
+    local: ClassVar[bool] = False
 
     @property
     @abstractmethod

@@ -21,6 +21,7 @@ class L1(Criterion):
     syntax: ClassVar[str] = "l1"
     summary: ClassVar[str] = "magnitude: |w|, summed over a unit's members"
     examples: ClassVar[tuple[str, ...]] = ("l1",)
+    local: ClassVar[bool] = True
 
     @property
     def name(self) -> str:

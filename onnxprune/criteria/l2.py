@@ -25,6 +25,7 @@ class L2(Criterion):
     syntax: ClassVar[str] = "l2"
     summary: ClassVar[str] = "energy: w^2; for a unit the Euclidean norm over its members"
     examples: ClassVar[tuple[str, ...]] = ("l2",)
+    local: ClassVar[bool] = True
 
     @property
     def name(self) -> str:

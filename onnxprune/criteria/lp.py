@@ -30,6 +30,7 @@ class Lp(Criterion):
     syntax: ClassVar[str] = "lp:P"
     summary: ClassVar[str] = "|w|^p for any p > 0, e.g. lp:1.5"
     examples: ClassVar[tuple[str, ...]] = ("lp:1.5", "lp:0.5", "lp:4")
+    local: ClassVar[bool] = True
 
     def __post_init__(self) -> None:
         """Refuse exponents for which larger weights would not score higher."""

@@ -12,7 +12,7 @@ file, ``external`` external data, ``sparse`` and ``carry`` what onnx-ir cannot h
 files that appear whole, ``walk`` graphs inside graphs, ``weights`` tensors that cannot be scored.
 """
 
-from onnxprune.io.infile import derived
+from onnxprune.io.infile import DerivedTensor, derived, stays_out
 from onnxprune.io.loading import Kind, Loaded, Source, load
 from onnxprune.io.origin import Origin
 from onnxprune.io.saving import save, spread, to_bytes, to_graph, to_proto
@@ -20,6 +20,7 @@ from onnxprune.io.size import stored_size
 from onnxprune.io.weights import nonfinite_weights
 
 __all__ = [
+    "DerivedTensor",
     "Kind",
     "Loaded",
     "Origin",
@@ -29,6 +30,7 @@ __all__ = [
     "nonfinite_weights",
     "save",
     "spread",
+    "stays_out",
     "stored_size",
     "to_bytes",
     "to_graph",

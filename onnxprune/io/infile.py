@@ -5,7 +5,7 @@ from __future__ import annotations
 import mmap
 import os
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,12 @@ SMALL_FILE = 1 << 23
 
 LARGE = 1 << 16
 """Bytes from which the data of a tensor stays in a larger file."""
+
+
+PIECE = 1 << 20
+"""Values that a derived tensor computes at a time; a multiple of 8."""
+
+Piece = Callable[[int, npt.NDArray[Any]], npt.NDArray[Any]]
 
 
 class ModelFile:
@@ -104,12 +110,52 @@ def _read(file: ModelFile, span: Span, dtype: ir.DataType, shape: ir.Shape) -> i
     return ir.Tensor(array, dtype=dtype, shape=shape)
 
 
+class DerivedTensor(ir.LazyTensor):
+    """A tensor whose values are computed from another's each time they are read.
+
+    Attributes:
+        source: the other tensor, of the same type and shape.
+        piece: what makes a run of flat values, from where it starts and the source's values.
+        zeros: how many values are zero, None if nobody counted.
+    """
+
+    __slots__ = ("piece", "source", "zeros")
+
+    def __init__(self, source: ir.TensorProtocol, piece: Piece, zeros: int | None = None) -> None:
+        """Describe the tensor; nothing is computed yet."""
+        self.source = source
+        self.piece = piece
+        self.zeros = zeros
+        super().__init__(
+            self._made, source.dtype, ir.Shape(source.shape.numpy()), name=source.name, cache=False
+        )
+
+    def _made(self) -> ir.Tensor[Any]:
+        array = np.empty(tuple(self.source.shape.numpy()), self.source.dtype.numpy())
+        flat, start = array.reshape(-1), 0
+        for values in self.pieces():
+            flat[start : start + values.size] = values
+            start += values.size
+        return ir.Tensor(array, dtype=self.source.dtype, name=self.source.name)
+
+    def pieces(self) -> Iterator[npt.NDArray[Any]]:
+        """Yield the flat values in runs of a few megabytes at most."""
+        flat = np.asarray(self.source.numpy()).reshape(-1)
+        for start in range(0, flat.size, PIECE):
+            yield self.piece(start, flat[start : start + PIECE])
+
+
+def stays_out(tensor: ir.TensorProtocol) -> bool:
+    """Return whether a tensor's data is in a file and only mapped while it is read."""
+    return isinstance(tensor, (FileTensor, ir.ExternalTensor, DerivedTensor))
+
+
 def derived(
     tensor: ir.TensorProtocol, change: Callable[[npt.NDArray[Any]], npt.NDArray[Any]]
 ) -> ir.TensorProtocol:
     """Return a tensor of the same name, type and shape with the values that ``change`` makes.
 
-    They are computed now, or, where ``tensor`` stays in its file, each time they are read, so that
+    They are computed now, or, where ``tensor`` stays in a file, each time they are read, so that
     nobody holds them in memory.
 
     Args:
@@ -121,8 +167,8 @@ def derived(
         array = change(np.asarray(tensor.numpy()))
         return ir.Tensor(array, dtype=tensor.dtype, name=tensor.name)
 
-    if isinstance(tensor, FileTensor):
-        return ir.LazyTensor(made, tensor.dtype, ir.Shape(tensor.shape), name=tensor.name)
+    if stays_out(tensor):
+        return ir.LazyTensor(made, tensor.dtype, ir.Shape(tensor.shape.numpy()), name=tensor.name)
     return made()
 
 

@@ -11,7 +11,7 @@ import onnx_ir as ir
 from onnx_ir.serde import TensorProtoTensor
 
 from onnxprune.errors import SaveError
-from onnxprune.io.infile import FileTensor
+from onnxprune.io.infile import DerivedTensor, FileTensor
 
 
 @dataclass
@@ -113,6 +113,12 @@ def copy_data(tensor: ir.TensorProtocol, file: BinaryIO) -> None:
         return
     if isinstance(tensor, ir.ExternalTensor):
         tensor.tofile(file)
+        return
+    if isinstance(tensor, DerivedTensor) and tensor.dtype.bitwidth % 8 == 0:
+        for piece in tensor.pieces():
+            if not piece.dtype.newbyteorder("<").isnative:
+                piece = piece.astype(piece.dtype.newbyteorder("<"))
+            file.write(piece.view(np.uint8).data)
         return
     array = tensor.numpy() if tensor.dtype.bitwidth % 8 == 0 else None
     if array is not None and array.flags.c_contiguous and array.dtype.newbyteorder("<").isnative:

@@ -8,7 +8,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxprune.axes import Bools, Ids
-from onnxprune.rules.analysis import FLOATS, Analyzer
+from onnxprune.rules.analysis import Analyzer
 from onnxprune.rules.base import OpenDim
 
 
@@ -29,10 +29,11 @@ class CostModel:
             tensor = analyzer.tensor(value)
             if value in seen or tensor is None:
                 continue
-            if tensor.dtype not in FLOATS and not _quantized(value):
+            stored = analyzer.stored(value)
+            if stored is None:
                 continue
             seen.add(value)
-            self._params.append([of(a) for a in axes])
+            self._params.append([*(of(a) for a in axes), stored.per_element])
         self._macs = [[of(d) for d in c.macs] for c in analyzer.contractions]
         self._none = np.zeros(analyzer.partition.count, np.bool_)
 
@@ -44,14 +45,9 @@ class CostModel:
         )
 
     def params(self, removed: Bools | None = None) -> int:
-        """Return the number of parameters: floats, and integers that are dequantised."""
+        """Return the number of parameters: floats, and integers that stand for such."""
         return self._total(self._params, self._none if removed is None else removed)
 
     def macs(self, removed: Bools | None = None) -> int:
         """Return the multiply-accumulates per sample, at the sizes of ``rules.nominal``."""
         return self._total(self._macs, self._none if removed is None else removed)
-
-
-def _quantized(value: ir.Value) -> bool:
-    """Return whether integers stand for weights: something dequantises or multiplies by them."""
-    return any(u.node.op_type == "DequantizeLinear" and u.idx == 0 for u in value.uses())

@@ -10,8 +10,10 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
-from onnxprune.rules.analysis import FLOATS, Analyzer
+from onnxprune.rules.analysis import Analyzer
 from onnxprune.rules.base import Contraction
+from onnxprune.rules.reading import RELAYS, RESHAPES
+from onnxprune.rules.stored import Stored
 
 Array = np.ndarray[Any, Any]
 
@@ -23,10 +25,12 @@ class Layer:
     Attributes:
         name: the node's name, or the weight's where the node has none.
         node: the (first) node that uses the weight.
-        value: the constant itself, behind Transpose / Identity / Cast if need be.
-        tensor: its data.
-        atoms: for every axis of ``value`` its factors as (role, size); see ``Contraction``.
+        value: the constant itself, behind Transpose / Reshape / Cast / DequantizeLinear ... if
+            need be.
+        tensor: its data as it is stored.
+        atoms: for every axis of the weight its factors as (role, size); see ``Contraction``.
         macs: multiply-accumulates of the node per sample, see ``Analyzer.nominal`` for open dims.
+        stored: how the data stands for numbers.
     """
 
     name: str
@@ -35,6 +39,16 @@ class Layer:
     tensor: ir.TensorProtocol
     atoms: tuple[tuple[tuple[str, int], ...], ...]
     macs: int
+    stored: Stored
+
+    def numbers(self) -> Array:
+        """Return the weight as numbers: what is stored, or float32 made from integers."""
+        return self.stored.numbers()
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """Shape of the weight; that of ``tensor`` unless it is packed."""
+        return self.stored.shape
 
     @property
     def _order(self) -> list[int]:
@@ -68,7 +82,9 @@ class Layer:
         order, sizes = self._order, self._sizes
         back = np.argsort(order)
         spread = view.reshape([sizes[i] for i in order]).transpose(back)
-        return np.ascontiguousarray(spread).reshape(self.tensor.shape.numpy())
+        return np.ascontiguousarray(spread).reshape(
+            [math.prod(size for _, size in axis) for axis in self.atoms]
+        )
 
     @property
     def size(self) -> int:
@@ -92,7 +108,19 @@ def _source(
             for out, axis in enumerate(perm):
                 back[axis] = current[out]
             current = tuple(back)
-        elif producer.op_type not in ("Identity", "Cast"):
+        elif producer.op_type in RESHAPES:
+            dims = analyzer.dims(producer.inputs[0])
+            regrouped = None if dims is None else _regroup(current, dims)
+            if regrouped is None:
+                return None
+            current = regrouped
+        elif producer.op_type in ("Mul", "Div", "Sub"):
+            index = _weight_operand(analyzer, producer, len(current))
+            if index is None:
+                return None
+            value = producer.inputs[index] or value
+            continue
+        elif producer.op_type not in (*RELAYS, "DequantizeLinear"):
             return None
         value = producer.inputs[0]
     return value, current
@@ -106,8 +134,48 @@ def contraction_macs(analyzer: Analyzer, contraction: Contraction) -> int:
     )
 
 
+def _regroup(
+    axes: Sequence[tuple[tuple[str, int], ...]], dims: Sequence[Any]
+) -> tuple[tuple[tuple[str, int], ...], ...] | None:
+    """Divide the factors of ``axes``, row-major, over axes of the sizes ``dims``."""
+    left = [atom for axis in axes for atom in axis if atom[1] != 1]
+    out: list[tuple[tuple[str, int], ...]] = []
+    for dim in dims:
+        if not isinstance(dim, int) or dim < 1:
+            return None
+        row: list[tuple[str, int]] = []
+        while dim > 1 and left:
+            role, size = left.pop(0)
+            part = math.gcd(size, dim)
+            if part not in (size, dim):
+                return None
+            if part < size:
+                left.insert(0, (role, size // part))
+            row.append((role, part))
+            dim //= part
+        if dim > 1:
+            return None
+        out.append(tuple(row) or (("i", 1),))
+    return None if left else tuple(out)
+
+
+def _weight_operand(analyzer: Analyzer, node: ir.Node, rank: int) -> int | None:
+    """Return which operand of an arithmetic node is the weight that the other one scales."""
+    sizes = []
+    for value in node.inputs:
+        dims = None if value is None else analyzer.dims(value)
+        if dims is None or not all(isinstance(d, int) for d in dims):
+            return None
+        sizes.append((len(dims), math.prod(d for d in dims if isinstance(d, int))))
+    index = 0 if node.op_type != "Mul" or sizes[0][1] >= sizes[1][1] else 1
+    other = node.inputs[1 - index]
+    if sizes[index][0] != rank or other is None or not analyzer.is_const(other):
+        return None
+    return index if sizes[1 - index][1] < max(sizes[index][1], 2) else None
+
+
 def find_layers(analyzer: Analyzer) -> list[Layer]:
-    """Return every float weight of a multiplying node, once each, in graph order."""
+    """Return every weight of a multiplying node, once each, in graph order."""
     layers: list[Layer] = []
     seen: set[ir.Value] = set()
     names: set[str] = set()
@@ -120,7 +188,10 @@ def find_layers(analyzer: Analyzer) -> list[Layer]:
             continue
         value, atoms = found
         tensor = analyzer.tensor(value)
-        if tensor is None or tensor.dtype not in FLOATS or not tensor.size:
+        stored = analyzer.stored(value)
+        if tensor is None or stored is None or not tensor.size:
+            continue
+        if tuple(math.prod(n for _, n in axis) for axis in atoms) != stored.shape:
             continue
         seen.add(value)
         name = contraction.node.name or value.name or "?"
@@ -135,6 +206,7 @@ def find_layers(analyzer: Analyzer) -> list[Layer]:
                 tensor,
                 atoms,
                 contraction_macs(analyzer, contraction),
+                stored,
             )
         )
     return layers

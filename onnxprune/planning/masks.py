@@ -16,6 +16,7 @@ from onnxprune.patterns import Pattern, parse_pattern
 from onnxprune.planning.layers import Layer, find_layers
 from onnxprune.planning.options import SelectOptions
 from onnxprune.planning.plan import PrunePlan
+from onnxprune.planning.streamed import stream_mask, streams
 from onnxprune.rules.analysis import Analyzer
 
 #: Scores by tensor name, in the canonical view; None where nothing was measured.
@@ -55,8 +56,8 @@ def choose_layers(
             skipped.append(Skipped(layer.name, "not selected by --only / --keep"))
         elif policy:
             skipped.append(Skipped(layer.name, f"policy {policy}=keep"))
-        elif misfit:
-            skipped.append(Skipped(layer.name, misfit))
+        elif misfit or layer.stored.fault:
+            skipped.append(Skipped(layer.name, misfit or layer.stored.fault))
         else:
             chosen.append(layer)
     if not chosen:
@@ -102,7 +103,7 @@ def _items(
 
 
 def _weights(layer: Layer) -> np.ndarray[Any, Any]:
-    return layer.view(np.asarray(layer.tensor.numpy()))
+    return layer.view(layer.numbers())
 
 
 def _keep_counts(
@@ -166,19 +167,23 @@ def select_masks(
         )
     plan = PrunePlan("mask", options=options.as_dict())
     for index, layer in enumerate(layers):
-        rng = np.random.default_rng((options.seed, index))
-        saliency = _saliency(layer, criterion, rng, measured)
         keep = None if counts is None else counts[layer.name]
-        mask = layer.unview(pattern.mask(saliency, keep))
         name = layer.value.name or ""
-        plan.masks[name] = mask
-        plan.shapes[name] = list(mask.shape)
+        if measured is None and streams(layer, pattern, criterion):
+            bits, hollow = stream_mask(layer, pattern, criterion, keep)
+            plan.masks.put(name, bits, layer.shape)
+            plan.masks.hollow[name] = hollow
+        else:
+            rng = np.random.default_rng((options.seed, index))
+            saliency = _saliency(layer, criterion, rng, measured)
+            plan.masks[name] = layer.unview(pattern.mask(saliency, keep))
+        plan.shapes[name] = list(layer.shape)
         plan.groups.append(
             {
                 "name": layer.name,
                 "tensor": name,
-                "weights": int(mask.size),
-                "kept": int(np.count_nonzero(mask)),
+                "weights": layer.size,
+                "kept": plan.masks.kept(name),
             }
         )
     return plan, skipped

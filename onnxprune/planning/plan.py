@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
 from onnxprune.errors import DataError, UsageError
+from onnxprune.planning.bits import Masks
 
 VERSION = 1
 Kept = list[list[int] | None]
@@ -28,7 +28,7 @@ class PrunePlan:
         shapes: original shape of every tensor the plan speaks of.
         kept: for ``structure``: tensor -> for every axis the kept indices, ascending, or None for
             an axis that stays whole.
-        masks: for ``mask``: tensor -> bool array of the tensor's shape, True is KEPT.
+        masks: for ``mask``: tensor -> bool array of the weight's shape, True is KEPT.
         options: what was asked for.
         groups: for people: what each group of units, or each layer, keeps.
         through_norms: coordinates leave axes that a normalisation mixes; its statistics are then
@@ -40,7 +40,7 @@ class PrunePlan:
     kind: str
     shapes: dict[str, list[int]] = field(default_factory=dict)
     kept: dict[str, Kept] = field(default_factory=dict)
-    masks: dict[str, npt.NDArray[np.bool_]] = field(default_factory=dict)
+    masks: Masks = field(default_factory=Masks)
     options: dict[str, Any] = field(default_factory=dict)
     groups: list[dict[str, Any]] = field(default_factory=list)
     through_norms: bool = False
@@ -51,8 +51,8 @@ class PrunePlan:
         tensors: dict[str, Any] = {}
         for name, kept in self.kept.items():
             tensors[name] = {"shape": self.shapes[name], "kept": kept}
-        for name, mask in self.masks.items():
-            packed = zlib.compress(np.packbits(mask.reshape(-1)).tobytes(), 1)
+        for name in self.masks:
+            packed = zlib.compress(self.masks.bits(name).tobytes(), 1)
             tensors[name] = {
                 "shape": self.shapes[name],
                 "mask": base64.b64encode(packed).decode("ascii"),
@@ -98,8 +98,7 @@ class PrunePlan:
                     plan.kept[name] = _read_kept(name, shape, entry["kept"])
                 else:
                     bits = np.frombuffer(zlib.decompress(base64.b64decode(entry["mask"])), np.uint8)
-                    size = int(np.prod(shape, dtype=np.int64))
-                    plan.masks[name] = np.unpackbits(bits, count=size).astype(bool).reshape(shape)
+                    plan.masks.put(name, bits, tuple(shape))
         except (KeyError, TypeError, ValueError, AttributeError, zlib.error) as error:
             raise DataError(f"the plan is damaged: {error}") from error
         return plan

@@ -77,10 +77,10 @@ def members_of(
     """
     members = []
     for span in group.spans:
-        numbers = analyzer.numbers(analyzer.by_name[span.tensor])
-        if numbers is None:
+        stored = analyzer.stored(analyzer.by_name[span.tensor])
+        if stored is None:
             continue
-        array = np.moveaxis(numbers, span.axis, 0)
+        array = np.moveaxis(stored.by_axis(), span.axis, 0)
         array = array.reshape(array.shape[0], -1)
         values = array[span.positions.reshape(-1)].reshape(len(group), -1)
         said = None if measured is None else measured.get((span.tensor, span.axis))

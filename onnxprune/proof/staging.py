@@ -23,6 +23,7 @@ import onnx_ir as ir
 from onnxprune import io
 from onnxprune.errors import DataError, ProofError, SaveError
 from onnxprune.proof.equivalence import Array, open_session
+from onnxprune.proof.widen import narrow_types, wide_feed, widened
 
 Feeds = Sequence[Mapping[str, np.ndarray[Any, Any]]]
 LARGE = 1 << 24
@@ -36,10 +37,12 @@ class Staged:
     Attributes:
         source: its bytes, or its path.
         large: whether it is run without optimisation, its weights mapped.
+        wide: whether it computes in float32 what the model computes in a narrower type.
     """
 
     source: bytes | str
     large: bool
+    wide: bool = False
 
     def run(
         self,
@@ -75,6 +78,8 @@ class Staged:
             _give_back()
         session = open_session(self.source, optimize=not plain, lean=self.large)
         held = feeds if feeds is not None else _random(self.source, session)
+        if self.wide:
+            held = [{k: wide_feed(v) for k, v in feed.items()} for feed in held]
         names = list(wanted) if wanted is not None else [o.name for o in session.get_outputs()]
         try:
             return held, [session.run(names, dict(feed)) for feed in held[:limit]]
@@ -102,10 +107,15 @@ def _random(source: bytes | str, session: Any) -> Feeds:
 
 
 class Stage:
-    """Holds staged models; its temporary folder is gone when the context ends, however it ends."""
+    """Holds staged models; its temporary folder is gone when the context ends, however it ends.
+
+    Attributes:
+        wide: why models are staged as twins that compute in float32; empty while they are not.
+    """
 
     def __init__(self) -> None:
         """Make no folder yet."""
+        self.wide = ""
         self._folder: tempfile.TemporaryDirectory[str] | None = None
         self._count = 0
 
@@ -127,12 +137,46 @@ class Stage:
         Raises:
             SaveError: it can neither be written nor held in memory.
         """
+        wide = bool(self.wide)
+        if wide:
+            model = widened(model)
         if not _is_large(model):
-            return Staged(io.to_bytes(model), False)
+            return Staged(io.to_bytes(model), False, wide)
         try:
-            return Staged(str(self._write(model)), True)
+            return Staged(str(self._write(model)), True, wide)
         except (OSError, SaveError):  # no room for it on disk; perhaps in memory
-            return Staged(io.to_bytes(model), False)
+            return Staged(io.to_bytes(model), False, wide)
+
+    def run(
+        self,
+        model: ir.Model,
+        feeds: Feeds | None,
+        wanted: Sequence[str] | None = None,
+        *,
+        limit: int | None = None,
+    ) -> tuple[Staged, Feeds, list[list[Array]]]:
+        """Stage a model and run it; from the first that needs it on, all as float32 twins.
+
+        Returns:
+            The staged model, the feeds, and for each the wanted outputs.
+
+        Raises:
+            ProofError: onnxruntime cannot load or run the model.
+            SaveError: see :meth:`put`.
+        """
+        staged = self.put(model)
+        try:
+            return staged, *staged.run(feeds, wanted, limit=limit)
+        except ProofError as error:
+            types = narrow_types(model)
+            if self.wide or not types:
+                raise
+            self.wide = (
+                f"computed in float32, because onnxruntime's CPU provider does not run the model "
+                f"in {' and '.join(types)} ({str(error)[:160]})"
+            )
+            staged = self.put(model)
+            return staged, *staged.run(feeds, wanted, limit=limit)
 
     def problem(self, model: ir.Model) -> str | None:
         """Return why the full checker rejects ``model``, None when it accepts it."""
@@ -158,6 +202,11 @@ class Stage:
         return path
 
 
-def _is_large(model: ir.Model) -> bool:
+def weight_bytes(model: ir.Model) -> int:
+    """Return the bytes of the main graph's initializers."""
     values = model.graph.initializers.values()
-    return sum(v.const_value.nbytes for v in values if v.const_value is not None) >= LARGE
+    return sum(v.const_value.nbytes for v in values if v.const_value is not None)
+
+
+def _is_large(model: ir.Model) -> bool:
+    return weight_bytes(model) >= LARGE

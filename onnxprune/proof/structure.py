@@ -19,7 +19,8 @@ from onnxprune.proof.equivalence import (
     compare,
     forgive_noise,
 )
-from onnxprune.proof.staging import Stage
+from onnxprune.proof.sampled import TOO_LARGE, follows, prove_layers
+from onnxprune.proof.staging import Stage, weight_bytes
 from onnxprune.rules.analysis import Analyzer
 
 Feeds = Sequence[Mapping[str, np.ndarray[Any, Any]]]
@@ -95,8 +96,7 @@ def _prove(
     # The rewrite cannot be undone, so the masked twin is a copy (its weights are shared).
     twin = io.load(analyzer.model).model if mask_only else None
     with _WithOutputs(analyzer.graph, watched):
-        masked = stage.put(analyzer.model)
-    inputs, reference = masked.run(feeds, names)
+        masked, inputs, reference = stage.run(analyzer.model, feeds, names)
     surgery.unmask()
     plain = _plain(stage, analyzer, surgery, inputs, watched, names)
     surgery.shrink()
@@ -115,10 +115,17 @@ def _prove(
     kind = "shrunk model against masked dense model"
     if plain is not None:
         kind += " whose normalisations see what stays"
+    if stage.wide:
+        kind += f", {stage.wide}"
     proof = compare(reference, got, names, kind, crop)
     if not proof.passed:
         _, again = masked.run(inputs, names, otherwise=True)
         proof = forgive_noise(proof, compare(reference, again, names, "noise").values)
+    if not proof.passed and masked.large:
+        # Integer products saturate unless onnxruntime may rewrite them; see open_session.
+        _, got = shrunk.run(inputs, names, otherwise=True)
+        other = compare(again, got, names, proof.kind, crop)
+        proof = other if other.passed else proof
     _judge(proof, "the shrunk model does not compute what the masked dense model computes")
     if valid is None:
         problem = stage.problem(analyzer.model)
@@ -181,33 +188,24 @@ def prove_mask(
         ProofError: a weight is neither what it was nor a zero of the mask, or the model does not
             run.
     """
-    originals = {
-        layer.value.name or "": (layer.value, layer.tensor) for layer in find_layers(analyzer)
-    }
+    originals = {layer.value.name or "": layer for layer in find_layers(analyzer)}
     apply_masks(analyzer, plan)
     if not on:
         return dict(OFF)
-    for name, mask in plan.masks.items():
-        if not _follows(mask, *originals[name]):
+    for name in plan.masks:
+        if not follows(plan.masks, name, originals[name]):
             raise ProofError(f"weight {name!r} does not follow its mask; nothing was written")
+    if weight_bytes(analyzer.model) >= TOO_LARGE:
+        return prove_layers(analyzer, plan, originals)
     with Stage() as stage:
         # Random inputs come back only once the model has run on them.
-        inputs, _ = stage.put(analyzer.model).run(feeds, limit=0 if feeds is None else 1)
+        _, inputs, _ = stage.run(analyzer.model, feeds, limit=0 if feeds is None else 1)
+        wide = f" {stage.wide}" if stage.wide else ""
     return {
         "passed": True,
         "max_rel_error": 0.0,
         "limit": 0.0,
-        "kind": "every weight is its old value or a zero of the mask; the model runs",
+        "kind": f"every weight is its old value or a zero of the mask; the model runs{wide}",
         "values": {},
         "samples": len(inputs[:1]),
     }
-
-
-def _follows(mask: Bools, value: ir.Value, before: ir.TensorProtocol) -> bool:
-    """Return whether a weight is what it was, or zero where the mask says so."""
-    found = ir.convenience.get_const_tensor(value)
-    old = np.asarray(before.numpy())
-    new = old if found is None else np.asarray(found.numpy())
-    if new.shape != old.shape:
-        return False
-    return not (((new != old) & mask).any() or ((new != 0) > mask).any())

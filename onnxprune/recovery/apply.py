@@ -135,9 +135,8 @@ class Reconstruction:
         """Return the dense weights with zeros where a mask says so."""
         found = {}
         for name, mask in masks.items():
-            array = np.array(self.layers[name].tensor.numpy())
-            array[~mask] = 0
-            found[name] = array
+            layer = self.layers[name]
+            found[name] = layer.stored.masked(mask, np.asarray(layer.tensor.numpy()))
         return found
 
     def edit(self, stream: Stream, site: BiasSite, array: Array) -> None:
@@ -460,7 +459,7 @@ def spared(
         layer = work.layers[name]
         units = pattern.unit_scores(layer.view(masks[name]).astype(np.float32))
         keep = max(1, round(int(np.count_nonzero(units)) * (1 - owed / kept)))
-        scores = np.abs(layer.view(np.asarray(layer.tensor.numpy()).astype(np.float32)))
+        scores = np.abs(layer.view(layer.numbers().astype(np.float32)))
         found[name] = layer.unview(pattern.mask(scores, keep))
     return found
 

@@ -283,6 +283,6 @@ def divided_masks(
         shape = layer.view_shape
         units = pattern.n_units(shape)
         keep = min(units, max(1, round(density * units)))
-        scores = np.abs(layer.view(np.asarray(layer.tensor.numpy()).astype(np.float32)))
+        scores = np.abs(layer.view(layer.numbers().astype(np.float32)))
         found[name] = layer.unview(pattern.mask(scores, keep))
     return found

@@ -39,7 +39,7 @@ def column_masks(analyzer: Analyzer, removed: Bools) -> dict[str, npt.NDArray[np
     for layer in find_layers(analyzer):
         name = layer.value.name or ""
         axes = analyzer.parameters.get((layer.value, None))
-        if axes is None:
+        if axes is None or layer.stored.quantised:
             continue
         mask = np.ones(tuple(layer.tensor.shape.numpy()), np.bool_)
         for axis, (ids, atoms) in enumerate(zip(axes, layer.atoms, strict=True)):
@@ -102,7 +102,13 @@ def refit_consumers(
 
 def extended(plan: PrunePlan, created: Mapping[str, Layer]) -> PrunePlan:
     """Return the plan that says for added biases what it says for their layers' outputs."""
-    wider = PrunePlan(plan.kind, dict(plan.shapes), dict(plan.kept), {}, plan.options, plan.groups)
+    wider = PrunePlan(
+        plan.kind,
+        dict(plan.shapes),
+        dict(plan.kept),
+        options=plan.options,
+        groups=plan.groups,
+    )
     for name, layer in created.items():
         kept = plan.kept.get(layer.value.name or "")
         for axis, atoms in enumerate(layer.atoms):

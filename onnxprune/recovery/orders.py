@@ -118,7 +118,7 @@ def _scores(
     told = None if scores is None else scores.get(layer.value.name or "")
     known: F64
     if told is None:
-        square = layer.view(np.asarray(layer.tensor.numpy()).astype(np.float64)) ** 2
+        square = layer.view(layer.numbers().astype(np.float64)) ** 2
         known = square / max(float(square.sum()), 1e-300)
     else:
         known = told.astype(np.float64)

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from onnxprune import io
 from onnxprune.planning.layers import Layer, find_layers
-from onnxprune.rules.analysis import Analyzer
+from onnxprune.rules.analysis import Analyzer, analyze
 from onnxprune.rules.bodies import nested, values_of
 
 
@@ -78,7 +79,9 @@ def untold_shapes(model: ir.Model) -> list[str | None]:
 def unit_labels(analyzer: Analyzer) -> dict[str, np.ndarray[Any, Any]]:
     """Return, by layer name, the components its weight makes."""
     labels = analyzer.partition.labels
-    names = {layer.node: layer.name for layer in find_layers(analyzer)}
+    names: dict[ir.Node, str] = {}
+    for layer in find_layers(analyzer):
+        names.setdefault(layer.node, layer.name)
     made: dict[str, list[np.ndarray[Any, Any]]] = {}
     for node, ids in analyzer.producers:
         made.setdefault(names.get(node) or analyzer.label(node), []).append(labels[ids])
@@ -104,19 +107,25 @@ def frozen_units(analyzer: Analyzer) -> tuple[dict[str, Any], list[dict[str, Any
 
 def layer_sparsity(layer: Layer) -> float:
     """Return the fraction of a layer's weights that are zero."""
-    tensor = layer.value.const_value or layer.tensor
-    array = np.asarray(tensor.numpy())
-    return 1.0 - np.count_nonzero(array) / array.size if array.size else 0.0
+    zeros = layer.stored.is_zero(layer.value.const_value or layer.tensor)
+    return np.count_nonzero(zeros) / zeros.size if zeros.size else 0.0
 
 
 def weight_sparsity(analyzer: Analyzer) -> float:
     """Return the fraction of zeros over all layer weights."""
     zeros = total = 0
-    for layer in find_layers(analyzer):
+    layers = find_layers(analyzer)
+    if any(layer.stored.quantised for layer in layers):
+        # Zero points may have been cut since.
+        layers = find_layers(analyze(analyzer.model))
+    for layer in layers:
         found = ir.convenience.get_const_tensor(layer.value)
-        array = np.asarray((found if found is not None else layer.tensor).numpy())
-        zeros += array.size - int(np.count_nonzero(array))
-        total += array.size
+        total += layer.size
+        if isinstance(found, io.DerivedTensor) and found.zeros is not None:
+            zeros += found.zeros
+            continue
+        zero = layer.stored.is_zero(found if found is not None else layer.tensor)
+        zeros += int(np.count_nonzero(zero))
     return zeros / total if total else 0.0
 
 

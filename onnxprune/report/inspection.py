@@ -105,26 +105,26 @@ def _layer_rows(
     examples = _examples()
     rows = []
     for layer in layers:
-        array = np.asarray(layer.tensor.numpy())
-        zeros = array.size - int(np.count_nonzero(array))
+        filled = ~layer.stored.is_zero()
+        zeros = filled.size - int(np.count_nonzero(filled))
         labels = made.get(layer.name)
         rows.append(
             {
                 "name": layer.name,
                 "op": _op(layer.node),
                 "weight": layer.value.name or "",
-                "weight_shape": list(array.shape),
+                "weight_shape": list(filled.shape),
                 "output_shape": _dims(layer.node.outputs[0]),
                 "params": _params(analyzer, layer),
                 "macs": layer.macs,
-                "weights": array.size,
+                "weights": filled.size,
                 "zeros": zeros,
-                "sparsity": zeros / array.size,
+                "sparsity": zeros / filled.size,
                 "groups": groups_of.get(layer.name, []),
                 "units": 0 if labels is None else len(labels),
                 "frozen": 0 if labels is None else int(held[labels].sum()),
                 "fits": [p.text for p in examples if p.misfit(layer.view_shape) is None],
-                "follows": [p.text for p in examples if zeros and _follows(p, layer, array)],
+                "follows": [p.text for p in examples if zeros and _follows(p, layer, filled)],
             }
         )
     return rows
@@ -144,11 +144,11 @@ def _examples() -> list[Pattern]:
     return [p for p in map(parse_pattern, texts) if p.text != "element"]
 
 
-def _follows(pattern: Pattern, layer: Layer, array: np.ndarray[Any, Any]) -> bool:
+def _follows(pattern: Pattern, layer: Layer, nonzero: np.ndarray[Any, Any]) -> bool:
     """Return whether the zeros of a weight are those of a pattern."""
     if pattern.misfit(layer.view_shape) is not None:
         return False
-    filled = layer.view(array != 0)
+    filled = layer.view(nonzero)
     saliency = filled.astype(np.float32)
     if pattern.fixed_density is not None:
         return not bool((filled & ~pattern.mask(saliency)).any())

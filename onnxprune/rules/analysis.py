@@ -24,10 +24,12 @@ from onnxprune.rules.base import (
 )
 from onnxprune.rules.bodies import captured, graphs_of, nested, unique_names, values_of
 from onnxprune.rules.nominal import nominal_shapes
+from onnxprune.rules.reading import Scheme, read
 from onnxprune.rules.rewriter import Rewriter
 from onnxprune.rules.shapes import infer_shapes
 from onnxprune.rules.sizes import SizeTracer
 from onnxprune.rules.states import Pair, find_states
+from onnxprune.rules.stored import Stored
 from onnxprune.rules.view import NodeView
 
 Use = tuple[ir.Node, int]
@@ -70,6 +72,8 @@ class Analyzer:
         # has its own at every use, so that a bias which an exporter shared between two layers
         # does not tie them; a matrix has one set, and layers that share it are tied.
         self.parameters: dict[tuple[ir.Value, Use | None], list[Ids | None]] = {}
+        # What nodes take the numbers of an operand for.
+        self.schemes: dict[Use, Scheme] = {}
         self.unsupported: dict[str, int] = {}
         self.unknown: set[ir.Node] = set()  # no rule, or one that gave up
         self.learned = 0
@@ -77,6 +81,7 @@ class Analyzer:
         self._overridable = overridable(model)
         self._tensors: dict[ir.Value, ir.TensorProtocol | None] = {}
         self._weights: dict[ir.Value, bool] = {}
+        self._stored: dict[ir.Value, Stored | None] = {}
         self._labels: dict[ir.Node, str] = {}
         self.sizes = SizeTracer(self.tensor, self.dims)
         self.states = list(states)
@@ -129,40 +134,14 @@ class Analyzer:
             )
         return self._weights[value]
 
-    def numbers(self, value: ir.Value) -> np.ndarray[Any, Any] | None:
-        """Return a parameter as the numbers it stands for: integers behind DequantizeLinear scaled.
+    def stored(self, value: ir.Value) -> Stored | None:
+        """Return a constant with the numbers it stands for.
 
         None for integers that stand for themselves (indices, shapes) and for what is no constant.
         """
-        tensor = self.tensor(value)
-        if tensor is None:
-            return None
-        array = np.asarray(tensor.numpy())
-        if tensor.dtype in FLOATS:
-            return array
-        users = list(value.uses())
-        node = users[0].node if users and users[0].idx == 0 else None
-        if node is None or node.op_type != "DequantizeLinear" or node.inputs[1] is None:
-            return None
-        scale = self.tensor(node.inputs[1])
-        zero = node.inputs[2] if len(node.inputs) > 2 else None
-        offset = None if zero is None else self.tensor(zero)
-        if scale is None:
-            return None
-        attr = node.attributes.get("axis")
-        shape = [1] * array.ndim
-        if scale.size > 1 and len(scale.shape) == 1:
-            shape[attr.as_int() if attr is not None else 1] = scale.size
-        elif scale.size > 1:
-            return None
-        step = np.asarray(scale.numpy(), np.float32).reshape(shape)
-        base = (
-            np.float32(0)
-            if offset is None
-            else np.asarray(offset.numpy(), np.float32).reshape(shape if offset.size > 1 else [])
-        )
-        scaled: np.ndarray[Any, Any] = (array.astype(np.float32) - base) * step
-        return scaled
+        if value not in self._stored:
+            self._stored[value] = read(self, value)
+        return self._stored[value]
 
     def known(self, value: ir.Value) -> np.ndarray[Any, Any] | None:
         """Return the elements of ``value`` when they do not depend on inputs or on sizes."""

@@ -34,7 +34,8 @@ class Sample:
         opset: opset of the node's domain.
         outputs: number of outputs.
         dtypes: dtype by input index where it is not float32.
-        result: shape of output 0 where the installed inference does not know the old form.
+        result: shape of output 0 where the installed inference does not know it.
+        result_dtype: its dtype.
     """
 
     shapes: tuple[tuple[int, ...] | None, ...]
@@ -44,6 +45,7 @@ class Sample:
     outputs: int = 1
     dtypes: Mapping[int, str] = field(default_factory=dict)
     result: tuple[int, ...] | None = None
+    result_dtype: str = "float32"
 
 
 Rule = Callable[["NodeView"], None]

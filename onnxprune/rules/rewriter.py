@@ -133,11 +133,15 @@ class Constants:
     """Creates and replaces constants of a graph; one new initializer a distinct need.
 
     New ones belong to the main graph, where nodes of bodies find them too.
+
+    Attributes:
+        made: every name given out.
     """
 
     def __init__(self, graph: ir.Graph) -> None:
         self._graph = graph
         self._taken: set[str] | None = None
+        self.made: set[str] = set()
 
     def fresh_name(self, base: str) -> str:
         """Return a value name that nothing in the model uses."""
@@ -150,6 +154,7 @@ class Constants:
             count += 1
             name = f"{base}_{count}"
         self._taken.add(name)
+        self.made.add(name)
         return name
 
     def add(self, base: str, array: np.ndarray[Any, Any]) -> ir.Value:

@@ -317,7 +317,7 @@ class _Binding:
         macs: list[Ids | int | OpenDim] = []
         for is_in, i, axis, names in self.axes:
             counted = (is_in and i == 0) if self.rule.macs_over_input else (not is_in)
-            kernel = is_in and i == 1
+            kernel = is_in and i == max(self.rule.weight[0], 1)
             dim = self._dim(is_in, i, axis)
             value = (n.node.inputs if is_in else n.node.outputs)[i]
             assert value is not None

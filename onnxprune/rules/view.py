@@ -10,10 +10,15 @@ import onnx_ir as ir
 
 from onnxprune.axes import Ids, Reason
 from onnxprune.rules.base import Contraction, Dim, GiveUp, KeptOf, Reduction, Restated, Site
+from onnxprune.rules.packing import Packing
+from onnxprune.rules.reading import Scheme
 from onnxprune.rules.rewriter import Rewriter
 
 if TYPE_CHECKING:
     from onnxprune.rules.analysis import Analyzer
+
+
+_LEARNED = "onnxprune.learned"  # marks a shape that a rule found, not inference
 
 
 class NodeView:
@@ -27,6 +32,7 @@ class NodeView:
         self.where = analyzer.label(node)
         self.opset = analyzer.opset(node)
         self._spoken: set[tuple[str, int, int]] = set()
+        self._learned: set[int] = set()
 
     # -- what the node is -------------------------------------------------------------------
 
@@ -50,8 +56,11 @@ class NodeView:
         return None if value is None else self._analyzer.dims(value)
 
     def out_dims(self, index: int = 0) -> list[Dim] | None:
-        """Return the dims of output ``index``."""
-        return self._analyzer.dims(self.node.outputs[index])
+        """Return the dims of output ``index``; None if they may be learned better than before."""
+        value = self.node.outputs[index]
+        dims = self._analyzer.dims(value)
+        again = _LEARNED in value.meta and index not in self._learned
+        return None if again and dims is not None and None in dims else dims
 
     def rank(self, index: int) -> int:
         """Return the rank of input ``index``; a rule needs it, so unknown rank gives up."""
@@ -163,6 +172,38 @@ class NodeView:
             self.space.prefer_carrier(ids)
             self.space.mark(ids, "heads")
 
+    def quantised(
+        self,
+        index: int,
+        scale: int | None = None,
+        zero: int | None = None,
+        *,
+        axis: int | tuple[int, ...] = 0,
+        block: int = 0,
+        packing: Packing | None = None,
+        order: int | None = None,
+    ) -> None:
+        """State that the numbers of input ``index`` stand for ``(x - zero) * scale``.
+
+        Args:
+            index: the input.
+            scale: the input that holds the scale; None if the node does not need it.
+            zero: the input that holds the zero point; None or not given: zero.
+            axis: of the input, along which a vector of scales runs; several for scales of as many
+                axes.
+            block: numbers along ``axis`` that share a scale; 0: not in blocks.
+            packing: how the numbers are packed.
+            order: the input that holds the block of every number along ``axis``.
+        """
+        value = self.node.inputs[index]
+
+        def given(i: int | None) -> ir.Value | None:
+            return self.node.inputs[i] if i is not None and self.has(i) else None
+
+        if value is not None:
+            scheme = Scheme(given(scale), given(zero), axis, block, packing, given(order))
+            self._analyzer.schemes[self.node, index] = scheme
+
     def contract(self, *operands: tuple[int, int, Ids]) -> None:
         """State that an axis is summed over: a zero in any one operand equals absence."""
         self._analyzer.sites.append(Site(self.node, operands))
@@ -231,11 +272,22 @@ class NodeView:
     def learn(self, index: int, dims: Sequence[Dim], like: int = 0) -> None:
         """Record the shape of an output that inference could not find; its type is ``like``'s."""
         value = self.node.outputs[index]
+        self._learned.add(index)
+        value.meta[_LEARNED] = True
+        if self._analyzer.dims(value) == list(dims):
+            return
         value.shape = ir.Shape(list(dims))
         source = self.node.inputs[like] if like < self.n_inputs else None
         if value.type is None and source is not None:
             value.type = source.type
         self._analyzer.learned += 1
+
+    def typed_like(self, index: int, out: int = 0) -> None:
+        """Tell the type of an output, that of input ``index``, where inference does not."""
+        source, value = self.node.inputs[index], self.node.outputs[out]
+        if value.type is None and source is not None:
+            held = self._analyzer.tensor(source)
+            value.type = source.type if held is None else ir.TensorType(held.dtype)
 
     def like_input(self, outputs: int = 1) -> None:
         """Tell the shape of outputs that are shaped like input 0, where inference does not."""

@@ -53,7 +53,8 @@ def build(op: str, domain: str, sample: Sample, behind: bool = False) -> onnx.Mo
         nodes += [helper.make_node("Identity", [h], [y]) for h, y in zip(made, outs, strict=True)]
     declared = [helper.make_empty_tensor_value_info(o) for o in outs]
     if sample.result is not None:
-        declared[0] = helper.make_tensor_value_info("y0", TensorProto.FLOAT, sample.result)
+        kind = helper.np_dtype_to_tensor_dtype(np.dtype(sample.result_dtype))
+        declared[0] = helper.make_tensor_value_info("y0", kind, sample.result)
     graph = helper.make_graph(nodes, "law", inputs, declared, initializers)
     opsets = [helper.make_opsetid(domain, sample.opset)]
     if behind and domain:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -17,12 +18,17 @@ _I = {1: "int64"}
 
 def concat(n: NodeView) -> None:
     """State what Concat does: coordinates one after the other."""
-    rank = n.out_rank()
     if "axis" not in n.node.attributes and n.opset >= 4:
         raise GiveUp("Concat without an axis")
+    join(n, [i for i in range(n.n_inputs) if n.has(i)])
+
+
+def join(n: NodeView, inputs: Sequence[int]) -> None:
+    """State that inputs lie one after the other along ``axis``."""
+    rank = n.out_rank()
     at = n.axis(int(n.attr("axis", 1)), rank)
     whole = n.out_ids(at)
-    parts = [n.ids(i, at) for i in range(n.n_inputs) if n.has(i)]
+    parts = [n.ids(i, at) for i in inputs]
     if whole is None or any(p is None for p in parts):
         for ids in (whole, *parts):
             n.freeze(ids, "is joined with a part of unknown size")
@@ -32,7 +38,7 @@ def concat(n: NodeView) -> None:
             assert part is not None
             n.space.link(whole[offset : offset + len(part)], part)
             offset += len(part)
-    for index in range(n.n_inputs):
+    for index in inputs:
         for axis in range(rank):
             if axis != at:
                 n.passes(axis, axis, index)
