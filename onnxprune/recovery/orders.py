@@ -102,6 +102,8 @@ def _in_buckets(
     view = layer.view_shape
     roles = [role for role, size in layer.atoms[axis] if size > 1]
     elsewhere = [r for a, atoms in enumerate(layer.atoms) if a != axis for r, s in atoms if s > 1]
+    if layer.stored.packing is not None:  # its positions are blocks, not inputs
+        return False
     if view[0] != 1 or roles != ["i"] or "i" in elsewhere or positions.shape[1:] != (1,):
         return False
     places, units = positions[:, 0], len(group)
