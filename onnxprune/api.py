@@ -91,8 +91,8 @@ def prune(
         mask_only: leave shapes alone; write the dense model with zeros.
         proof: compare with the dense model in onnxruntime before returning.
         data: unlabelled samples for the proof and for ``recover``: ``.npz``, folder,
-            ``file.py:function``, dict or iterable of feeds; random inputs, and no recovery, when
-            None.
+            ``file.py:function``, dict or iterable of feeds, ``synthetic`` for random inputs; random
+            inputs for the proof, and no recovery, when None.
         samples: how many samples of ``data`` to use; when None 64 for the proof, 1024 for recovery.
         recover: ``auto``: with ``data``, masks are searched and kept weights solved anew so that
             the outputs stay what they were, as far as that helps on held-out samples; ``none``:
@@ -146,14 +146,19 @@ def prune(
         recipe = recipe.with_recover(recover)
     if data is not None:
         from onnxprune.calibration.feeds import open_feeds
-        from onnxprune.calibration.samples import calibration_feeds
+        from onnxprune.calibration.samples import SYNTHETIC, calibration_feeds, synthetic_feeds
 
         samples = samples if samples is not None else recipe.data.samples
         inputs = loaded.model.graph.inputs
-        feeds = list(open_feeds(data, inputs, samples or PROOF_SAMPLES))
+        synthetic = None
+        if isinstance(data, str) and data == SYNTHETIC:
+            synthetic = synthetic_feeds(loaded.model, samples, recipe.select.seed)
+            feeds = synthetic[:2]
+        else:
+            feeds = list(open_feeds(data, inputs, samples or PROOF_SAMPLES))
         looks = parse_criterion(recipe.select.criterion).needs
         if recipe.recover == "auto" or "activations" in looks:
-            calibration = calibration_feeds(data, inputs, samples)
+            calibration = synthetic or calibration_feeds(data, inputs, samples)
     return run_prune(
         loaded,
         recipe.select,
@@ -162,6 +167,7 @@ def prune(
         prove=proof and recipe.proof.run,
         feeds=feeds,
         calibration=calibration,
+        synthetic=isinstance(data, str) and data == "synthetic",
         recover=recipe.recover == "auto",
         before=recipe.before,
         after=recipe.after,

@@ -36,6 +36,14 @@ from onnxprune.report.facts import (
 from onnxprune.rules.analysis import analyze
 from onnxprune.rules.bodies import unique_names
 
+SYNTHETIC_NOTE = (
+    "calibrated on random inputs: statistics, and the agreement that decided, are those of inputs "
+    "the network will never see; a few hundred real samples (--data PATH) are worth far more"
+)
+WITHOUT_DATA = (
+    "no samples were given, so kept weights stay as they are; with --data PATH masks are searched "
+    "and weights solved anew, which loses far less"
+)
 Progress = Callable[[str, float], None]
 
 
@@ -70,6 +78,7 @@ def run_prune(
     feeds: Sequence[Mapping[str, np.ndarray[Any, Any]]] | None = None,
     calibration: Sequence[Mapping[str, np.ndarray[Any, Any]]] | None = None,
     recover: bool = True,
+    synthetic: bool = False,
     after: Sequence[Pass] = (),
     before: Sequence[Pass] = (),
     progress: Progress = silent,
@@ -85,6 +94,7 @@ def run_prune(
         feeds: inputs for the proof; random ones when None.
         calibration: samples, for criteria that look at activations and for ``recover``.
         recover: with ``calibration``, give what stays new values.
+        synthetic: whether ``calibration`` are random inputs; the report says what that costs.
         before: passes that run on the dense model first.
         after: passes that run on the pruned model.
         progress: called with (stage, fraction done).
@@ -157,6 +167,10 @@ def run_prune(
     criterion = parse_criterion(options.criterion)
     measured = "activations" in criterion.needs
     calibrated = calibration if recover else None
+    if calibrated is not None and synthetic:
+        notes.append(SYNTHETIC_NOTE)
+    elif calibration is None and plan is None and kind == "mask":
+        notes.append(WITHOUT_DATA)
     if plan is None and kind == "structure":
         units_said = None
         if measured and calibration is not None:

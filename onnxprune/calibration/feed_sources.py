@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 
 import numpy as np
 
+from onnxprune.calibration.feed_images import MARK, Preprocess, pictures, records
 from onnxprune.calibration.feed_specs import Array, InputSpec, check_names
 from onnxprune.errors import DataError
 
@@ -65,7 +66,12 @@ def _from_path(text: str, specs: list[InputSpec]) -> Source:
     file, colon, function = text.rpartition(":")
     if colon and file.endswith(".py"):
         return Source(text, False, _python(Path(file), function, specs))
-    path = Path(text)
+    folder, mark, how = text.partition(MARK)
+    path = Path(folder if mark else text)
+    if path.is_dir() and (mark or not any(path.glob("*.np[zy]"))):
+        found = _pictures(path, how, specs)
+        if found is not None:
+            return found
     if path.is_dir():
         return _folder(path, specs)
     if not path.exists():
@@ -78,13 +84,25 @@ def _from_path(text: str, specs: list[InputSpec]) -> Source:
     raise DataError(f"cannot read samples from {path}; give {hint}")
 
 
+def _pictures(path: Path, how: str, specs: list[InputSpec]) -> Source | None:
+    files = pictures(path)
+    given = [s for s in specs if not s.optional]
+    if not files or len(given) != 1:
+        if how:
+            why = "holds no pictures" if not files else f"cannot feed {len(given)} inputs"
+            raise DataError(f"folder {path} {why}; preprocessing is for pictures")
+        return None
+    steps = Preprocess.parse(how)
+    return Source(str(path), False, lambda: records(files, steps, given[0]))
+
+
 def _folder(path: Path, specs: list[InputSpec]) -> Source:
     archives = sorted(path.glob("*.npz"))
     if archives:
         return Source(str(path), True, lambda: (r for a in archives for r in _npz(a, specs)))
     arrays = sorted(path.glob("*.npy"))
     if not arrays:
-        raise DataError(f"folder {path} holds neither .npz nor .npy files")
+        raise DataError(f"folder {path} holds neither .npz nor .npy nor picture files")
     stems = [a.stem for a in arrays]
     if len(specs) == 1 and specs[0].name not in stems:
         name = specs[0].name

@@ -4,10 +4,17 @@ from __future__ import annotations
 
 from typing import Any
 
-from onnxprune.calibration.feeds import Feed, open_feeds
+import onnx_ir as ir
+
+from onnxprune.calibration.feed_random import random_feeds, working_feeds
+from onnxprune.calibration.feeds import Feed, input_specs, open_feeds
 
 #: Samples used when nothing else is asked for.
 SAMPLES = 1024
+#: Data of this name are random inputs.
+SYNTHETIC = "synthetic"
+#: Random feeds used when nothing else is asked for.
+SYNTHETIC_FEEDS = 96
 #: Samples a feed where the model leaves the batch open, and feeds wanted, so that some can be held
 #: out.
 BATCH = 32
@@ -37,3 +44,29 @@ def calibration_feeds(source: Any, inputs: Any, samples: int | None = None) -> l
             continue
         feeds = smaller
     return feeds
+
+
+def synthetic_feeds(model: ir.Model, samples: int | None = None, seed: int = 0) -> list[Feed]:
+    """Return random feeds of one size that the model runs on, for want of samples.
+
+    Statistics of random inputs are not those of real ones: first layers see them rightly scaled at
+    best, and classes that never occur get as much weight as those that do.
+
+    Args:
+        model: the model.
+        samples: how many; :data:`SYNTHETIC_FEEDS` when None.
+        seed: the same seed gives the same feeds.
+
+    Raises:
+        DataError: no random input was found that the model runs on.
+    """
+    first = working_feeds(model, seed, 1)[0]
+    sizes: dict[str, int] = {}
+    for spec in input_specs(model):
+        array = first.get(spec.name)
+        for axis, size in enumerate(() if array is None else array.shape):
+            key = spec.dim_key(axis) if axis < (spec.rank or 0) else None
+            if key is not None:
+                sizes.setdefault(key, size)
+    count = samples or SYNTHETIC_FEEDS
+    return [first, *(random_feeds(model, seed + 1 + i, sizes) for i in range(count - 1))]

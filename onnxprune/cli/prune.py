@@ -129,8 +129,9 @@ def _layers(context: click.Context, parameter: click.Parameter, texts: tuple[str
 @click.option(
     "--data",
     metavar="PATH",
-    help="Unlabelled samples, for the proof and --recover: .npz, a folder of them, or "
-    "file.py:function.  [default: random ones, for the proof only]",
+    help="Unlabelled samples, for the proof and --recover: .npz, a folder of them, a folder of "
+    "pictures (DIR::resize=256,crop=224,mean=..,std=..), file.py:function, or 'synthetic'.  "
+    "[default: random ones, for the proof only]",
 )
 @click.option(
     "--samples",
