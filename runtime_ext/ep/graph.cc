@@ -22,7 +22,7 @@ int Graph::intern(const abi::ValueInfo* info) {
   return where->second;
 }
 
-Graph::Graph(const abi::Graph* handle) {
+Graph::Graph(const abi::Graph* handle, Extent extent) {
   size_t count = 0;
   std::vector<const abi::ValueInfo*> infos;
   check(fn().Graph_GetNumInputs(handle, &count));
@@ -69,6 +69,13 @@ Graph::Graph(const abi::Graph* handle) {
   infos.assign(count, nullptr);
   if (count > 0) check(fn().Graph_GetOutputs(handle, infos.data(), count));
   for (const abi::ValueInfo* info : infos) outputs_.push_back(intern(info));
+  if (extent == Extent::part) {
+    // onnxruntime 1.23 aborts when asked for readers outside of the part. What they read is an output.
+    for (GraphValue& value : values_) value.uses = value.consumers.size();
+    for (int v : outputs_)
+      if (v >= 0) values_[static_cast<size_t>(v)].graph_output = true;
+    return;
+  }
   for (GraphValue& value : values_) {
     if (value.producer >= 0) check(fn().ValueInfo_GetValueNumConsumers(value.handle, &value.uses));
   }

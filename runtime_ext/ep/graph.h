@@ -32,7 +32,10 @@ struct GraphNode {
 
 class Graph {
  public:
-  explicit Graph(const abi::Graph* handle);
+  // `part`: a graph that onnxruntime cut out to be compiled, whose values others may read too; they are
+  // among its outputs.
+  enum class Extent { whole, part };
+  Graph(const abi::Graph* handle, Extent extent);
 
   const std::vector<GraphNode>& nodes() const { return nodes_; }
   const std::vector<GraphValue>& values() const { return values_; }

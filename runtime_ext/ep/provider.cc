@@ -122,7 +122,7 @@ Provider::Provider(Options options) : abi::Ep{}, options_(std::move(options)), i
   version = static_cast<uint32_t>(fn().version);
   get_name = [](const abi::Ep*) { return kProviderName; };
   get_capability = [](abi::Ep* self, const abi::Graph* handle, abi::GraphSupport* support) -> abi::Status* {
-    return guarded([&] { static_cast<Provider*>(self)->claim(Graph(handle), support); });
+    return guarded([&] { static_cast<Provider*>(self)->claim(Graph(handle, Graph::Extent::whole), support); });
   };
   compile = [](abi::Ep* self, const abi::Graph** graphs, const abi::Node** fused, size_t count,
                abi::NodeComputeInfo** out, abi::Node** context_nodes) -> abi::Status* {
@@ -341,7 +341,7 @@ void Provider::claim(const Graph& graph, abi::GraphSupport* support) {
 }
 
 abi::NodeComputeInfo* Provider::compile_one(const abi::Graph* handle, const abi::Node* fused, abi::Node** context_node) {
-  const Graph graph(handle);
+  const Graph graph(handle, Graph::Extent::part);
   const std::vector<std::string> inputs = names_of(fused, true), outputs = names_of(fused, false);
   int group = 0;
   for (const std::string& name : outputs)
