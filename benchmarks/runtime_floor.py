@@ -3,7 +3,7 @@
 
     python benchmarks/runtime_floor.py [--only RE] [--kinds u0,u50,...] [--seconds 1] [--threads 1]
 
-Both providers run the same pruned network on the same input, in alternating order round by round; the
+Both providers run the same pruned network on the same input, in alternating order by rounds; the
 ratio is the median of the rounds' own ratios (above 1 the sparse provider is faster). Where nothing
 is claimed the two run the same graph, so those ratios show the noise of the measurement. A line for
 every network, and at the end everything below the floor of 0.97. ``create`` is the time to make the

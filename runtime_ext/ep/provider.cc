@@ -287,7 +287,30 @@ void Provider::drop_losers_when_small(const Graph& graph, const Lowering& loweri
   selection->groups = std::move(kept);
 }
 
+// onnxruntime 1.23 gives fused nodes of different graphs (bodies of If, Loop, Scan) the same name and then
+// refuses the model, so there only one graph of a session may have any.
+bool Provider::must_leave_alone(const Graph& graph) {
+  if (fn().version >= 24) return false;
+  bool nested = false;
+  for (const GraphValue& value : graph.values()) {
+    bool outer = false;
+    check(fn().ValueInfo_IsFromOuterScope(value.handle, &outer));
+    nested |= outer;
+  }
+  return nested || claimed_elsewhere_;
+}
+
 void Provider::claim(const Graph& graph, abi::GraphSupport* support) {
+  if (must_leave_alone(graph)) {
+    for (const GraphNode& node : graph.nodes()) {
+      Decision decision;
+      decision.node = graph.label(node);
+      decision.op = node.op;
+      decision.reason = "onnxruntime 1.23 takes fused nodes in one graph only; newer ones in bodies of If and Loop too";
+      log_->add(std::move(decision));
+    }
+    return;
+  }
   const Lowering lowering = lower(graph, options_.force ? 0.0 : options_.min_sparsity);
   Selection selection = select(graph, lowering, options_, costs_, {});
   // Saving a compiled model needs the weights that planning lets go of, so `compile` starts afresh then.
@@ -314,6 +337,7 @@ void Provider::claim(const Graph& graph, abi::GraphSupport* support) {
     }
     abi::FusionOptions fusion{static_cast<uint32_t>(fn().version), true};
     check(fn().EpGraphSupportInfo_AddNodesToFuse(support, nodes.data(), nodes.size(), &fusion));
+    claimed_elsewhere_ = true;
   }
   for (size_t n = 0; n < graph.nodes().size(); ++n) {
     const GraphNode& node = graph.nodes()[n];

@@ -30,6 +30,7 @@ class Provider : public abi::Ep {
     std::vector<std::string> inputs, outputs;  // names of values, in the program's order
   };
 
+  bool must_leave_alone(const Graph& graph);
   void claim(const Graph& graph, abi::GraphSupport* support);
   std::string key_of(const Graph& graph, const Lowering& lowering, const Group& group) const;
   ExecutorOptions executor_options(int group) const;
@@ -50,6 +51,7 @@ class Provider : public abi::Ep {
   abi::Node* make_context_node(const abi::Node* fused, const std::string& bytes) const;
 
   Options options_;
+  bool claimed_elsewhere_ = false;  // another graph of this session has fused nodes
   kernels::Isa isa_;
   CostModel costs_;
   std::shared_ptr<kernels::Tuner> tuner_;  // null when claims shall be the same every time

@@ -183,4 +183,7 @@ def test_weights_inside_a_branch() -> None:
     y = net.add("If", "flag", then_branch=branch("a", "Relu"), else_branch=branch("b", "Tanh"))
     feeds = [{**feed(net.rng, {"x": [4, 16]}), "flag": np.array(v)} for v in (True, False)]
     session = compare(net.model(y), feeds, force=True)
-    assert claimed_ops(session).count("MatMul") == 2
+    import onnxruntime as ort
+
+    old = tuple(int(v) for v in ort.__version__.split(".")[:2]) < (1, 24)
+    assert claimed_ops(session).count("MatMul") == (0 if old else 2)
