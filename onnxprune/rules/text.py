@@ -78,6 +78,7 @@ class TextRule:
         keep: factors that are not ours to prune (directions of a recurrent layer).
         mixed: factors inside which the operator mixes: frozen.
         normalised: factors over which it takes statistics and scales by them.
+        marks: factors that are attention heads.
         heads: the starred batch factor is the natural carrier when no operand is constant.
     """
 
@@ -89,6 +90,7 @@ class TextRule:
     heads: bool = False
     mixed: tuple[str, ...] = ()
     normalised: tuple[str, ...] = ()
+    marks: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()
 
     def parsed(self) -> tuple[list[Operand], list[Operand]]:
@@ -108,6 +110,8 @@ class TextRule:
             if name in self.mixed or name.split(".")[0] in self.mixed:
                 n.freeze(ids, f"{n.op} mixes this axis")
         state.normalise()
+        for name in self.marks:
+            n.heads(state.factors.get(name))
         for name in self.keep:
             n.freeze(state.factors.get(name), f"{n.op} has a fixed number of these")
         if self.group_attr:

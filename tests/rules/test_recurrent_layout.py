@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from test_laws import build, check
 
-from onnxprune.rules.base import RULES, Sample
+from onnxprune.rules.base import Sample
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 

@@ -66,6 +66,8 @@ def gather_nd(n: NodeView) -> None:
             n.freeze(n.ids(0, axis), "is indexed by data")
         else:
             n.passes(axis, axis - indexed + many - 1)
+            if n.is_weight(0):
+                n.produces(0, axis)
     for axis in range(many - 1):
         n.passes(axis, axis, 1)
     n.freeze(n.ids(1, many - 1), "is an index")
