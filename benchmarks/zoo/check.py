@@ -120,6 +120,7 @@ def _judge(
         wrong.append(f"differs from the masked model by {worst:.3g} of the output's deviation")
     before, after = judge.parameters(dense), judge.parameters(shrunk)
     body = before["all"] - before["embedding"]
+    strict = before["all"] - before["looked_up"]
     return {
         "status": "wrong" if wrong else "invalid" if invalid else "right",
         "why": wrong + invalid,
@@ -127,6 +128,7 @@ def _judge(
         "params": {"before": before, "after": after},
         "kept": after["all"] / max(before["all"], 1),
         "kept_body": (after["all"] - after["embedding"]) / max(body, 1),
+        "kept_not_looked_up": (after["all"] - after["looked_up"]) / max(strict, 1),
         "bytes": {"before": source.stat().st_size, "after": target.stat().st_size},
     }
 

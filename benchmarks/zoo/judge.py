@@ -6,7 +6,7 @@ and compares weights itself.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -40,21 +40,51 @@ def tensors(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
 
 
 def parameters(model: onnx.ModelProto) -> dict[str, int]:
-    """Float weights: "all", and "embedding": tables that a Gather looks up by computed index."""
+    """Float weights: "all", and of these "embedding" and "looked_up".
+
+    ``looked_up`` are tables that a Gather (or EmbedLayerNormalization) reads at computed indices.
+    ``embedding`` adds two forms that exporters give such tables: a copy of one, turned round for
+    the output matrix that is tied to it, and a table of positions that is added to the stream.
+    """
+    held = tensors(model)
     weights = {
         name: int(np.prod(tensor.dims, dtype=np.int64))
-        for name, tensor in tensors(model).items()
+        for name, tensor in held.items()
         if tensor.data_type in _FLOATS
     }
-    constants = set(tensors(model))
+    constants = set(held)
     tables = {
         node.input[0]
         for graph in _graphs(model.graph)
         for node in graph.node
         if node.op_type == "Gather" and node.input[1] not in constants
     }
-    embedding = sum(size for name, size in weights.items() if name in tables)
-    return {"all": sum(weights.values()), "embedding": embedding}
+    for graph in _graphs(model.graph):
+        for node in graph.node:
+            if node.op_type == "EmbedLayerNormalization":
+                tables.update(name for name in node.input[2:5] if name)
+    looked_up = sum(size for name, size in weights.items() if name in tables)
+    turned = {numpy_helper.to_array(held[name]).T.tobytes() for name in tables if name in weights}
+    sizes = {weights[name] for name in tables if name in weights}
+    other = {
+        name
+        for name, size in weights.items()
+        if size in sizes
+        and len(held[name].dims) == 2
+        and name not in tables
+        and numpy_helper.to_array(held[name]).tobytes() in turned
+    }
+    for graph in _graphs(model.graph):
+        for node in graph.node:
+            if node.op_type == "Add":
+                other.update(n for n in node.input if n in weights and _places(held[n].dims))
+    embedding = looked_up + sum(weights[name] for name in other - tables)
+    return {"all": sum(weights.values()), "embedding": embedding, "looked_up": looked_up}
+
+
+def _places(dims: Sequence[int]) -> bool:
+    """Return whether an added constant has a row for every position: [1, T, D] or [T, D]."""
+    return len(dims) in (2, 3) and min(dims[-2:]) > 1 and all(d == 1 for d in dims[:-2])
 
 
 def _values(values: Any, own: set[str]) -> dict[str, tuple[int, list[int | str]]]:

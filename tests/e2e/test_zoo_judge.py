@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 import pytest
 from graphs import all_graphs
-from onnx import numpy_helper
+from onnx import TensorProto, helper, numpy_helper
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -143,7 +143,39 @@ def test_deviation(zoo: ModuleType) -> None:
 
 def test_embeddings_are_counted_apart(zoo: ModuleType) -> None:
     counts = zoo.judge.parameters(all_graphs()["tied_embedding_transposed"]())
-    assert counts == {"all": 20 * 16 + 16 * 24 + 24 * 16, "embedding": 20 * 16}
+    table = 20 * 16
+    assert counts == {
+        "all": table + 16 * 24 + 24 * 16,
+        "embedding": table,
+        "looked_up": table,
+    }
+
+
+def test_copies_of_embeddings_and_positions_are_embeddings(zoo: ModuleType) -> None:
+    rng = np.random.default_rng(0)
+    arrays = {
+        "table": rng.standard_normal((20, 6)),
+        "places": rng.standard_normal((1, 5, 6)),
+        "bias": rng.standard_normal(6),
+        "w": rng.standard_normal((6, 6)),
+    }
+    arrays["head"] = np.ascontiguousarray(arrays["table"].T)
+    nodes = [
+        helper.make_node("Gather", ["table", "ids"], ["e"]),
+        helper.make_node("Add", ["e", "places"], ["p"]),
+        helper.make_node("MatMul", ["p", "w"], ["h"]),
+        helper.make_node("Add", ["h", "bias"], ["b"]),
+        helper.make_node("MatMul", ["b", "head"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "tied",
+        [helper.make_tensor_value_info("ids", TensorProto.INT64, [2, 5])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [2, 5, 20])],
+        [numpy_helper.from_array(v.astype(np.float32), k) for k, v in arrays.items()],
+    )
+    counts = zoo.judge.parameters(helper.make_model(graph))
+    assert counts == {"all": 2 * 120 + 30 + 36 + 6, "embedding": 2 * 120 + 30, "looked_up": 120}
 
 
 def _row(name: str, kind: str, kept: float, status: str = "right") -> dict[str, Any]:
