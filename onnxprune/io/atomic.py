@@ -14,6 +14,7 @@ from typing import BinaryIO
 from onnxprune.errors import SaveError
 
 Writer = Callable[[BinaryIO], None]
+_DESCRIPTORS = Path("/proc/self/fd")
 
 _ADVICE = {
     errno.ENOSPC: "the disk is full; free some space or write elsewhere",
@@ -120,13 +121,40 @@ def _spare_name(path: Path) -> Path:
 
 
 def _write(path: Path, spare: Path, write: Writer) -> None:
-    descriptor = os.open(spare, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+    descriptor, nameless = _open(spare)
     with os.fdopen(descriptor, "wb", buffering=1 << 20) as file:
         with contextlib.suppress(OSError):
-            spare.chmod(stat.S_IMODE(path.stat().st_mode))
+            mode = stat.S_IMODE(path.stat().st_mode)
+            if nameless:
+                os.fchmod(descriptor, mode)
+            else:
+                spare.chmod(mode)
         write(file)
         file.flush()
         os.fsync(descriptor)
+        if nameless:
+            _give_name(descriptor, spare)
+
+
+def _give_name(descriptor: int, spare: Path) -> None:
+    folder = os.open(_DESCRIPTORS, os.O_RDONLY)
+    try:
+        # Relative to a folder: only then does Python follow the link that stands for the file.
+        os.link(str(descriptor), spare, src_dir_fd=folder, follow_symlinks=True)
+    finally:
+        os.close(folder)
+
+
+def _open(spare: Path) -> tuple[int, bool]:
+    """Open a new file for writing; where the system can, one that has no name yet.
+
+    Such a file is gone when the process is, however it ends.
+    """
+    unnamed = getattr(os, "O_TMPFILE", 0)
+    if unnamed and _DESCRIPTORS.is_dir():
+        with contextlib.suppress(OSError):  # not every file system can
+            return os.open(spare.parent, os.O_WRONLY | unnamed, 0o666), True
+    return os.open(spare, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666), False
 
 
 def _sync_folder(folder: Path) -> None:

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +22,8 @@ from onnxprune.patterns import parse_pattern
 from onnxprune.planning import streamed
 from onnxprune.planning.layers import find_layers
 from onnxprune.rules.analysis import analyze
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def model(dtype: type = np.float32, ties: bool = False) -> onnx.ModelProto:
@@ -106,6 +112,53 @@ def test_external_data(pattern: str, tmp_path: Path) -> None:
     for tensor in written.graph.initializer:
         np.testing.assert_array_equal(numpy_helper.to_array(tensor), want[tensor.name])
     assert result.report["sparsity"] == other.report["sparsity"]
+
+
+KILLED = """
+import sys, time
+from pathlib import Path
+import onnxprune.api as onnxprune
+from onnxprune.io import DerivedTensor
+real = DerivedTensor.pieces
+def slow(self):
+    for piece in real(self):
+        yield piece
+        Path(sys.argv[3]).touch()
+        time.sleep(60)
+result = onnxprune.prune(sys.argv[1], "element", 0.5, proof=False)
+DerivedTensor.pieces = slow
+onnxprune.save(result.loaded, sys.argv[2])
+"""
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="nameless files are Linux's")
+@pytest.mark.parametrize("old", [False, True])
+def test_killed_while_writing(old: bool, tmp_path: Path) -> None:
+    """Nothing is left, and what was there before is untouched."""
+    source, folder, ready = tmp_path / "in.onnx", tmp_path / "out", tmp_path / "ready"
+    onnx.save(model(), source, save_as_external_data=True, size_threshold=0)
+    folder.mkdir()
+    if old:
+        (folder / "out.onnx").write_bytes(b"older")
+    if not (Path(onnxprune.__file__).parent / "passes").is_dir():
+        package = tmp_path / "checkout" / "onnxprune"
+        package.mkdir(parents=True)
+        for part in [*(ROOT / "onnxprune").iterdir(), ROOT / "passes"]:
+            (package / part.name).symlink_to(part, target_is_directory=part.is_dir())
+    path = os.pathsep.join([str(tmp_path / "checkout"), os.environ.get("PYTHONPATH", "")])
+    command = [sys.executable, "-c", KILLED, str(source), str(folder / "out.onnx"), str(ready)]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": path}, stderr=subprocess.PIPE
+    )
+    deadline = time.monotonic() + 120
+    while not ready.exists() and time.monotonic() < deadline:
+        assert process.poll() is None, process.communicate()[1]
+        time.sleep(0.02)
+    process.kill()
+    process.communicate()
+    assert ready.exists()
+    assert [f.name for f in folder.iterdir()] == (["out.onnx"] if old else [])
+    assert not old or (folder / "out.onnx").read_bytes() == b"older"
 
 
 @pytest.mark.parametrize("pattern", ["element", "2:4"])

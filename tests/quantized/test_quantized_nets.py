@@ -26,6 +26,17 @@ COARSE = {"recurrent": 0.82, "transformer": 0.7, "joining": 0.65}
 OWN_SCALE = {"recurrent": 0.71}  # ... a state that is quantised by its own range stays whole.
 
 
+# Every form on one network and every network in some forms; all of them together are slow.
+QUICK = {"qdq-uint8-per-channel", "qoperator-per-channel", "dynamic-uint8-per-channel"}
+QUICK |= {"nbits-4-asymmetric"}
+ALL = [
+    pytest.param(
+        net, form, marks=[] if net == "transformer" or form in QUICK else [pytest.mark.slow]
+    )
+    for net, form in pairs()
+]
+
+
 @pytest.fixture(autouse=True)
 def quiet():
     logging.disable(logging.WARNING)
@@ -46,7 +57,7 @@ def load(net: str, form: str) -> onnx.ModelProto:
     return onnx.ModelProto.FromString(build(net, form))
 
 
-@pytest.mark.parametrize(("net", "form"), pairs())
+@pytest.mark.parametrize(("net", "form"), ALL)
 def test_channels_go(net: str, form: str) -> None:
     dense = load(net, form)
     result = onnxprune.prune(dense, "channel", 0.5)
@@ -72,7 +83,7 @@ def test_channels_go(net: str, form: str) -> None:
     assert differs, "a mask that changes nothing proves nothing"
 
 
-@pytest.mark.parametrize(("net", "form"), pairs())
+@pytest.mark.parametrize(("net", "form"), ALL)
 def test_masks_are_zero_points(net: str, form: str) -> None:
     dense = load(net, form)
     before = read_weights(dense)

@@ -199,5 +199,5 @@ register(
         )
     ],
     domain=MS,
-    exact="mixed axis frozen",
+    exact="mixed axis held",
 )
