@@ -7,8 +7,8 @@
 Every row is one network, pattern and level: the dense metric, plain magnitude, and what
 ``onnxprune.prune`` makes of it with unlabelled samples. CIFAR networks are calibrated on training
 images and evaluated on the 5,000 test images; the others, of which only evaluation data exists, on
-every second sample, and evaluated (dense too) on those in between. The first layer stays dense, as
-in the figures this is compared with.
+every second sample, and evaluated (dense too) on those in between. For masks the first layer stays
+dense, as in the figures this is compared with; channels are pruned everywhere.
 """
 
 from __future__ import annotations
@@ -31,7 +31,10 @@ import onnxprune
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 Array = npt.NDArray[Any]
 Loader = Callable[[int], Any]
-CIFAR_LEVELS = ("element=0.5", "element=0.7", "element=0.8", "element=0.9", "2:4", "block:4x1=0.7")
+CIFAR_LEVELS = (
+    "element=0.5", "element=0.7", "element=0.8", "element=0.9", "2:4", "block:4x1=0.7",
+    "channel/macs=0.7", "channel/macs=0.5",
+)  # fmt: skip
 
 
 def _pixels(blob: bytes) -> Array:
@@ -126,8 +129,11 @@ def measure(
     name: str, level: str, load: Loader, lib: Any, options: argparse.Namespace
 ) -> dict[str, Any]:
     """Prune one network both ways and evaluate it."""
-    pattern, _, number = level.partition("=")
-    sparsity = float(number) if number else None
+    how, _, number = level.partition("=")
+    pattern, _, what = how.partition("/")
+    sparsity = float(number) if number and not what else None
+    target = {what: float(number)} if what else {}
+    structural = pattern == "channel"
     source = DATA / name / "model.onnx"
     lib.SPLIT = "all" if name.startswith("cifar") else "hidden"
     data = load(options.samples)
@@ -142,20 +148,21 @@ def measure(
         for way in ("none", "auto"):
             started = time.perf_counter()
             result = onnxprune.prune(
-                source, pattern, sparsity, data=data, samples=options.samples,
-                recover=way, first_layer=options.first_layer,
+                source, pattern, sparsity, target=target, data=data, samples=options.samples,
+                recover=way, first_layer="prune" if structural else options.first_layer,
                 allocation=options.allocation if way == "auto" else "uniform",
             )  # fmt: skip
             took = time.perf_counter() - started
-            target = Path(folder) / f"{way}.onnx"
-            onnxprune.save(result.loaded, target)
-            row["magnitude" if way == "none" else "recovered"] = lib.TASKS[name](str(target))[
-                "value"
-            ]
+            file = Path(folder) / f"{way}.onnx"
+            onnxprune.save(result.loaded, file)
+            row["magnitude" if way == "none" else "recovered"] = lib.TASKS[name](str(file))["value"]
             if way == "auto":
                 row["seconds"] = round(took, 1)
                 row["held_out"] = (result.report["recovery"] or {}).get("steps")
                 row["sparsity"] = round(result.report["sparsity"], 4)
+                row["macs"] = round(
+                    result.report["macs"]["after"] / result.report["macs"]["before"], 4
+                )
     return row
 
 
@@ -164,9 +171,11 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--network", action="append")
     parser.add_argument("--all", action="store_true", help="every network that can be measured")
-    parser.add_argument("--level", action="append", help="PATTERN or PATTERN=SPARSITY")
+    parser.add_argument(
+        "--level", action="append", help="PATTERN, PATTERN=SPARSITY or PATTERN/TARGET=KEPT"
+    )
     parser.add_argument("--samples", type=int, default=1024)
-    parser.add_argument("--allocation", default="uniform")
+    parser.add_argument("--allocation", default="auto")
     parser.add_argument("--first-layer", default="keep", choices=("keep", "prune"))
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()

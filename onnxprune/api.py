@@ -43,7 +43,7 @@ def prune(
     *,
     target: Mapping[str, float] | None = None,
     criterion: str = "auto",
-    allocation: str = "uniform",
+    allocation: str = "auto",
     align: int = 1,
     only: str | None = None,
     keep: str | None = None,
@@ -256,7 +256,7 @@ def sensitivity(
     Args:
         model: as for :func:`prune`. Never changed.
         data: unlabelled samples, as for :func:`prune`.
-        pattern: what is removed together; any but ``channel``.
+        pattern: what is removed together; for ``channel``, groups of coupled units are measured.
         levels: fractions of a layer to remove, ascending, each above 0 and below 1; 0.3 to 0.95
             when None. A pattern of fixed density has one level.
         samples: how many samples of ``data`` to use at most; 1024 when None.

@@ -202,19 +202,19 @@ def run_prune(
             "statistics are now those of what stays"
         )
     if kind == "structure":
-        removed = removed_from(analyzer, plan)
+        removed = again = removed_from(analyzer, plan)
+        if calibrated is not None and removed.any():
+            from onnxprune.recovery.apply_structure import recover_structure
+
+            mended = recover_structure(
+                analyzer, plan, options, calibrated, replay=replay, progress=progress
+            )
+            plan, removed, again = mended.plan, mended.removed, mended.again
+            analyzer, report["recovery"] = mended.analyzer, mended.account
         units["removed"] = int(np.count_nonzero(removed[units.pop("labels")]))
         report["params"]["after"] = cost.params(None if mask_only else removed)
         report["macs"]["after"] = cost.macs(None if mask_only else removed)
-        if calibrated is not None and removed.any():
-            from onnxprune.recovery.apply_structure import extended, refit_consumers
-
-            report["recovery"], created = refit_consumers(
-                analyzer, removed, calibrated, seed=options.seed, progress=progress
-            )
-            analyzer = analyze(model, states=options.shrink_states, through_norms=through)
-            removed = removed_from(analyzer, extended(plan, created))
-        proof, model = prove_structure(analyzer, removed, feeds, mask_only=mask_only, on=prove)
+        proof, model = prove_structure(analyzer, again, feeds, mask_only=mask_only, on=prove)
     else:
         units.pop("labels")
         units["removed"] = 0

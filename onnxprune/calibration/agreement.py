@@ -42,7 +42,7 @@ class Judge:
         """Take the dense outputs, a list a feed; ``tokens``: whether inputs are integers."""
         self.dense = dense
         first = dense[0] if dense else []
-        self.kinds = [_kind(o, tokens) for o in first]
+        self.kinds = [kind_of(o, tokens) for o in first]
         self.spread = [
             float(np.var(np.concatenate([f[i].ravel() for f in dense]).astype(np.float64)))
             if kind == "value"
@@ -72,17 +72,22 @@ class Judge:
         return Agreement(loss, votes / rows if rows else None)
 
 
-def _kind(output: Array, tokens: bool) -> str | None:
+def kind_of(output: Array, tokens: bool) -> str | None:
+    """Return what an output holds: ``classes``, ``value``, or None where it is not compared."""
     if output.dtype.kind != "f" or not output.size:
         return None
     rank = 3 if tokens else 2
     return "classes" if output.ndim in (2, rank) and output.shape[-1] > 1 else "value"
 
 
+def distributions(rows: Array) -> bool:
+    """Return whether the last axis holds probabilities rather than logits."""
+    return bool(rows.min() >= 0 and np.abs(rows.sum(-1) - 1).max() < 1e-3)
+
+
 def _divergence(a: Array, b: Array) -> Array:
     """KL of rows of logits, or of distributions where both hold them."""
-    sums = a.sum(-1)
-    if a.min() >= 0 and np.abs(sums - 1).max() < 1e-3:
+    if distributions(a):
         low, high = np.log(np.maximum(a, 1e-12)), np.log(np.maximum(b, 1e-12))
     else:
         low, high = _log_softmax(a), _log_softmax(b)

@@ -50,7 +50,11 @@ def _level(text: str, option: str, example: str) -> tuple[str, float]:
 
 
 def _target(context: click.Context, parameter: click.Parameter, text: str | None) -> Any:
-    return None if text is None else dict([_level(text, "--target", "params=0.5 or macs=0.5")])
+    return (
+        None
+        if text is None
+        else dict([_level(text, "--target", "params=0.5, macs=0.5 or bytes=0.5")])
+    )
 
 
 def _layers(context: click.Context, parameter: click.Parameter, texts: tuple[str, ...]) -> Any:
@@ -71,7 +75,7 @@ def _layers(context: click.Context, parameter: click.Parameter, texts: tuple[str
 @click.option(
     "--target",
     callback=_target,
-    metavar="params=F|macs=F",
+    metavar="params=F|macs=F|bytes=F",
     help="Instead of a sparsity: fraction of the model to keep.",
 )
 @click.option(
@@ -84,7 +88,7 @@ def _layers(context: click.Context, parameter: click.Parameter, texts: tuple[str
 @click.option(
     "--allocation",
     metavar="NAME",
-    help="How the sparsity is divided over layers ('list allocations').  [default: uniform]",
+    help="How the sparsity is divided over layers ('list allocations').  [default: auto]",
 )
 @click.option("--align", type=int, metavar="N", help="Kept channel counts are multiples of N.")
 @click.option("--only", metavar="RE", help="Prune only layers whose names match.")

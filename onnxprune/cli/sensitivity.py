@@ -33,30 +33,50 @@ from onnxprune.errors import UsageError
 @click.option(
     "--levels",
     metavar="S,S,...",
-    help="Fractions of each layer to remove.  [default: 0.3,0.5,0.7,0.8,0.9,0.95]",
+    help="Fractions of each layer to remove.  [default: 0.3 to 0.95; for channels 0.125 to 0.75]",
 )
 @click.option("--only", metavar="RE", help="Measure only layers whose names match.")
 @click.option("--keep", metavar="RE", help="Leave out layers whose names match.")
 @click.option("--csv", "as_csv", is_flag=True, help="Print comma-separated rows.")
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object.")
-def command(model: Path, levels: str | None, as_csv: bool, as_json: bool, **options: Any) -> None:
+@click.option(
+    "--plot",
+    type=click.Path(path_type=Path),
+    metavar="FILE.png|.svg",
+    help="Draw the table as well; PNG needs Pillow.",
+)
+def command(
+    model: Path,
+    levels: str | None,
+    as_csv: bool,
+    as_json: bool,
+    plot: Path | None,
+    **options: Any,
+) -> None:
     """Prune every layer of MODEL alone, at several levels, and compare outputs with the dense ones.
 
-    Kept weights are solved anew, as `prune --recover auto` does. What comes out is what
-    `prune --allocation measured` divides by. Nothing is written.
+    With --pattern channel it is every group of coupled units. Kept weights are solved anew, as
+    `prune --recover auto` does. What comes out is what `prune` divides a target by. No model is
+    written.
     """
     from onnxprune import api
     from onnxprune.report.jsonable import dumps
+    from onnxprune.report.plot import render, write_plot
     from onnxprune.report.tables import Table
 
     if as_csv and as_json:
         raise UsageError("give --csv or --json, not both")
+    if plot is not None:
+        render([], plot.suffix.lower())  # before the work
     with progress_bar() as progress:
         report = api.sensitivity(model, levels=_levels(levels), progress=progress, **options)
+    rows = report["rows"]
+    if plot is not None:
+        title = f"{model.name}: {report['pattern']}, each pruned alone"
+        write_plot(plot, rows, title)
     if as_json:
         click.echo(dumps({"model": str(model), **report}))
         return
-    rows = report["rows"]
     if as_csv:
         buffer = io.StringIO()
         writer = csv.DictWriter(buffer, list(rows[0]), lineterminator="\n")
@@ -65,13 +85,14 @@ def command(model: Path, levels: str | None, as_csv: bool, as_json: bool, **opti
         click.echo(buffer.getvalue(), nl=False)
         return
     found = sorted({row["sparsity"] for row in rows})
-    table = Table(["layer", ">weights", *(f">{level:.4g}" for level in found)])
+    size = "units" if "units" in rows[0] else "weights"
+    table = Table(["layer", f">{size}", *(f">{level:.4g}" for level in found)])
     by_layer: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
         by_layer.setdefault(row["layer"], []).append(row)
     for name, entries in by_layer.items():
         loss = {e["sparsity"]: f"{e['loss']:.3g}" for e in entries}
-        table.add(name, entries[0]["weights"], *(loss.get(level, "") for level in found))
+        table.add(name, entries[0][size], *(loss.get(level, "") for level in found))
     show([table, "", f"loss on {report['samples']} samples"])
 
 

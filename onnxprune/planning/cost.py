@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 
 import numpy as np
 import onnx_ir as ir
@@ -24,6 +25,7 @@ class CostModel:
             return labels[ids] if isinstance(ids, np.ndarray) else (ids or 1)
 
         self._params: list[list[Ids | int]] = []
+        self._sizes: list[float] = []  # bytes of an element
         seen: set[ir.Value] = set()
         for (value, _), axes in analyzer.parameters.items():
             tensor = analyzer.tensor(value)
@@ -34,6 +36,7 @@ class CostModel:
                 continue
             seen.add(value)
             self._params.append([*(of(a) for a in axes), stored.per_element])
+            self._sizes.append(tensor.dtype.itemsize / max(stored.per_element, 1))
         self._macs = [[of(d) for d in c.macs] for c in analyzer.contractions]
         self._none = np.zeros(analyzer.partition.count, np.bool_)
 
@@ -47,6 +50,18 @@ class CostModel:
     def params(self, removed: Bools | None = None) -> int:
         """Return the number of parameters: floats, and integers that stand for such."""
         return self._total(self._params, self._none if removed is None else removed)
+
+    def bytes(self, removed: Bools | None = None) -> float:
+        """Return the bytes that the same numbers take, stored dense."""
+        none = self._none if removed is None else removed
+        return sum(
+            size * self._total([row], none)
+            for size, row in zip(self._sizes, self._params, strict=True)
+        )
+
+    def counter(self, what: str) -> Callable[[Bools | None], float]:
+        """Return what counts ``params``, ``macs`` or ``bytes``."""
+        return {"params": self.params, "macs": self.macs, "bytes": self.bytes}[what]
 
     def macs(self, removed: Bools | None = None) -> int:
         """Return the multiply-accumulates per sample, at the sizes of ``rules.nominal``."""

@@ -209,6 +209,22 @@ def _counts(
 
     def left(sparsity: float) -> float:
         keep = _keep_counts(items, options, sparsity)
+        if what == "bytes":
+            return _stored_share(every, {i.name: i.removed_weight(keep[i.name]) for i in items})
         return 1 - sum(i.removed_weight(keep[i.name]) for i in items) / whole
 
     return _keep_counts(items, options, solve_level(left, wanted, tol=0.0005))
+
+
+def _stored_share(layers: list[Layer], removed: Mapping[str, float]) -> float:
+    """Bytes of weights kept with a bit each that says where they are, or dense where that is less.
+
+    The smallest format that ``convert`` knows may be smaller still.
+    """
+    dense = stored = 0.0
+    for layer in layers:
+        size = layer.size * layer.tensor.dtype.itemsize
+        kept = 1 - removed.get(layer.name, 0.0) / max(layer.size, 1)
+        dense += size
+        stored += min(size, size * kept + layer.size / 8)
+    return stored / dense if dense else 0.0

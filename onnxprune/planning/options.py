@@ -10,7 +10,7 @@ from typing import Any
 
 from onnxprune.errors import UsageError
 
-TARGETS = ("params", "macs")
+TARGETS = ("params", "macs", "bytes")
 POLICIES = ("prune", "keep")
 EXACT = ("heads", "ffn", "channels")
 STRUCTURES = ("auto", *EXACT, "hidden")
@@ -25,8 +25,9 @@ class SelectOptions:
         pattern: spelling of a pattern, see ``onnxprune list patterns``.
         sparsity: fraction to remove, 0 <= s < 1: of weights, or of the units of a group for
             ``channel``; None where a pattern fixes it, a target is given or only layers are.
-        target: {"params": f} or {"macs": f}: fraction of the model's parameters or
-            multiply-accumulates that may remain; the sparsity is found from it.
+        target: {"params": f}, {"macs": f} or {"bytes": f}: fraction of the model's parameters,
+            multiply-accumulates or bytes of weights that may remain; the sparsity is found from
+            it.
         criterion: spelling of a criterion.
         allocation: name of an allocation strategy.
         align: kept counts of channels are multiples of this.
@@ -51,7 +52,7 @@ class SelectOptions:
     sparsity: float | None = None
     target: Mapping[str, float] = field(default_factory=dict)
     criterion: str = "auto"
-    allocation: str = "uniform"
+    allocation: str = "auto"
     align: int = 1
     only: str | None = None
     keep: str | None = None
@@ -81,7 +82,7 @@ class SelectOptions:
             if not 0 < value <= 1:
                 raise UsageError(f"target {what}={value:g}: give the fraction to keep, in (0, 1]")
         if len(self.target) > 1:
-            raise UsageError("give one target, params or macs, not both")
+            raise UsageError("give one target: params, macs or bytes")
         if self.target and self.sparsity is not None:
             raise UsageError("give either a sparsity or a target, not both")
         if self.align < 1:

@@ -166,6 +166,18 @@ def removed_by(analyzer: Analyzer, scored: list[ScoredGroup], keep: dict[str, in
     return removed
 
 
+def free_groups(analyzer: Analyzer, options: SelectOptions) -> tuple[list[ScoredGroup], list[int]]:
+    """Return all groups with their scores, and the numbers of those that may lose any number.
+
+    Left out of the latter are groups that ``--only``, ``--keep``, ``--layer`` or the policies for
+    the first and last layer speak for.
+    """
+    criterion = parse_criterion(options.criterion)
+    scored, _ = score_groups(analyzer, criterion, options.seed)
+    held = _fixed(options, scored, find_layers(analyzer)) | set(_overrides(options, scored))
+    return scored, [g for g, s in enumerate(scored) if s.name not in held]
+
+
 def select_structure(
     analyzer: Analyzer, options: SelectOptions, measured: Measurements | None = None
 ) -> tuple[PrunePlan, list[str]]:
@@ -217,10 +229,9 @@ def select_structure(
 
     level = options.sparsity
     if options.target:
-        cost = CostModel(analyzer)
         ((what, wanted),) = options.target.items()
-        count = cost.params if what == "params" else cost.macs
-        whole = count()
+        count = CostModel(analyzer).counter(what)
+        whole = count(None)
 
         def left(sparsity: float) -> float:
             return count(removed_by(analyzer, scored, choose(sparsity))) / whole if whole else 0.0

@@ -73,6 +73,11 @@ def columns_wanted(size: int) -> int:
     return max(COLUMNS_PER_INPUT * size, cheap)
 
 
+def few_columns(size: int) -> int:
+    """Return how many columns are enough to tell one trial from another."""
+    return max(8192, COLUMNS_PER_INPUT // 2 * size)
+
+
 def quiet(stage: str, done: float) -> None:
     """Progress callback that does nothing."""
 
@@ -101,6 +106,7 @@ class Reconstruction:
         self.held_feeds = [f for f, h in zip(feeds, self.held, strict=True) if h] or list(feeds)
         self.dense = Stream(self.stages, feeds)
         self.tokens = tokens
+        self.columns = columns_wanted  # may be replaced where trials are to be quick
         self._last: tuple[Any, Statistics, Statistics | None] | None = None
 
     def judge(self) -> Judge:
@@ -252,7 +258,7 @@ class Reconstruction:
         source = operand.source
         total = sum(operand.count(v[source]) for v in pruned.values)
         size = int(np.prod(operand.layer.view_shape[2:]))
-        share = min(1.0, columns_wanted(size) / max(total, 1))
+        share = min(1.0, self.columns(size) / max(total, 1))
         beside = shortcut_of(self.analyzer, operand)
         if beside is not None and any(beside not in v for v in (dense.values[0], pruned.values[0])):
             beside = None

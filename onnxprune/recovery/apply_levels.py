@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx_ir as ir
 
+from onnxprune.allocation.knapsack import choose_levels
 from onnxprune.calibration.agreement import Judge
 from onnxprune.calibration.blas import one_thread
 from onnxprune.calibration.operands import Operand, find_operand
@@ -111,7 +112,7 @@ def measure(
         if place is not None and isinstance(found, Operand):
             todo.append((place, found))
     todo.sort(key=lambda pair: pair[0])
-    chosen = _chosen(work)
+    chosen = chosen_feeds(work)
     judge = Judge(Stream(work.stages, [work.feeds[i] for i in chosen]).finish(), tokens=work.tokens)
     dense = Stream(work.stages, work.feeds)
     table = []
@@ -123,12 +124,12 @@ def measure(
     return table
 
 
-def _chosen(work: Reconstruction) -> list[int]:
+def chosen_feeds(work: Reconstruction, samples: int | None = None) -> list[int]:
     """Training feeds, spread out, that hold about :data:`SAMPLES` samples."""
     open_feeds = [i for i, held in enumerate(work.held) if not held] or [0]
     first = next(iter(work.feeds[0].values()))
     each = max(1, int(np.asarray(first).shape[0]) if np.asarray(first).ndim else 1)
-    wanted = min(len(open_feeds), max(1, SAMPLES // each))
+    wanted = min(len(open_feeds), max(1, (samples or SAMPLES) // each))
     places = np.unique(np.linspace(0, len(open_feeds) - 1, wanted).astype(int))
     return [open_feeds[i] for i in places]
 
@@ -181,27 +182,16 @@ def divide(
     sizes = np.array([s.weights * (costs or {}).get(s.tensor, 1.0) for s in table])
     if not len(table) or kept >= sizes.sum():
         return {s.tensor: 1.0 for s in table}
-    step = kept / STEPS
-    used = np.ceil(sizes[:, None] * CHOICES / step - 1e-9).astype(np.int64)
-    best = np.zeros(STEPS + 1)
-    picks = np.zeros((len(table), STEPS + 1), np.int64)
-    for row, entry in enumerate(table):
-        damage = entry.at(CHOICES.copy())
-        options = np.full((len(CHOICES), STEPS + 1), np.inf)
-        for index, cost in enumerate(used[row]):
-            if cost <= STEPS:
-                options[index, cost:] = best[: STEPS + 1 - cost] + damage[index]
-        picks[row] = options.argmin(axis=0)
-        best = options.min(axis=0)
-    if not np.isfinite(best[STEPS]):  # even the least densities cost more than there is
+    picks = choose_levels(
+        [size * CHOICES for size in sizes],
+        [entry.at(CHOICES.copy()) for entry in table],
+        kept,
+        steps=STEPS,
+    )
+    if picks is None:  # even the least densities cost more than there is
         share = kept / float(sizes.sum())
         return {s.tensor: share for s in table}
-    left, found = STEPS, {}
-    for row in range(len(table) - 1, -1, -1):
-        index = int(picks[row, left])
-        found[table[row].tensor] = float(CHOICES[index])
-        left -= int(used[row, index])
-    return found
+    return {s.tensor: float(CHOICES[i]) for s, i in zip(table, picks, strict=True)}
 
 
 def as_rows(table: Sequence[Sensitivity]) -> list[dict[str, Any]]:
@@ -212,6 +202,18 @@ def as_rows(table: Sequence[Sensitivity]) -> list[dict[str, Any]]:
         for s in table
         for level, loss, top1 in zip(s.levels, s.loss, s.top1, strict=True)
     ]  # fmt: skip
+
+
+def checked_levels(levels: Sequence[float]) -> tuple[float, ...]:
+    """Return the levels.
+
+    Raises:
+        UsageError: they do not ascend strictly between 0 and 1.
+    """
+    wanted = tuple(levels)
+    if not wanted or list(wanted) != sorted(set(wanted)) or not 0 < wanted[0] <= wanted[-1] < 1:
+        raise UsageError(f"levels {list(wanted)}: give ascending fractions above 0 and below 1")
+    return wanted
 
 
 def sensitivity_report(
@@ -233,10 +235,11 @@ def sensitivity_report(
 
     pattern = parse_pattern(options.pattern)
     if pattern.structural:
-        raise UsageError(f"pattern {pattern.text} deletes units; measure element, N:M or blocks")
-    wanted = LEVELS if levels is None else tuple(levels)
-    if not wanted or list(wanted) != sorted(set(wanted)) or not 0 < wanted[0] <= wanted[-1] < 1:
-        raise UsageError(f"levels {list(wanted)}: give ascending fractions above 0 and below 1")
+        from onnxprune.recovery.channel_report import DEFAULT, channel_report
+
+        checked_levels(DEFAULT if levels is None else levels)
+        return channel_report(model, data, options, levels, samples, progress)
+    wanted = checked_levels(LEVELS if levels is None else levels)
     feeds = calibration_feeds(data, model.graph.inputs, samples)
     InferShapes().run(model, Context(seed=options.seed))
     analyzer = analyze(model)
@@ -248,7 +251,7 @@ def sensitivity_report(
         raise UsageError("no layer of this model has an input of its own to take statistics of")
     return {
         "pattern": pattern.text,
-        "samples": sum(rows_of(feeds[i]) for i in _chosen(work)),
+        "samples": sum(rows_of(feeds[i]) for i in chosen_feeds(work)),
         "rows": as_rows(table),
     }
 

@@ -7,25 +7,34 @@ inputs of the pruned prefix, against dense targets, with the lost mean moved int
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from onnxprune.axes import Bools
+from onnxprune.criteria.l1 import L1
+from onnxprune.passes.shrink import set_constant
 from onnxprune.patterns import parse_pattern
-from onnxprune.planning import PrunePlan, find_layers
+from onnxprune.planning import PrunePlan, SelectOptions, find_layers
 from onnxprune.planning.layers import Layer
+from onnxprune.planning.structure import plan_of, removed_from, score_groups
 from onnxprune.recovery.apply import (
     Feed,
     Progress,
     Reconstruction,
+    Recovered,
     apply_recovered,
+    few_columns,
     quiet,
     rows_of,
 )
-from onnxprune.rules.analysis import Analyzer
+from onnxprune.recovery.choose_units import candidates
+from onnxprune.recovery.repair import repair
+from onnxprune.recovery.train_blocks import train_blocks, write_back
+from onnxprune.rules.analysis import Analyzer, analyze
 
 
 def column_masks(analyzer: Analyzer, removed: Bools) -> dict[str, npt.NDArray[np.bool_]]:
@@ -51,53 +60,147 @@ def column_masks(analyzer: Analyzer, removed: Bools) -> dict[str, npt.NDArray[np
     return found
 
 
-def refit_consumers(
+@dataclass
+class Recovery:
+    """What became of a structured plan.
+
+    Attributes:
+        plan: what is kept, of the model's tensors as they were.
+        removed: the same as components of the first analysis.
+        analyzer: of the dense-shaped model with its new values.
+        again: ``removed`` as components of that analysis.
+        account: ``recovery`` of ``docs/report.md``.
+    """
+
+    plan: PrunePlan
+    removed: Bools
+    analyzer: Analyzer
+    again: Bools
+    account: dict[str, Any]
+
+
+def recover_structure(
     analyzer: Analyzer,
-    removed: Bools,
+    plan: PrunePlan,
+    options: SelectOptions,
     feeds: Sequence[Feed],
     *,
-    seed: int = 0,
+    replay: bool = False,
     progress: Progress = quiet,
-) -> tuple[dict[str, Any], dict[str, Layer]]:
-    """Write refitted weights and biases into the analyzed dense model, if that helps.
+) -> Recovery:
+    """Choose units and new values by samples, each step kept only if held-out agreement holds.
 
-    All layers behind the first loss are solved anew, also those that lost no input themselves:
-    their inputs changed. The model keeps its shapes; deleting the channels is the caller's.
+    Steps: the plan as it is; its units' consumers solved anew (where a criterion or plan has the
+    last word), or units and widths chosen by samples and solved; the moments of normalisations;
+    training of what stays against the dense network's inner values. The model keeps its shapes;
+    deleting the units is the caller's.
 
     Args:
-        analyzer: of the dense model; analyze anew afterwards, biases may have been added.
-        removed: units that are to be deleted.
+        analyzer: of the dense model, whose weights are replaced here.
+        plan: what was chosen without samples; the fallback.
+        options: what was asked for.
         feeds: calibration samples.
-        seed: for the draw of positions.
+        replay: the plan is not to be improved upon.
         progress: called with (stage, fraction done).
-
-    Returns:
-        The account, as plain data (see ``recovery`` in ``docs/report.md``), and biases that were
-        added, by name, with their layers.
 
     Raises:
         DataError: onnxruntime does not run the model on the feeds.
     """
-    work = Reconstruction(analyzer, feeds, seed=seed)
-    masks = column_masks(analyzer, removed)
+    work = Reconstruction(analyzer, feeds, seed=options.seed)
     judge = work.judge()
-    before = work.agreement(judge, work.masked(masks), [])
-    found = work.run(
-        masks, parse_pattern("element"), method="given", shared_bias=False, progress=progress
-    )
-    after = work.agreement(judge, found.weights, found.biases)
-    kept = after.loss <= before.loss
-    created = apply_recovered(analyzer, found) if kept else {}
-    account = {
+    dense = work.stages.proto
+    removed = removed_from(analyzer, plan)
+    first = Recovered(weights=work.masked(column_masks(analyzer, removed)))
+    before = work.agreement(judge, first.weights, [])
+    steps: list[dict[str, Any]] = [{"step": "delete", **before.as_dict(), "kept": True}]
+    best, choice, least = first, removed, before.loss
+    table: list[dict[str, Any]] = []
+    ways: Iterable[tuple[str, Bools]] = ()
+    if not replay:
+        ways = candidates(work, plan, options, seed=options.seed, progress=progress, table=table)
+
+    def solved(wanted: Bools) -> Recovered:
+        return work.run(
+            column_masks(analyzer, wanted),
+            parse_pattern("element"),
+            method="given",
+            shared_bias=False,
+            progress=progress,
+        )
+
+    def take(name: str, wanted: Bools) -> None:
+        nonlocal best, choice, least
+        found = solved(wanted)
+        after = work.agreement(judge, found.weights, found.biases)
+        kept = after.loss <= least
+        steps.append({"step": name, **after.as_dict(), "kept": kept})
+        if kept:
+            best, choice, least = found, wanted, after.loss
+
+    every, work.columns = work.columns, few_columns
+    for name, wanted in ways:
+        take(name, wanted)
+    work.columns = every
+    take("refit", choice)
+    statistics: dict[str, npt.NDArray[Any]] = {}
+    mended = repair(work, best, judge) if best is not first else None
+    if mended is not None:
+        kept = mended.agreement.loss < least
+        steps.append({"step": mended.name, **mended.agreement.as_dict(), "kept": kept})
+        if kept:
+            best, statistics = mended.recovered, mended.statistics
+            least = mended.agreement.loss
+    if choice is not removed:
+        plan = _planned(analyzer, choice, plan)
+    for name, array in statistics.items():
+        set_constant(analyzer.by_name[name], array)
+    created = apply_recovered(analyzer, best)
+    held = work.held_feeds
+    training = [f for f, h in zip(work.feeds, work.held, strict=True) if not h] or list(feeds)
+    again = _anew(analyzer, options)
+    gone = removed_from(again, extended(plan, created))
+    trained = train_blocks(
+        again, gone, dense, training, held, judge,
+        seed=options.seed, progress=progress,
+    )  # fmt: skip
+    account: dict[str, Any] = {
         "samples": sum(rows_of(f) for f in feeds),
-        "held_out": sum(rows_of(f) for f in work.held_feeds),
-        "steps": [
-            {"step": "delete", **before.as_dict(), "kept": True},
-            {"step": "refit", **after.as_dict(), "kept": kept},
-        ],
-        "layers": found.report["layers"],
+        "held_out": sum(rows_of(f) for f in held),
+        "steps": steps,
+        "layers": best.report.get("layers", []),
     }
-    return account, created
+    if table:
+        account["sensitivity"] = table
+    if trained.agreement is None:
+        account["training"] = {"why": trained.why}
+    else:
+        kept = trained.agreement.loss < least
+        steps.append({"step": "train blocks", **trained.agreement.as_dict(), "kept": kept})
+        account["training"] = trained.account
+        if kept:
+            write_back(again, trained)
+            again = _anew(analyzer, options)  # an analysis remembers numbers
+            gone = removed_from(again, extended(plan, created))
+    return Recovery(plan, choice, again, gone, account)
+
+
+def _anew(analyzer: Analyzer, options: SelectOptions) -> Analyzer:
+    """The model analyzed as before, its values as they are now."""
+    return analyze(
+        analyzer.model, states=options.shrink_states, through_norms=analyzer.through_norms
+    )
+
+
+def _planned(analyzer: Analyzer, removed: Bools, old: PrunePlan) -> PrunePlan:
+    """The plan of another choice of units, its groups told as the old plan tells them."""
+    plan = plan_of(analyzer, removed)
+    plan.options, plan.orders = old.options, old.orders
+    plan.through_norms = old.through_norms
+    labels = {s.name: s.group.labels for s in score_groups(analyzer, L1(), 0)[0]}
+    for entry in old.groups:
+        gone = np.flatnonzero(removed[labels[entry["name"]]])
+        plan.groups.append({**entry, "kept": entry["units"] - len(gone), "removed": gone.tolist()})
+    return plan
 
 
 def extended(plan: PrunePlan, created: Mapping[str, Layer]) -> PrunePlan:

@@ -52,7 +52,7 @@ item_lists = st.builds(
 
 
 def test_the_registry_lists_every_strategy():
-    assert STRATEGIES == ["erk", "global", "lamp", "measured", "uniform"]
+    assert STRATEGIES == ["auto", "erk", "global", "lamp", "measured", "uniform"]
     assert all(strategy.summary for _, strategy in ALLOCATIONS.items())
 
 

@@ -1,0 +1,238 @@
+"""Derivatives of layers and of pooling.
+
+A convolution's derivative with respect to its input is a transposed convolution, or for stride 1 a
+convolution with the kernel turned around; with respect to its weight a product of the output's
+derivative with the input's shifted windows (methods.md 4).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from itertools import product
+
+import numpy as np
+
+from onnxprune.gradients.backward import NoGradient, View, rule
+
+Parts = Sequence[str | None]
+
+
+class _Geometry:
+    """Strides, dilations and resolved padding of a convolution or pooling node."""
+
+    def __init__(
+        self, v: View, inner: tuple[int, ...], outer: tuple[int, ...], kernel: Sequence[int]
+    ):
+        rank = len(inner)
+        self.kernel = [int(k) for k in kernel]
+        self.strides = list(v.attr("strides", None) or [1] * rank)
+        self.dilations = list(v.attr("dilations", None) or [1] * rank)
+        auto = v.attr("auto_pad", b"NOTSET")
+        auto = auto.decode() if isinstance(auto, bytes) else auto
+        pads = list(v.attr("pads", None) or [0] * (2 * rank))
+        self.spans = [(k - 1) * d + 1 for k, d in zip(self.kernel, self.dilations, strict=True)]
+        if auto in ("SAME_UPPER", "SAME_LOWER"):
+            total = [
+                max((o - 1) * s + span - n, 0)
+                for o, s, span, n in zip(outer, self.strides, self.spans, inner, strict=True)
+            ]
+            lead = [t // 2 if auto == "SAME_UPPER" else t - t // 2 for t in total]
+            pads = [*lead, *(t - a for t, a in zip(total, lead, strict=True))]
+        elif auto == "VALID":
+            pads = [0] * (2 * rank)
+        self.before, self.after = pads[:rank], pads[rank:]
+
+    def attributes(self) -> dict[str, list[int]]:
+        """Attributes of a node of the same geometry."""
+        return {
+            "strides": self.strides,
+            "dilations": self.dilations,
+            "pads": [*self.before, *self.after],
+        }
+
+
+def _input_gradient(
+    v: View, g: str, weight: str, inner: tuple[int, ...], geo: _Geometry, groups: int
+) -> str:
+    """Derivative with respect to a convolution's input [N, C, *inner]; ``g`` is [N, M, *outer]."""
+    e = v.e
+    m, each = e.shapes[weight][:2]
+    outer = e.shapes[g][2:]
+    shape = (e.shapes[g][0], each * groups, *inner)
+    spare = [
+        n + b + a - ((o - 1) * s + span)
+        for n, b, a, o, s, span in zip(
+            inner, geo.before, geo.after, outer, geo.strides, geo.spans, strict=True
+        )
+    ]
+    lead = [span - 1 - b for span, b in zip(geo.spans, geo.before, strict=True)]
+    tail = [
+        span - 1 - a + extra for span, a, extra in zip(geo.spans, geo.after, spare, strict=True)
+    ]
+    if all(s == 1 for s in geo.strides) and min(*lead, *tail) >= 0:
+        k = math.prod(geo.kernel)
+        turned = e.reshape(weight, [groups, m // groups, each, k])
+        turned = e.reshape(e.transpose(turned, [0, 2, 1, 3]), [groups * each, m // groups, k])
+        if k > 1:
+            flip = e.const(np.arange(k)[::-1].copy())
+            turned = e.op("Gather", [turned, flip], e.shapes[turned], axis=2)
+        turned = e.reshape(turned, [groups * each, m // groups, *geo.kernel])
+        return e.op("Conv", [g, turned], shape, group=groups, dilations=geo.dilations,
+                    pads=[*lead, *tail])  # fmt: skip
+    return e.op("ConvTranspose", [g, weight], shape, group=groups, output_padding=spare,
+                **geo.attributes())  # fmt: skip
+
+
+def _weight_gradient(
+    v: View, g: str, x: str, shape: tuple[int, ...], geo: _Geometry, groups: int
+) -> str:
+    """Derivative with respect to a convolution's weight of ``shape`` [M, C / groups, *kernel]."""
+    e = v.e
+    n, m, *outer = e.shapes[g]
+    each = shape[1]
+    rank = len(outer)
+    axes = list(range(2, rank + 2))
+    room = [
+        max(0, (o - 1) * s + span - size - b)
+        for o, s, span, size, b in zip(
+            outer, geo.strides, geo.spans, e.shapes[x][2:], geo.before, strict=True
+        )
+    ]
+    padded = e.pad(x, [0, 0, *geo.before], [0, 0, *room])
+    windows = []
+    for place in product(*(range(k) for k in geo.kernel)):
+        starts = [p * d for p, d in zip(place, geo.dilations, strict=True)]
+        stops = [a + (o - 1) * s + 1 for a, o, s in zip(starts, outer, geo.strides, strict=True)]
+        windows.append(e.slices(padded, axes, starts, stops, geo.strides))
+    count, area = len(windows), math.prod(outer)
+    if each == 1 and m == groups:
+        sums = [e.reshape(e.sum(e.mul(w, g), [0, *axes]), [m, 1]) for w in windows]
+        return e.reshape(e.concat(sums, 1) if count > 1 else sums[0], shape)
+    flat = [e.reshape(w, [n, groups, each, area]) for w in windows]
+    columns = e.concat(flat, 2) if count > 1 else flat[0]  # [N, G, K * C, P], kernel first
+    turned = e.transpose(e.reshape(g, [n, groups, m // groups, area]), [0, 1, 3, 2])
+    summed = e.sum(e.matmul(columns, turned), [0])  # [G, K * C, M / G]
+    apart = e.reshape(summed, [groups, count, each, m // groups])
+    return e.reshape(e.transpose(apart, [0, 3, 2, 1]), shape)
+
+
+@rule("Conv")
+def _conv(v: View) -> Parts:
+    x, weight = v.x[:2]
+    shape = v.shape(1)
+    geo = _Geometry(v, v.shape(0)[2:], v.e.shapes[v.y][2:], shape[2:])
+    groups = v.attr("group", 1)
+    dx = _input_gradient(v, v.g, weight, v.shape(0)[2:], geo, groups) if v.wants[0] else None
+    dw = _weight_gradient(v, v.g, x, shape, geo, groups) if v.wants[1] else None
+    db = None
+    if len(v.wants) > 2 and v.wants[2]:
+        db = v.e.sum(v.g, [0, *range(2, len(shape))])
+    return [dx, dw, db][: len(v.x)]
+
+
+@rule("ConvTranspose")
+def _conv_transpose(v: View) -> Parts:
+    if v.attr("auto_pad", b"NOTSET") != b"NOTSET" or v.attr("output_shape") is not None:
+        raise NoGradient("ConvTranspose: only with explicit padding")
+    x, weight = v.x[:2]
+    # It is the input derivative of a convolution from its output to its input.
+    geo = _Geometry(v, v.e.shapes[v.y][2:], v.shape(0)[2:], v.shape(1)[2:])
+    groups = v.attr("group", 1)
+    dx = None
+    if v.wants[0]:
+        dx = v.e.op("Conv", [v.g, weight], v.shape(0), group=groups, **geo.attributes())
+    dw = _weight_gradient(v, x, v.g, v.shape(1), geo, groups) if v.wants[1] else None
+    given = [dx, dw]
+    if len(v.wants) > 2:
+        given.append(v.e.sum(v.g, [0, *range(2, len(v.shape(0)))]) if v.wants[2] else None)
+    return given
+
+
+@rule("Gemm")
+def _gemm(v: View) -> Parts:
+    e = v.e
+    a, b = v.x[:2]
+    ta, tb = v.attr("transA", 0), v.attr("transB", 0)
+    g = e.scaled(v.g, v.attr("alpha", 1.0))
+    da = db = None
+    if v.wants[0]:
+        right = b if tb else e.transpose(b, [1, 0])
+        da = e.matmul(g, right)
+        da = e.transpose(da, [1, 0]) if ta else da
+    if v.wants[1]:
+        left = a if ta else e.transpose(a, [1, 0])
+        db = e.matmul(left, g)
+        db = e.transpose(db, [1, 0]) if tb else db
+    given = [da, db]
+    if len(v.wants) > 2:
+        dc = e.fit(e.scaled(v.g, v.attr("beta", 1.0)), v.shape(2)) if v.wants[2] else None
+        given.append(dc)
+    return given
+
+
+@rule("MatMul")
+def _matmul(v: View) -> Parts:
+    e = v.e
+    left, right = v.shape(0), v.shape(1)
+    if min(len(left), len(right)) < 2:
+        raise NoGradient("MatMul: a vector")
+
+    def turned(name: str) -> str:
+        rank = len(e.shapes[name])
+        return e.transpose(name, [*range(rank - 2), rank - 1, rank - 2])
+
+    a, b = v.x
+    da = e.fit(e.matmul(v.g, turned(b)), left) if v.wants[0] else None
+    if not v.wants[1]:
+        return [da, None]
+    if len(right) == 2:  # one product over all rows instead of one a matrix of the stack
+        rows = math.prod(left[:-1])
+        flat = e.reshape(a, [rows, left[-1]])
+        return [da, e.matmul(turned(flat), e.reshape(v.g, [rows, right[-1]]))]
+    return [da, e.fit(e.matmul(turned(a), v.g), right)]
+
+
+@rule("AveragePool")
+def _average_pool(v: View) -> Parts:
+    e = v.e
+    shape = v.shape(0)
+    outer = e.shapes[v.y][2:]
+    geo = _Geometry(v, shape[2:], outer, v.attr("kernel_shape"))
+    if v.attr("ceil_mode", 0):
+        raise NoGradient("AveragePool: ceil_mode")
+    counts = np.ones((1, 1), np.float64)
+    for axis, size in enumerate(shape[2:]):
+        line = np.zeros(outer[axis])
+        for place in range(outer[axis]):
+            start = place * geo.strides[axis] - geo.before[axis]
+            at = start + np.arange(geo.kernel[axis]) * geo.dilations[axis]
+            inside = np.count_nonzero((at >= 0) & (at < size))
+            line[place] = geo.kernel[axis] if v.attr("count_include_pad", 0) else inside
+        counts = counts[..., None] * line
+    n, c = shape[:2]
+    each = e.mul(v.g, e.const((1.0 / counts).astype(np.float32)))
+    ones = e.const(np.ones((1, 1, *geo.kernel), np.float32))
+    single = e.reshape(each, [n * c, 1, *outer])
+    spread = _input_gradient(v, single, ones, shape[2:], geo, 1)
+    return [e.reshape(spread, shape)]
+
+
+@rule("MaxPool")
+def _max_pool(v: View) -> Parts:
+    e = v.e
+    shape, outer = v.shape(0), e.shapes[v.y]
+    if v.attr("storage_order", 0):
+        raise NoGradient("MaxPool: column-major indices")
+    from onnx import helper
+
+    again = helper.make_node("MaxPool", [v.x[0]], [f"{v.y}/again", f"{v.y}/places"])
+    again.attribute.extend(v.node.attribute)
+    e.nodes.append(again)
+    e.shapes[f"{v.y}/places"] = outer
+    flat = math.prod(shape)
+    zeros = e.expand(e.const(np.zeros(1, np.float32)), (flat,))
+    places = e.reshape(f"{v.y}/places", [math.prod(outer)])
+    g = e.reshape(v.g, [math.prod(outer)])
+    spread = e.op("ScatterElements", [zeros, places, g], (flat,), axis=0, reduction="add")
+    return [e.reshape(spread, shape)]

@@ -1,0 +1,154 @@
+"""Derivatives of what moves elements or sums them, without weights of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxprune.gradients.backward import NoGradient, View, rule
+
+Parts = Sequence[str | None]
+Array = npt.NDArray[Any]
+
+
+@rule("Reshape", "Flatten", "Squeeze", "Unsqueeze")
+def _reshape(v: View) -> Parts:
+    return [v.e.reshape(v.g, v.shape(0)), None]
+
+
+@rule("Transpose")
+def _transpose(v: View) -> Parts:
+    rank = len(v.shape(0))
+    perm = v.attr("perm", list(range(rank))[::-1])
+    return [v.e.transpose(v.g, [int(i) for i in np.argsort(perm)])]
+
+
+@rule("Expand", "Tile")
+def _expand(v: View) -> Parts:
+    if v.node.op_type == "Expand":
+        return [v.e.fit(v.g, v.shape(0)), None]
+    repeats = [int(n) for n in v.number(1)]
+    split = [n for pair in zip(repeats, v.shape(0), strict=True) for n in pair]
+    apart = v.e.reshape(v.g, split)
+    return [v.e.sum(apart, list(range(0, len(split), 2))), None]
+
+
+@rule("Concat")
+def _concat(v: View) -> Parts:
+    axis = v.attr("axis") % len(v.e.shapes[v.y])
+    parts: list[str | None] = []
+    start = 0
+    for index, wanted in enumerate(v.wants):
+        stop = start + v.shape(index)[axis]
+        parts.append(v.e.slices(v.g, [axis], [start], [stop], [1]) if wanted else None)
+        start = stop
+    return parts
+
+
+@rule("Split")
+def _split(v: View) -> Parts:
+    axis = v.attr("axis", 0) % len(v.shape(0))
+    parts = []
+    for name, dy in zip(v.node.output, v.dy, strict=True):
+        parts.append(dy or v.e.const(np.zeros(v.e.shapes[name], np.float32)))
+    return [v.e.concat(parts, axis), None]
+
+
+@rule("Slice")
+def _slice(v: View) -> Parts:
+    shape = v.shape(0)
+    starts, stops = (np.asarray(v.number(i)).reshape(-1) for i in (1, 2))
+    axes, steps = v.number(3), v.number(4)
+    axes = range(len(starts)) if axes is None else axes.reshape(-1)
+    steps = [1] * len(starts) if steps is None else steps.reshape(-1)
+    g = v.g
+    for axis, start, stop, step in zip(axes, starts, stops, steps, strict=True):
+        axis = int(axis) % len(shape)
+        places = np.arange(shape[axis])[slice(int(start), _stop(stop, step), int(step))]
+        g = _scatter(v, g, axis, places, shape[axis])
+    return [g, *[None] * (len(v.x) - 1)]
+
+
+def _stop(stop: int, step: int) -> int | None:
+    """The end of a python slice; ONNX says with very small numbers what python says with None."""
+    return None if step < 0 and stop < -(2**31) else int(stop)
+
+
+def _scatter(v: View, g: str, axis: int, places: Array, size: int) -> str:
+    """Spread ``g`` along an axis to ``places`` of ``size``, zeros elsewhere; places differ."""
+    if np.array_equal(places, np.arange(size)):
+        return g
+    where = np.full(size, len(places), np.int64)  # the row of zeros behind the last
+    where[places] = np.arange(len(places))
+    rank = len(v.e.shapes[g])
+    after = [int(a == axis) for a in range(rank)]
+    padded = v.e.pad(g, [0] * rank, after)
+    shape = list(v.e.shapes[g])
+    shape[axis] = size
+    return v.e.op("Gather", [padded, v.e.const(where)], tuple(shape), axis=axis)
+
+
+@rule("Gather")
+def _gather(v: View) -> Parts:
+    axis = v.attr("axis", 0) % len(v.shape(0))
+    places = np.asarray(v.number(1))
+    size = v.shape(0)[axis]
+    flat = places.reshape(-1) % size
+    if len(np.unique(flat)) != len(flat):
+        raise NoGradient("Gather: an element taken twice")
+    shape = list(v.shape(0))
+    shape[axis] = len(flat)
+    return [_scatter(v, v.e.reshape(v.g, shape), axis, flat, size), None]
+
+
+@rule("Pad")
+def _pad(v: View) -> Parts:
+    if v.attr("mode", b"constant") not in (b"constant", "constant"):
+        raise NoGradient("Pad: only with a constant")
+    shape = v.shape(0)
+    pads = [int(n) for n in v.number(1)]
+    axes = range(len(shape)) if len(v.x) < 4 or not v.x[3] else v.number(3)
+    half = len(pads) // 2
+    g = v.g
+    for place, axis in enumerate(axes):
+        before, after = pads[place], pads[half + place]
+        if before < 0 or after < 0:
+            raise NoGradient("Pad: cropping")
+        axis = int(axis) % len(shape)
+        g = v.e.slices(g, [axis], [before], [before + shape[axis]], [1])
+    return [g, *[None] * (len(v.x) - 1)]
+
+
+@rule("ReduceMean", "ReduceSum", "GlobalAveragePool")
+def _reduce(v: View) -> Parts:
+    shape = v.shape(0)
+    if v.node.op_type == "GlobalAveragePool":
+        axes = range(2, len(shape))
+    else:
+        axes = v.attr("axes")
+        if axes is None:
+            axes = v.number(1)
+        if axes is None or not len(axes):
+            if v.attr("noop_with_empty_axes", 0):
+                return [v.g, None]
+            axes = range(len(shape))
+    gone = {int(a) % len(shape) for a in axes}
+    kept = tuple(1 if i in gone else n for i, n in enumerate(shape))
+    g = v.e.expand(v.e.reshape(v.g, kept), shape)
+    if v.node.op_type != "ReduceSum":
+        g = v.e.scaled(g, float(np.prod(kept)) / max(float(np.prod(shape)), 1.0))
+    return [g, None]
+
+
+@rule("DepthToSpace")
+def _depth_to_space(v: View) -> Parts:
+    n, c, h, w = v.shape(0)
+    b = int(v.attr("blocksize"))
+    mode = v.attr("mode", b"DCR")
+    out = c // (b * b)
+    apart = v.e.reshape(v.g, [n, out, h, b, w, b])
+    order = [0, 1, 3, 5, 2, 4] if mode in (b"CRD", "CRD") else [0, 3, 5, 1, 2, 4]
+    return [v.e.reshape(v.e.transpose(apart, order), [n, c, h, w])]

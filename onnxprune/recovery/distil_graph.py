@@ -1,0 +1,254 @@
+"""One ONNX model that runs a student, compares it with its teacher, and differentiates that.
+
+The student's weights are inputs of the model, so that a step of an optimiser needs no new session.
+Compared are values inside the network where everything that flows passes through one tensor (the
+end of a residual block), and the outputs: squared error over the variance in the dense network.
+The divergence of classes is left out on purpose: a thousand samples are soon learnt by heart by
+it, while inner values, of which every sample holds thousands, are not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from onnxprune.calibration.stages import session
+from onnxprune.errors import DataError
+from onnxprune.gradients import Emitter, NoGradient, backward
+from onnxprune.gradients.emit import OPSET
+
+Array = npt.NDArray[Any]
+Crop = Sequence[Array | None]
+
+
+@dataclass
+class Graph:
+    """A network at an opset that derivatives are written in.
+
+    Attributes:
+        nodes: all nodes, constants first.
+        constants: initializers by name.
+        inputs: names of the graph's inputs.
+        outputs: names of the graph's outputs.
+        opset: all imports.
+        shapes, known: of all values on one feed; numbers of what depends on no input.
+    """
+
+    nodes: list[onnx.NodeProto]
+    constants: dict[str, onnx.TensorProto]
+    inputs: list[str]
+    outputs: list[str]
+    opset: list[onnx.OperatorSetIdProto]
+    ir_version: int
+    types: dict[str, int]
+    shapes: dict[str, tuple[int, ...]]
+    known: dict[str, Array]
+    values: dict[str, Array]
+
+
+def graph_of(proto: onnx.ModelProto, feed: Mapping[str, Array]) -> Graph:
+    """Run a model once and write down what its values are.
+
+    Raises:
+        NoGradient: it cannot be brought to opset 17.
+        DataError: onnxruntime does not run it.
+    """
+    version = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 0)
+    if version < OPSET:
+        try:
+            proto = onnx.version_converter.convert_version(proto, OPSET)
+        except Exception as error:  # the converter raises what its C++ raises
+            raise NoGradient(f"opset {version} cannot be brought to {OPSET}") from error
+    if proto.functions:
+        raise NoGradient("local functions")
+    graph = proto.graph
+    constants = {t.name: t for t in graph.initializer}
+    inputs = [v.name for v in graph.input if v.name not in constants]
+    made = [n for node in graph.node for n in node.output if n]
+    probe = onnx.ModelProto()
+    probe.CopyFrom(proto)
+    del probe.graph.output[:], probe.graph.value_info[:]
+    probe.graph.output.extend(onnx.ValueInfoProto(name=n) for n in made)
+    got = session(probe.SerializeToString()).run(made, {n: feed[n] for n in inputs})
+    values = dict(zip(made, (np.asarray(a) for a in got), strict=True))
+    fixed = set(constants)
+    for node in graph.node:
+        if not any(a.type in (5, 10) for a in node.attribute) and all(
+            n in fixed for n in node.input if n
+        ):
+            fixed.update(node.output)
+    known = {n: a for n, a in values.items() if n in fixed}
+    known.update((n, numpy_helper.to_array(t)) for n, t in constants.items())
+    shapes = {n: a.shape for n, a in {**values, **known, **dict(feed)}.items()}
+    types = {v.name: v.type.tensor_type.elem_type for v in graph.input}
+    return Graph(
+        list(graph.node), constants, inputs, [v.name for v in graph.output],
+        list(proto.opset_import), proto.ir_version, types, shapes, known, values,
+    )  # fmt: skip
+
+
+def meeting_points(graph: Graph) -> list[str]:
+    """Values that all of the network behind them depends on alone, in graph order.
+
+    Taken are those that a layer, or several nodes, read: the ends of residual blocks, and in a
+    plain network the inputs of its layers.
+    """
+    last: dict[str, int] = {}
+    readers: dict[str, list[onnx.NodeProto]] = {}
+    for index, node in enumerate(graph.nodes):
+        for name in node.input:
+            last[name] = index
+            readers.setdefault(name, []).append(node)
+    for name in graph.outputs:
+        last[name] = len(graph.nodes)
+    live = {n for n in graph.inputs if n in last}
+    found = []
+    for index, node in enumerate(graph.nodes):
+        live.update(n for n in node.output if n and n not in graph.known and n in last)
+        live = {n for n in live if last[n] > index}
+        if len(live) != 1:
+            continue
+        (name,) = live
+        if name in found or name not in graph.values or name in graph.outputs:
+            continue
+        heavy = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+        users = readers[name]
+        if graph.values[name].dtype == np.float32 and (len(users) > 1 or users[0].op_type in heavy):
+            found.append(name)
+    return found
+
+
+class Distillation:
+    """A student in one session: its distance from given values, and the derivatives of that."""
+
+    def __init__(
+        self,
+        student: Graph,
+        weights: Sequence[str],
+        spreads: Mapping[str, float],
+    ) -> None:
+        """Write the model.
+
+        Args:
+            student: the pruned network.
+            weights: constants of it to be trained, float32.
+            spreads: values to compare, and the variance of each in the dense network.
+
+        Raises:
+            NoGradient: the derivative of a node on the way is not known.
+            DataError: onnxruntime does not take the model.
+        """
+        e = Emitter(student.shapes, student.known, OPSET)
+        seeds: dict[str, str] = {}
+        losses: list[str] = []
+        for name, spread in spreads.items():
+            e.shapes[f"want/{name}"] = student.shapes[name]
+            gap = e.binary("Sub", name, f"want/{name}")
+            factor = 1.0 / (max(spread, 1e-12) * max(int(np.prod(student.shapes[name])), 1))
+            squares = e.sum(e.mul(gap, gap), range(len(student.shapes[name])))
+            losses.append(e.scaled(squares, factor))
+            seeds[name] = e.scaled(gap, 2.0 * factor)
+        grads = backward(e, student.nodes, seeds, weights)
+        self.weights = [n for n in weights if n in grads]
+        self.compared = list(spreads)
+        if not self.weights:
+            raise NoGradient("no weight has an influence that can be followed")
+        fixed = {n: t for n, t in student.constants.items() if n not in self.weights}
+        fixed.update(e.constants)
+        free = [*(f"want/{n}" for n in spreads), *self.weights]
+        inputs = [
+            helper.make_tensor_value_info(n, student.types[n], None) for n in student.inputs
+        ] + [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in free]
+        nodes = [n for n in student.nodes if not set(n.output) <= set(self.weights)] + e.nodes
+        # A derivative may be another's name, and outputs must differ.
+        ends = []
+        for place, name in enumerate([*losses, *(grads[n] for n in self.weights)]):
+            ends.append(f"end/{place}")
+            nodes.append(helper.make_node("Identity", [name], [ends[-1]]))
+        made = helper.make_graph(
+            nodes, "distil", inputs, [onnx.ValueInfoProto(name=n) for n in ends],
+            list(fixed.values()),
+        )  # fmt: skip
+        model = onnx.ModelProto(ir_version=student.ir_version, graph=made)
+        model.opset_import.extend(student.opset)
+        self.session = session(model.SerializeToString())
+        self.inputs = student.inputs
+
+    def run(
+        self, feed: Mapping[str, Array], want: Mapping[str, Array], weights: Mapping[str, Array]
+    ) -> tuple[float, dict[str, Array]]:
+        """Return the summed loss, and the derivative of every weight.
+
+        Args:
+            feed: inputs of the network.
+            want: the values to compare with, by name.
+            weights: what is trained.
+
+        Raises:
+            DataError: onnxruntime does not run it.
+        """
+        given = {n: feed[n] for n in self.inputs} | {n: weights[n] for n in self.weights}
+        given |= {f"want/{n}": want[n].astype(np.float32, copy=False) for n in self.compared}
+        try:
+            got = self.session.run(None, given)
+        except Exception as error:  # onnxruntime raises its own types, one per status code
+            told = " ".join(str(error).split())[:300]
+            raise DataError(f"onnxruntime cannot run the derivatives: {told}") from error
+        count = len(self.compared)
+        loss = float(sum(float(np.sum(x)) for x in got[:count]))
+        return loss, dict(zip(self.weights, got[count:], strict=True))
+
+
+def targets(
+    dense: onnx.ModelProto,
+    names: Sequence[str],
+    feeds: Sequence[Mapping[str, Array]],
+    crops: Mapping[str, Crop],
+) -> tuple[list[dict[str, Array]], dict[str, float]]:
+    """Return what the dense network gives for values inside, and their variances.
+
+    Args:
+        dense: the network.
+        names: of float values in it.
+        feeds: samples.
+        crops: by value, for every axis the coordinates to take, or None for all.
+
+    Returns:
+        A dict a feed, in float16 where that holds them and in float32 otherwise; the variances.
+
+    Raises:
+        DataError: onnxruntime does not run the model.
+    """
+    model = onnx.ModelProto()
+    model.CopyFrom(dense)
+    del model.graph.output[:], model.graph.value_info[:]
+    model.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names)
+    runner = session(model.SerializeToString())
+    inputs = [i.name for i in runner.get_inputs()]
+    wanted: list[dict[str, Array]] = []
+    sums = {n: np.zeros(3) for n in names}
+    for feed in feeds:
+        try:
+            got = runner.run(list(names), {n: feed[n] for n in inputs})
+        except Exception as error:  # onnxruntime raises its own types, one per status code
+            told = " ".join(str(error).split())[:300]
+            raise DataError(f"onnxruntime cannot run the samples: {told}") from error
+        row = {}
+        for name, value in zip(names, got, strict=True):
+            array = np.asarray(value)
+            for axis, kept in enumerate(crops.get(name, ())):
+                if kept is not None:
+                    array = np.take(array, kept, axis=axis)
+            wide = array.astype(np.float64)
+            sums[name] += (wide.size, wide.sum(), (wide * wide).sum())
+            small = np.abs(wide).max(initial=0.0) < 3e4
+            row[name] = array.astype(np.float16 if small else np.float32)
+        wanted.append(row)
+    spreads = {n: float(c / a - (b / a) ** 2) if a else 0.0 for n, (a, b, c) in sums.items()}
+    return wanted, spreads
