@@ -94,6 +94,10 @@ class NodeView:
         value = self.node.inputs[index] if index < self.n_inputs else None
         return value is not None and self._analyzer.is_const(value)
 
+    def is_constant(self, value: ir.Value) -> bool:
+        """Return whether a value, of whatever node, is a constant of the model."""
+        return self._analyzer.is_const(value)
+
     def is_weight(self, index: int) -> bool:
         """Return whether input ``index`` is a constant or made of constants alone."""
         value = self.node.inputs[index] if index < self.n_inputs else None
@@ -175,7 +179,7 @@ class NodeView:
     def quantised(
         self,
         index: int,
-        scale: int | None = None,
+        scale: int | ir.Value | None = None,
         zero: int | None = None,
         *,
         axis: int | tuple[int, ...] = 0,
@@ -187,7 +191,8 @@ class NodeView:
 
         Args:
             index: the input.
-            scale: the input that holds the scale; None if the node does not need it.
+            scale: the input that holds the scale, or the value that does where it is not an
+                input; None if nobody knows it.
             zero: the input that holds the zero point; None or not given: zero.
             axis: of the input, along which a vector of scales runs; several for scales of as many
                 axes.
@@ -201,7 +206,8 @@ class NodeView:
             return self.node.inputs[i] if i is not None and self.has(i) else None
 
         if value is not None:
-            scheme = Scheme(given(scale), given(zero), axis, block, packing, given(order))
+            factor = scale if isinstance(scale, ir.Value) else given(scale)
+            scheme = Scheme(factor, given(zero), axis, block, packing, given(order))
             self._analyzer.schemes[self.node, index] = scheme
 
     def contract(self, *operands: tuple[int, int, Ids]) -> None:

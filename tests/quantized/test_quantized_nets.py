@@ -140,3 +140,23 @@ def test_scales_are_cut_along() -> None:
                 assert [sizes[n] for n in node.input[1:]] == [[rows]] * 2
                 cut += 1
         assert cut == 8
+
+
+@pytest.mark.parametrize("net", ["transformer"])
+def test_scores_know_scales_that_stand_behind_the_product(net: str) -> None:
+    """Integer products are scaled afterwards: channel by channel, which the ranking must see."""
+    dense = load(net, "dynamic-uint8-per-channel")
+    held = {t.name: onnx.numpy_helper.to_array(t) for t in dense.graph.initializer}
+    plan = onnxprune.prune(dense, "element", 0.5, proof=False).plan
+    told = 0
+    for name, array in read_weights(dense).items():
+        scale = held.get(name.replace("_quantized", "_scale"))
+        if not name.endswith("_quantized") or scale is None or scale.size == 1:
+            continue
+        mask = plan.masks[name]
+        shape = [1] * array.ndim
+        shape[0 if array.ndim == 4 else -1] = -1
+        numbers = np.abs(array * scale.reshape(shape))
+        assert numbers[~mask].max() <= numbers[mask].min() * (1 + 1e-6)
+        told += 1
+    assert told >= 3

@@ -7,6 +7,8 @@ must then be zero in the input, not only in the weight.
 
 from __future__ import annotations
 
+import onnx_ir as ir
+
 from onnxprune.rules.base import GiveUp, Sample, register
 from onnxprune.rules.families.contrib import MS
 from onnxprune.rules.text import TextRule
@@ -49,10 +51,38 @@ def qlinear_conv(n: NodeView) -> None:
     rule(n)
 
 
+def _scale_behind(n: NodeView) -> ir.Value | None:
+    """Return the weight's scale, which integer products leave to a multiplication behind them.
+
+    It is the constant factor of what the product is multiplied by; the other one is the scale that
+    the input got at run time. Only scores depend on it: where it is not found, every output counts
+    as scaled alike.
+    """
+    value = n.node.outputs[0]
+    for _ in range(3):
+        uses = list(value.uses())
+        if len(uses) != 1:
+            return None
+        node, index = uses[0].node, uses[0].idx
+        if node.op_type == "Mul":
+            factor = node.inputs[1 - index]
+            while factor is not None and not n.is_constant(factor):
+                maker = factor.producer()
+                if maker is None or maker.op_type not in ("Mul", "Reshape", "Unsqueeze"):
+                    return None
+                known = [v for v in maker.inputs if v is not None and n.is_constant(v)]
+                factor = known[0] if maker.op_type == "Mul" and known else maker.inputs[0]
+            return factor
+        if node.op_type not in ("Cast", "Identity"):
+            return None
+        value = node.outputs[0]
+    return None
+
+
 def conv_integer(n: NodeView) -> None:
     """State what ConvInteger does."""
     n.quantised(0, None, 2)
-    n.quantised(1, None, 3, axis=0)
+    n.quantised(1, _scale_behind(n), 3, axis=0)
     terms = ["n (g i) *s", "(g o) i *k", per(n, 2, ""), per(n, 3, "(g o)")]
     TextRule(f"{', '.join(terms)} -> n (g o) *t", _group, weight=(1,), group_attr=("group", "g"))(n)
 
@@ -81,7 +111,7 @@ def qlinear_matmul(n: NodeView) -> None:
 def matmul_integer(n: NodeView) -> None:
     """State what MatMulInteger does."""
     n.quantised(0, None, 2, axis=n.rank(0) - 2)
-    n.quantised(1, None, 3, axis=n.rank(1) - 1)
+    n.quantised(1, _scale_behind(n), 3, axis=n.rank(1) - 1)
     a, b, y = _matrices(n, 0, 1)
     terms = [a, b, per(n, 2, "m"), per(n, 3, "n")]
     TextRule(f"{', '.join(terms)} -> {y}", weight=(1, 0), heads=True)(n)
