@@ -33,7 +33,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 import numpy.typing as npt
@@ -98,9 +98,7 @@ class Bread:
         mix = np.eye(size)  # so that the operator sees what the test gives it
         feed = f"{name}.fed"
         if conv:
-            weight = self.constant(
-                f"{name}.make", mix.astype(array.dtype).T[(..., *[None] * (array.ndim - 2))]
-            )
+            weight = self.constant(f"{name}.make", _pixels(mix.astype(array.dtype), array.ndim))
             self.nodes.append(helper.make_node("Conv", [feed, weight], [name]))
             given = array
         else:
@@ -120,7 +118,7 @@ class Bread:
         mix = self.rng.uniform(-1, 1, (size, 3)).astype(dtype)
         weight = f"{name}.use"
         if conv:
-            self.constant(weight, mix.T[(..., *[None] * (len(shape) - 2))])
+            self.constant(weight, _pixels(mix, len(shape)))
             self.nodes.append(helper.make_node("Conv", [name, weight], [out]))
             return out
         self.constant(weight, mix)
@@ -132,13 +130,19 @@ class Bread:
         return out
 
 
+def _pixels(matrix: Array, rank: int) -> Array:
+    """Return a matrix [in, out] as the weight of a convolution of kernel size one."""
+    pixels: Array = matrix.T.reshape(matrix.shape[::-1] + (1,) * (rank - 2))
+    return pixels
+
+
 def _kind(array: Any) -> int | None:
     if not isinstance(array, np.ndarray) or array.dtype.kind not in "f":
         return None
     return int(helper.np_dtype_to_tensor_dtype(array.dtype))
 
 
-def _float(array: Any) -> bool:
+def _float(array: Any) -> TypeGuard[Array]:
     return _kind(array) in FLOATS and array.ndim >= 1 and 1 < array.size <= 4096
 
 
@@ -171,16 +175,15 @@ def _build(
     bread = Bread(np.random.default_rng(zlib.crc32(variant.encode())))
     done = False
     for info in graph.input:
-        array = given.get(info.name)
-        fits = _float(array) and -axis <= array.ndim and array.shape[axis] > 1
-        if fits and (every or not done):
+        array: Any = given.get(info.name)
+        if _float(array) and (every or not done) and -axis <= array.ndim and array.shape[axis] > 1:
             done = True
             kind = _kind(array)
-            assert array is not None and kind is not None
+            assert kind is not None
             here = conv and array.ndim >= 3 and axis + array.ndim == 1
             bread.before(info.name, array, kind, axis + array.ndim, here)
         elif isinstance(array, np.ndarray) and array.dtype.kind in "fiub":
-            bread.constant(info.name, array)
+            bread.constant(info.name, np.asarray(array))
         else:
             bread.inputs.append(info)
             bread.feeds[info.name] = array
@@ -242,7 +245,9 @@ def _outputs(model: onnx.ModelProto, feeds: Mapping[str, Any]) -> tuple[Any, lis
 
 
 def _finite(array: Any) -> bool:
-    return not isinstance(array, np.ndarray) or array.dtype.kind != "f" or np.isfinite(array).all()
+    if not isinstance(array, np.ndarray) or array.dtype.kind != "f":
+        return True
+    return bool(np.isfinite(array).all())
 
 
 def _differences(want: list[Any], have: list[Any], limit: float) -> list[str]:
