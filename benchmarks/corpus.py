@@ -285,8 +285,11 @@ def judge(sandwich: Sandwich) -> tuple[str, str]:
             with np.errstate(all="ignore"):
                 want = runner(masked.model, sandwich.feeds)
                 have = runner(result.model, sandwich.feeds)
+            again = runner(masked.model, sandwich.feeds)
         except Exception as error:
             return "wrong", f"does not run any more: {' '.join(str(error).split())[:200]}"
+        if _differences(want, again, sandwich.limit):
+            return "unjudged", "the operator is random"
         told = _differences(want, have, sandwich.limit)
         if told:
             return "wrong", "; ".join(told)

@@ -158,7 +158,7 @@ def attention(n: NodeView) -> None:
         text,
         lambda _: {"k": few, "r": heads // few} if heads > few else {"k": few},
         group_attr=("kv_num_heads", "k") if flat else None,
-        keep=("r", "d", "e", "s", "t", "p"),
+        keep=("b", "r", "d", "e", "s", "t", "p"),  # lengths, one for each of b, may be given
         marks=("k",),
     )(n)
     if flat:
