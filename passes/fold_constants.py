@@ -21,7 +21,7 @@ from onnxprune.passes.known_branches import take_known_branches
 from onnxprune.rules.analysis import FLOATS, STANDARD, overridable
 from onnxprune.rules.bodies import graphs_of, nested, unique_names
 from onnxprune.rules.rewriter import Constants
-from onnxprune.rules.sizes import SizeTracer, expand_dims, reshape_dims
+from onnxprune.rules.sizes import SizeTracer, learn_shape
 from onnxprune.rules.symbols import unify_symbols
 
 # Deterministic makers of filler; folding anything else that is float would rename weights.
@@ -175,7 +175,7 @@ class _Folder:
         for node in _in_order(self.graph):
             if node.op_type in KEPT or node.domain not in STANDARD or graphs_of(node):
                 continue
-            learned += self._learn_shape(tracer, node) + self._imply(node)
+            learned += learn_shape(tracer, node, self.dims) + self._imply(node)
             if tracer.visit(node):
                 array = self._size(tracer, node.outputs[0])
             else:
@@ -191,40 +191,6 @@ class _Folder:
             self._sweep()
         self.replaced = replaced + taken
         return self.replaced + learned
-
-    def _learn_shape(self, tracer: SizeTracer, node: ir.Node) -> int:
-        """Give a Reshape or Expand the dims that inference could not follow; return 1 if any."""
-        if (
-            node.op_type not in ("Reshape", "Expand")
-            or len(node.inputs) < 2
-            or node.inputs[0] is None
-        ):
-            return 0
-        entries, source = tracer.of(node.inputs[1]), self.dims(node.inputs[0])
-        if entries is None or source is None:
-            return 0
-        attr = node.attributes.get("allowzero")
-        target = list(entries.reshape(-1))
-        if node.op_type == "Expand":
-            dims = expand_dims(source, target)
-        else:
-            dims = reshape_dims(source, target, bool(attr and attr.as_int()))
-        out = node.outputs[0]
-        old = self.dims(out)
-        if old is None:
-            merged = dims
-        elif len(old) != len(dims):
-            return 0
-        else:
-            # A symbol of the model beats one that inference made up for want of a better.
-            merged = [
-                b if b is not None and not isinstance(a, int) else a
-                for a, b in zip(old, dims, strict=True)
-            ]
-        if merged == old:
-            return 0
-        out.shape = ir.Shape(merged)
-        return 1
 
     def _imply(self, node: ir.Node) -> int:
         """Give an input the size that the node's weight demands of it; return 1 if it was open."""

@@ -342,3 +342,36 @@ def _rest(source: list[int | str | None], others: list[int | str | None]) -> int
     if not symbols:
         return total // known
     return symbols[0] if len(symbols) == 1 and total == known else None
+
+
+def learn_shape(
+    tracer: SizeTracer, node: ir.Node, dims_of: Callable[[ir.Value], list[int | str | None] | None]
+) -> int:
+    """Give a Reshape or Expand the dims that inference could not follow; return 1 if any."""
+    if node.op_type not in ("Reshape", "Expand") or len(node.inputs) < 2 or node.inputs[0] is None:
+        return 0
+    entries, source = tracer.of(node.inputs[1]), dims_of(node.inputs[0])
+    if entries is None or source is None:
+        return 0
+    attr = node.attributes.get("allowzero")
+    target = list(entries.reshape(-1))
+    if node.op_type == "Expand":
+        dims = expand_dims(source, target)
+    else:
+        dims = reshape_dims(source, target, bool(attr and attr.as_int()))
+    out = node.outputs[0]
+    old = dims_of(out)
+    if old is None:
+        merged = dims
+    elif len(old) != len(dims):
+        return 0
+    else:
+        # A symbol of the model beats one that inference made up for want of a better.
+        merged = [
+            b if b is not None and not isinstance(a, int) else a
+            for a, b in zip(old, dims, strict=True)
+        ]
+    if merged == old:
+        return 0
+    out.shape = ir.Shape(merged)
+    return 1

@@ -92,15 +92,16 @@ def _facts(
 ) -> Iterator[tuple[str | int, str | int]]:
     """Yield pairs of sizes that are one."""
     for node in graph:
-        if node.domain not in ("", "ai.onnx"):
+        if node.domain not in ("", "ai.onnx") and node.op_type != "FusedMatMul":
             continue
         values = [v for v in (*node.inputs, *node.outputs) if v is not None]
         known = [d for d in map(dims, values) if d is not None]
         if node.op_type in BROADCASTING:
             yield from _stacked(known)
-        elif node.op_type == "MatMul" and len(known) == 3 and min(map(len, known)) >= 2:
+        elif node.op_type in ("MatMul", "FusedMatMul") and min(map(len, known), default=0) >= 2:
             yield from _stacked([d[:-2] for d in known])
-            yield from _pairs([known[0][-1], known[1][-2]], numbers=True)
+            if node.op_type == "MatMul" and len(known) == 3:
+                yield from _pairs([known[0][-1], known[1][-2]], numbers=True)
         elif node.op_type == "Concat":
             attr = node.attributes.get("axis")
             if attr is not None and len({len(d) for d in known}) == 1:
