@@ -133,7 +133,7 @@ def sanitizer_environment() -> dict[str, str]:
         "LD_PRELOAD": " ".join(done.stdout.strip() for done in found),
         # Python itself never frees everything: leaks are looked for by the worker, in our code.
         "ASAN_OPTIONS": "detect_leaks=1:leak_check_at_exit=0:allocator_may_return_null=1:"
-        "max_allocation_size_mb=4096:malloc_context_size=40:fast_unwind_on_malloc=0",
+        "max_allocation_size_mb=4096:malloc_context_size=40",
         "LSAN_OPTIONS": "leak_check_at_exit=0:report_objects=0:max_leaks=0",
         "UBSAN_OPTIONS": "print_stacktrace=1:halt_on_error=1",
         "PYTHONMALLOC": "malloc",

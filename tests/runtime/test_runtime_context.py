@@ -115,3 +115,32 @@ def test_versions_and_instruction_sets_are_checked(tmp_path: Path) -> None:
     blob_of(compiled).s = good[:8] + zlib.crc32(body).to_bytes(4, "little") + body
     with pytest.raises(Exception, match=r"compiled by version 9\.9\.9"):
         runtime.session(compiled, 1)
+
+
+@pytest.mark.parametrize("embed", ["0", "1", None])
+def test_weights_in_external_files(tmp_path: Path, embed: str | None) -> None:
+    """The compiled model stands alone, whatever embedding was asked for: the original may go."""
+    import onnxruntime as ort
+
+    net, model = network([1, 3, 32, 32])
+    given = feed(net.rng, {"x": [1, 3, 32, 32]})
+    expected = runtime.session(model, 1, provider="cpu").run(None, given)[0]
+    folder = tmp_path / "original"
+    folder.mkdir()
+    path = folder / "net.onnx"
+    onnx.save(model, path, save_as_external_data=True, size_threshold=0, location="net.data")
+    held = ort.SessionOptions()
+    held.log_severity_level = 3
+    held.add_session_config_entry("ep.context_enable", "1")
+    held.add_session_config_entry("ep.context_file_path", str(tmp_path / "compiled.onnx"))
+    if embed is not None:
+        held.add_session_config_entry("ep.context_embed_mode", embed)
+    compiling = runtime.session(path, 1, force=True, session_options=held)
+    # The session that compiles runs as well.
+    assert_close(compiling.run(None, given)[0], expected)
+    (folder / "net.data").unlink()
+    path.unlink()
+    loaded = runtime.session(tmp_path / "compiled.onnx", 1)
+    assert claimed_ops(loaded) == ["EPContext"]
+    assert_close(loaded.run(None, given)[0], expected)
+    assert [p.name for p in tmp_path.iterdir() if p.is_file()] == ["compiled.onnx"]
