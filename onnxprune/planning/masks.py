@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,6 +14,7 @@ from onnxprune.allocation.base import round_keep
 from onnxprune.criteria import Criterion, parse_criterion
 from onnxprune.errors import UsageError
 from onnxprune.patterns import Pattern, parse_pattern
+from onnxprune.planning.bits import Bits
 from onnxprune.planning.layers import Layer, find_layers
 from onnxprune.planning.options import SelectOptions
 from onnxprune.planning.plan import PrunePlan
@@ -21,6 +23,9 @@ from onnxprune.rules.analysis import Analyzer
 
 #: Scores by tensor name, in the canonical view; None where nothing was measured.
 Measured = Mapping[str, np.ndarray[Any, Any]] | None
+
+
+THREADS = 2  # layers whose masks are laid at once: numpy works without the interpreter's lock
 
 
 @dataclass(frozen=True)
@@ -166,11 +171,13 @@ def select_masks(
             f"not {options.sparsity:g}; leave --sparsity out"
         )
     plan = PrunePlan("mask", options=options.as_dict())
+    large = [x for x in layers if measured is None and streams(x, pattern, criterion)]
+    laid = _lay_large(large, pattern, criterion, counts)
     for index, layer in enumerate(layers):
         keep = None if counts is None else counts[layer.name]
         name = layer.value.name or ""
-        if measured is None and streams(layer, pattern, criterion):
-            bits, hollow = stream_mask(layer, pattern, criterion, keep)
+        if layer.name in laid:
+            bits, hollow = laid[layer.name]
             plan.masks.put(name, bits, layer.shape)
             plan.masks.hollow[name] = hollow
         else:
@@ -187,6 +194,19 @@ def select_masks(
             }
         )
     return plan, skipped
+
+
+def _lay_large(
+    layers: list[Layer], pattern: Pattern, criterion: Criterion, counts: dict[str, int] | None
+) -> dict[str, tuple[Bits, int]]:
+    """Return the masks of large layers, as bits, two layers at a time."""
+
+    def lay(layer: Layer) -> tuple[Bits, int]:
+        keep = None if counts is None else counts[layer.name]
+        return stream_mask(layer, pattern, criterion, keep)
+
+    with ThreadPoolExecutor(THREADS) as pool:
+        return dict(zip([x.name for x in layers], pool.map(lay, layers), strict=True))
 
 
 def _counts(

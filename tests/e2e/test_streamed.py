@@ -94,18 +94,25 @@ def test_no_criterion_but_local_ones_streams(monkeypatch: pytest.MonkeyPatch) ->
         assert not streamed.streams(layer, parse_pattern("element"), parse_criterion(text))
 
 
+@pytest.mark.parametrize("slabs", [False, True])
 @pytest.mark.parametrize("pattern", ["element", "2:4", "block:4x1"])
-def test_external_data(pattern: str, tmp_path: Path) -> None:
+def test_external_data(
+    pattern: str, slabs: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """What is written is what an in-memory prune gives; nothing is held on the way."""
     source = tmp_path / "in.onnx"
     dense = model()
     onnx.save(dense, source, save_as_external_data=True, size_threshold=0)
     level = None if ":4" in pattern and "block" not in pattern else 0.5
+    if slabs:
+        monkeypatch.setattr(streamed, "LARGE", 1)
+        monkeypatch.setattr(streamed, "_SLAB", 64)
     result = onnxprune.prune(source, pattern, level)
     made = [v.const_value for v in result.model.graph.initializers.values()]
     assert all(isinstance(t, DerivedTensor) for t in made)
     onnxprune.save(result.loaded, tmp_path / "out.onnx")
     assert (tmp_path / "out.onnx.data").exists()
+    monkeypatch.setattr(streamed, "LARGE", 1 << 30)
     other = onnxprune.prune(model(), pattern, level)
     want = {t.name: numpy_helper.to_array(t) for t in other.model.graph.initializer}
     written = onnx.load(tmp_path / "out.onnx")
