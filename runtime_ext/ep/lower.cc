@@ -4,6 +4,7 @@
 #include <functional>
 #include <unordered_map>
 
+#include "ep/infer.h"
 #include "ep/lower_internal.h"
 #include "ep/packed.h"
 #include "ep/tasks.h"
@@ -189,11 +190,12 @@ void lower_node(const LowerContext& context, int index, Unit* unit) {
 
 }  // namespace
 
-Lowering lower(const Graph& graph, double pack_from) {
+Lowering lower(const Graph& graph, double pack_from, bool alone) {
   Lowering result;
   result.dims.reserve(graph.values().size());
   for (const GraphValue& value : graph.values()) result.dims.push_back(stated_dims(value));
-  LowerContext context{graph, result.dims, pack_from};
+  if (!alone) propagate_dims(graph, &result.dims);
+  LowerContext context{graph, result.dims, pack_from, alone};
 
   const int count = static_cast<int>(graph.nodes().size());
   std::vector<bool> taken(static_cast<size_t>(count), false);

@@ -33,6 +33,8 @@ struct Lowering {
 
 // Weights with at least this fraction of zeros are packed at once (the operation then has `weights`);
 // others are only counted. Above 1 nothing is looked at.
-Lowering lower(const Graph& graph, double pack_from);
+// `alone`: nothing outside the nodes that will be claimed may be relied on, because they will be lowered
+// again without the rest of the graph.
+Lowering lower(const Graph& graph, double pack_from, bool alone);
 
 }  // namespace onnxprune::ep

@@ -45,7 +45,7 @@ std::vector<int32_t> head_offsets(const Atoms& atoms, int64_t first) {
 class Match {
  public:
   Match(const LowerContext& context, int last)
-      : context_(context), graph_(context.graph), tracer_(context.graph, context.dims), last_(last) {}
+      : context_(context), graph_(context.graph), tracer_(context.graph, context.dims, context.alone), last_(last) {}
 
   // True when `last` ends an attention; then the unit is filled in.
   bool run(Unit* unit) {
@@ -64,6 +64,9 @@ class Match {
     if (!leading(rank) || !features(rank) || !order(rank) || !result_fits(*result, rank)) return false;
     spec_.scale = static_cast<float>(scale_ * q_.traced.scale * k_.traced.scale);
     if (v_.traced.scale != 1.0 || !mask(rank)) return false;
+    std::vector<int> kept = {q_.traced.source, k_.traced.source, v_.traced.source, node.out[0]};
+    if (operand_mask_) kept.push_back(mask_);
+    tracer_.absorb(kept);
     if (!tracer_.isolated(last_)) return false;
     fill(node, unit);
     return true;
@@ -100,13 +103,15 @@ class Match {
       const GraphNode& node = graph_.node(producer);
       if (node.op == "MatMul") return true;
       tracer_.include(producer);
-      float c = 0;
       const int a = Graph::input(node, 0), b = Graph::input(node, 1);
-      if ((node.op == "Mul" || node.op == "Div") && scalar_constant(graph_, b, &c)) {
-        scale_ *= node.op == "Mul" ? c : 1.0 / c;
+      const bool scales = node.op == "Mul" || node.op == "Div";
+      const auto right = scales ? tracer_.number(b) : std::nullopt;
+      const auto left = node.op == "Mul" && !right ? tracer_.number(a) : std::nullopt;
+      if (right) {
+        scale_ *= node.op == "Mul" ? *right : 1.0 / *right;
         score_ = a;
-      } else if (node.op == "Mul" && scalar_constant(graph_, a, &c)) {
-        scale_ *= c;
+      } else if (left) {
+        scale_ *= *left;
         score_ = b;
       } else if (node.op == "Add" && mask_ < 0) {
         // The scores are the operand that comes from a product.
@@ -128,10 +133,9 @@ class Match {
       if (producer < 0) return false;
       const GraphNode& node = graph_.node(producer);
       if (node.op == "MatMul") return true;
-      float c = 0;
       if (node.op != "Mul" && node.op != "Div") return false;
-      if (scalar_constant(graph_, Graph::input(node, 1), &c)) value = Graph::input(node, 0);
-      else if (scalar_constant(graph_, Graph::input(node, 0), &c)) value = Graph::input(node, 1);
+      if (tracer_.number(Graph::input(node, 1))) value = Graph::input(node, 0);
+      else if (tracer_.number(Graph::input(node, 0))) value = Graph::input(node, 1);
       else return false;
     }
     return false;
@@ -306,7 +310,8 @@ class Match {
     if (operand_mask_) op.in.push_back(mask_);
     op.out = node.out[0];
     op.label = graph_.label(node);
-    const Dims dims = tracer_.dims_of(op.out);
+    Dims dims = tracer_.dims_of(op.out);
+    dims.back() = Dim::of(static_cast<int64_t>(spec_.heads()) * spec_.value_dim);
     int open = 0;
     for (const Dim& dim : dims) {
       op.target.push_back(dim.known() ? dim.value : -1);

@@ -28,7 +28,7 @@ void set_norm(const LowerContext& context, std::vector<int> in, Unit* unit) {
 // Walks a spelled-out normalisation from its end.
 class Chain {
  public:
-  Chain(const LowerContext& context, int last) : context_(context), graph_(context.graph), tracer_(context.graph, context.dims), last_(last) {}
+  Chain(const LowerContext& context, int last) : context_(context), graph_(context.graph), tracer_(context.graph, context.dims, context.alone), last_(last) {}
 
   bool run(Unit* unit) {
     const GraphNode* node = &graph_.node(last_);

@@ -77,6 +77,7 @@ struct Program {
   int value_count = 0;
   std::vector<Op> ops;                // in execution order
   std::vector<int> inputs, outputs;   // values, in the order of the fused node's inputs and outputs
+  std::vector<int> slots;             // which input of the fused node each of `inputs` is; empty = in order
   std::vector<Shape> input_shapes;    // as far as known when compiled, -1 = open
   std::vector<int> output_ranks;
 };

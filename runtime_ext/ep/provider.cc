@@ -78,9 +78,9 @@ std::vector<Shape> assumed_shapes(const Graph& graph, const Lowering& lowering, 
   return shapes;
 }
 
-// Where `names` are in `order`; false when one is missing.
+// Where `names` are in `order`; false when one is missing. There may be others: lists of sizes that the
+// claimed nodes read and we do not.
 bool positions(const std::vector<std::string>& names, const std::vector<std::string>& order, std::vector<size_t>* out) {
-  if (names.size() != order.size()) return false;
   for (const std::string& name : names) {
     auto where = std::find(order.begin(), order.end(), name);
     if (where == order.end()) return false;
@@ -311,7 +311,7 @@ void Provider::claim(const Graph& graph, abi::GraphSupport* support) {
     }
     return;
   }
-  const Lowering lowering = lower(graph, options_.force ? 0.0 : options_.min_sparsity);
+  const Lowering lowering = lower(graph, options_.force ? 0.0 : options_.min_sparsity, options_.context_enable);
   Selection selection = select(graph, lowering, options_, costs_, {});
   // Saving a compiled model needs the weights that planning lets go of, so `compile` starts afresh then.
   if (!options_.context_enable) prepare_all(graph, lowering, selection.groups);
@@ -389,11 +389,16 @@ abi::NodeComputeInfo* Provider::compile_one(const abi::Graph* handle, const abi:
   const bool restored = graph.nodes().size() == 1 && is_our_context(graph.node(0));
   if (restored) {
     program = load_program(attr_string(graph.node(0), "ep_cache_context", ""));
-    if (program.inputs.size() != inputs.size() || program.outputs.size() != outputs.size())
+    if (program.slots.empty() ? program.inputs.size() != inputs.size()
+                              : std::any_of(program.slots.begin(), program.slots.end(), [&](int slot) {
+                                  return slot < 0 || slot >= static_cast<int>(inputs.size());
+                                }))
+      throw abi::Error("onnxprune: the compiled node has other inputs than its contents");
+    if (program.outputs.size() != outputs.size())
       throw abi::Error("onnxprune: the compiled node has other inputs or outputs than its contents");
   } else {
-    const Lowering lowering = lower(graph, 2.0);
-    std::vector<int> chosen, in, out;
+    const Lowering lowering = lower(graph, 2.0, true);
+    std::vector<int> chosen, in, out, slots;
     uint8_t views = kAnyDomain;
     for (size_t u = 0; u < lowering.units.size(); ++u) {
       const Unit& unit = lowering.units[u];
@@ -406,12 +411,21 @@ abi::NodeComputeInfo* Provider::compile_one(const abi::Graph* handle, const abi:
         if (graph.values()[v].name == name) return static_cast<int>(v);
       throw abi::Error("onnxprune: value '" + name + "' is not in the graph to compile");
     };
-    for (const std::string& name : inputs) in.push_back(find(name));
+    for (size_t i = 0; i < inputs.size(); ++i) {
+      const int value = find(inputs[i]);
+      const bool read = std::any_of(lowering.units.begin(), lowering.units.end(), [&](const Unit& unit) {
+        return std::find(unit.op.in.begin(), unit.op.in.end(), value) != unit.op.in.end();
+      });
+      if (!read) continue;
+      in.push_back(value);
+      slots.push_back(static_cast<int>(i));
+    }
     for (const std::string& name : outputs) out.push_back(find(name));
     const Domain domain = views & static_cast<uint8_t>(Domain::tokens)  ? Domain::tokens
                           : views & static_cast<uint8_t>(Domain::image) ? Domain::image
                                                                         : Domain::left;
     program = build_program(graph, lowering, chosen, domain, in, out);
+    program.slots = std::move(slots);
   }
   if (options_.context_enable && context_node != nullptr && !restored)
     *context_node = make_context_node(fused, save_program(program, isa_));

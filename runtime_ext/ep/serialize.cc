@@ -257,6 +257,7 @@ std::string save_program(const Program& program, kernels::Isa isa) {
   w.list(program.inputs);
   w.list(program.outputs);
   w.list(program.output_ranks);
+  w.list(program.slots);
   w.put<uint64_t>(program.input_shapes.size());
   for (const Shape& shape : program.input_shapes) w.list(shape);
   w.put<uint64_t>(program.ops.size());
@@ -296,6 +297,8 @@ Program load_program(const std::string& bytes) {
   program.inputs = r.list<int>();
   program.outputs = r.list<int>();
   program.output_ranks = r.list<int>();
+  program.slots = r.list<int>();
+  if (!program.slots.empty() && program.slots.size() != program.inputs.size()) damaged("slots of the inputs");
   const uint64_t shapes = r.get<uint64_t>();
   if (shapes != program.inputs.size()) damaged("input shapes");
   for (uint64_t i = 0; i < shapes; ++i) program.input_shapes.push_back(r.list<int64_t>());

@@ -1,6 +1,7 @@
 #include "ep/trace.h"
 
 #include <algorithm>
+#include <cmath>
 
 #include "ep/lower_internal.h"
 
@@ -100,7 +101,7 @@ std::optional<Dims> Tracer::sizes(int value, int depth) const {
     return out;
   }
   const GraphValue& v = graph_.value(value);
-  if (v.producer < 0) return std::nullopt;
+  if (v.producer < 0 || alone_) return std::nullopt;
   const GraphNode& node = graph_.node(v.producer);
   if (!node.domain.empty()) return std::nullopt;
   auto input = [&](size_t i) { return sizes(Graph::input(node, i), depth + 1); };
@@ -147,6 +148,49 @@ std::optional<Dims> Tracer::sizes(int value, int depth) const {
   return std::nullopt;
 }
 
+std::optional<float> Tracer::number(int value, int depth) const {
+  float c = 0;
+  if (value < 0 || depth > kDeepest) return std::nullopt;
+  if (scalar_constant(graph_, value, &c)) return c;
+  const int producer = graph_.value(value).producer;
+  if (producer < 0 || alone_ || !graph_.node(producer).domain.empty()) return std::nullopt;
+  const GraphNode& node = graph_.node(producer);
+  if (node.op == "Cast") {
+    if (attr_int(node, "to", 0) != abi::kFloat) return std::nullopt;
+    if (const auto again = number(node.in[0], depth + 1)) return again;
+    const auto size = sizes(node.in[0]);
+    if (!size || size->size() != 1 || !(*size)[0].known()) return std::nullopt;
+    return static_cast<float>((*size)[0].value);
+  }
+  const auto a = number(Graph::input(node, 0), depth + 1);
+  if (!a) return std::nullopt;
+  if (node.op == "Sqrt") return std::sqrt(*a);
+  if (node.op == "Reciprocal") return 1.0f / *a;
+  if (node.op == "Identity" || node.op == "Unsqueeze" || node.op == "Squeeze") return a;
+  const auto b = number(Graph::input(node, 1), depth + 1);
+  if (!b) return std::nullopt;
+  if (node.op == "Mul") return *a * *b;
+  if (node.op == "Div") return *a / *b;
+  if (node.op == "Pow") return std::pow(*a, *b);
+  return std::nullopt;
+}
+
+void Tracer::absorb(const std::vector<int>& kept) {
+  for (int n = static_cast<int>(graph_.nodes().size()); n-- > 0;) {
+    if (nodes_.count(n) != 0) continue;
+    bool mine = false;
+    for (int v : graph_.node(n).out) {
+      if (v < 0) continue;
+      const GraphValue& value = graph_.value(v);
+      mine = !value.graph_output && !value.consumers.empty() && value.uses == value.consumers.size() &&
+             std::find(kept.begin(), kept.end(), v) == kept.end();
+      for (size_t i = 0; mine && i < value.consumers.size(); ++i) mine = nodes_.count(value.consumers[i]) != 0;
+      if (!mine) break;
+    }
+    if (mine) nodes_.insert(n);
+  }
+}
+
 Dims Tracer::dims_of(int value) const {
   Dims out = dims_[static_cast<size_t>(value)];
   const int producer = graph_.value(value).producer;
@@ -188,11 +232,10 @@ std::optional<Traced> Tracer::trace(int value) {
       int from = Graph::input(node, 0);
       double factor = 1;
       if (node.op == "Mul" || node.op == "Div") {
-        float c = 0;
-        if (scalar_constant(graph_, Graph::input(node, 1), &c)) {
-          factor = node.op == "Mul" ? c : 1.0 / c;
-        } else if (node.op == "Mul" && scalar_constant(graph_, from, &c)) {
-          factor = c, from = Graph::input(node, 1);
+        if (const auto c = number(Graph::input(node, 1))) {
+          factor = node.op == "Mul" ? *c : 1.0 / *c;
+        } else if (const auto first = node.op == "Mul" ? number(from) : std::nullopt) {
+          factor = *first, from = Graph::input(node, 1);
         } else {
           from = -1;
         }

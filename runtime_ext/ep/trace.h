@@ -29,7 +29,8 @@ struct Traced {
 
 class Tracer {
  public:
-  Tracer(const Graph& graph, const std::vector<Dims>& dims) : graph_(graph), dims_(dims) {}
+  // `alone`: sizes and numbers computed in the graph are not looked at.
+  Tracer(const Graph& graph, const std::vector<Dims>& dims, bool alone = false) : graph_(graph), dims_(dims), alone_(alone) {}
 
   // The nodes walked over are added to `nodes()`.
   std::optional<Traced> trace(int value);
@@ -38,6 +39,12 @@ class Tracer {
   void include(int node) { nodes_.insert(node); }
   // True when, of what the collected nodes make, only the results of `last` are read elsewhere.
   bool isolated(int last) const;
+
+  // Adds nodes that compute something for the collected ones alone (sizes, factors), but none that makes
+  // one of `kept`.
+  void absorb(const std::vector<int>& kept);
+  // The one number that `value` is, constant or computed from sizes.
+  std::optional<float> number(int value, int depth = 0) const;
 
   // What is known of a list of sizes computed in the graph (Shape, Gather, Concat ...).
   std::optional<Dims> sizes(int value, int depth = 0) const;
@@ -49,6 +56,7 @@ class Tracer {
 
   const Graph& graph_;
   const std::vector<Dims>& dims_;
+  bool alone_;
   std::set<int> nodes_;
 };
 

@@ -405,3 +405,34 @@ def test_gelu_by_tanh(form: str, half: str) -> None:
     assert len(curves) == 1
     assert curves[0].startswith("spmm"), curves  # part of the product before it
     assert all(d.claimed for d in runtime.explain(session))
+
+
+@pytest.mark.parametrize("computed_scale", [False, True])
+def test_sizes_computed_in_the_graph(computed_scale: bool) -> None:
+    """Shape, Gather, Concat and even the scale: as exported with open batch and length."""
+    net = Net()
+    x = net.input("x", ["batch", "length", 32])
+    values = [linear(net, x, 32, 32) for _ in range(3)]
+
+    def size(y: str, axis: int) -> str:
+        return net.add("Unsqueeze", net.add("Gather", net.add("Shape", y), index(net, axis)),
+                       ints(net, 0))  # fmt: skip
+
+    def sizes(y: str, *rest: int) -> str:
+        return net.add("Concat", size(y, 0), size(y, 1), ints(net, *rest), axis=0)
+
+    q, k, v = (
+        net.add("Transpose", net.add("Reshape", y, sizes(y, 4, 8)), perm=perm)
+        for y, perm in zip(values, ([0, 2, 1, 3], [0, 2, 3, 1], [0, 2, 1, 3]), strict=True)
+    )
+    if computed_scale:
+        last = net.add("Slice", net.add("Shape", q), ints(net, -1), ints(net, 2**62))
+        root = net.add("Sqrt", net.add("Cast", last, to=onnx.TensorProto.FLOAT))
+        q = net.add("Mul", q, net.add("Div", scalar(net, 1.0), root))
+    mixed = net.add("MatMul", net.add("Softmax", net.add("MatMul", q, k), axis=-1), v)
+    mixed = net.add("Transpose", mixed, perm=[0, 2, 1, 3])
+    y = linear(net, net.add("Reshape", mixed, sizes(x, -1)), 32, 8)
+    feeds = [feed(net.rng, {"x": s}) for s in ([1, 40, 32], [3, 7, 32])]
+    session = compare(net.model(y), feeds, force=True, reduction=4000)
+    softmax = [d for d in runtime.explain(session) if d.op == "Softmax"]
+    assert [d.kernel for d in softmax] == ["planes"], [d.reason for d in softmax]
