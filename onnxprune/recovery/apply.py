@@ -335,6 +335,7 @@ def recover_masks(
     method: str = "auto",
     measured: bool = False,
     permute: bool = True,
+    train: bool = True,
     fixed: Collection[str] = (),
     seed: int = 0,
     progress: Progress = quiet,
@@ -353,6 +354,7 @@ def recover_masks(
         measured: also try the division of the same number of weights over layers that a measured
             sensitivity table asks for.
         permute: for N:M, also try other orders of coupled channels.
+        train: also train what was found, block-wise, with its masks fixed.
         fixed: names of layers whose number of weights stays as it is then.
         seed: for the draw of positions.
         progress: called with (stage, fraction done).
@@ -399,6 +401,9 @@ def recover_masks(
                 best, least, rows = other, orders["loss"], other.report["layers"]
                 assert other.analyzer is not None
                 work = Reconstruction(other.analyzer, feeds, seed=seed)
+    if train and (search or best is not plain):
+        best, step = trained(work, judge, best, least, progress)
+        steps.append(step)
     best.report = {
         "samples": int(sum(rows_of(f) for f in feeds)),
         "held_out": int(sum(rows_of(f) for f in work.held_feeds)),
@@ -434,6 +439,22 @@ def permuted(
         "refused": list(found.refused),
         "max_rel_error": found.proof["max_rel_error"],
     }
+
+
+def trained(
+    work: Reconstruction, judge: Judge, best: Recovered, least: float, progress: Progress
+) -> tuple[Recovered, dict[str, Any]]:
+    """Train what was found, masks fixed; return it if it helped, and the account of the step."""
+    from onnxprune.gradients import NoGradient
+    from onnxprune.recovery.train_masks import train_masks
+
+    try:
+        moved, after, account = train_masks(work, judge, best, progress=progress)
+    except NoGradient as stop:
+        return best, {"step": "train", "loss": least, "top1": None, "kept": False, "why": str(stop)}
+    kept = after.loss < least
+    step = {"step": "train", **after.as_dict(), "kept": kept, **account}
+    return (moved if kept else best), step
 
 
 def spared(

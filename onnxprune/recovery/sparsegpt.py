@@ -28,6 +28,8 @@ Float = npt.NDArray[np.floating[Any]]
 BLOCK = 128
 #: Columns updated one by one before the rest of the block catches up in one product.
 STRIP = 32
+#: Triangular factors up to this size are inverted by LAPACK in one call.
+INVERT_DIRECTLY = 256
 #: Layers of more inputs than this are swept in fp32, to halve memory and time.
 SINGLE_PRECISION_ABOVE = 4096
 
@@ -89,10 +91,9 @@ def _column_order(structure: Structure, diagonal: Float, act_order: bool) -> Int
 def _inverse_factor(gram: Float, columns: Ints) -> Float:
     """Upper U with ``U^T U = H^-1`` for the reordered H."""
     backward = columns[::-1]
-    found: Any = scipy.linalg.get_lapack_funcs(("trtri",), (gram,))  # stubs differ in its type
-    trtri = found[0]
-    # In Fortran order (which this indexing already yields) LAPACK works in place.
-    flipped = np.asfortranarray(gram[backward][:, backward])
+    # Taken axis by axis, rows stay in memory order; turned, which changes nothing about a
+    # symmetric matrix, they are the Fortran order in which LAPACK works in place.
+    flipped = np.take(np.take(gram, backward, axis=0), backward, axis=1).T
     try:
         lower = scipy.linalg.cholesky(flipped, lower=True, overwrite_a=True, check_finite=False)
     except np.linalg.LinAlgError as error:
@@ -100,11 +101,39 @@ def _inverse_factor(gram: Float, columns: Ints) -> Float:
             f"Gram matrix of size {gram.shape[0]} is not positive definite in {gram.dtype}: "
             "use more samples or a larger damping (1e-2 for float32)"
         ) from error
-    inverted, info = trtri(lower, lower=1, overwrite_c=1)
-    if info != 0:  # pragma: no cover - cholesky has already refused a zero pivot
-        raise DataError("a Cholesky factor has a zero pivot: use a larger damping")
-    upper: Float = inverted[::-1, ::-1]
+    _invert_lower(lower)
+    upper: Float = lower[::-1, ::-1]
     return np.ascontiguousarray(upper)
+
+
+def _invert_lower(lower: Float) -> None:
+    """Invert a lower triangular matrix in place, by halves.
+
+    LAPACK's trtri runs at a third of the speed that its triangular solves reach in the libraries
+    that numpy and scipy come with.
+
+    Raises:
+        DataError: a zero on the diagonal.
+    """
+    size = len(lower)
+    if size <= INVERT_DIRECTLY:
+        found: Any = scipy.linalg.get_lapack_funcs(("trtri",), (lower,))  # stubs differ in its type
+        inverted, info = found[0](lower, lower=1)
+        if info != 0:  # pragma: no cover - cholesky has already refused a zero pivot
+            raise DataError("a Cholesky factor has a zero pivot: use a larger damping")
+        lower[:] = inverted
+        return
+    half = size // 2
+    solvers: Any = scipy.linalg.get_blas_funcs(("trsm",), (lower,))
+    trsm = solvers[0]
+    corner = np.asfortranarray(lower[half:, :half])
+    corner = trsm(-1.0, np.asfortranarray(lower[half:, half:]), corner, lower=1, overwrite_b=1)
+    corner = trsm(
+        1.0, np.asfortranarray(lower[:half, :half]), corner, side=1, lower=1, overwrite_b=1
+    )
+    lower[half:, :half] = corner
+    _invert_lower(lower[:half, :half])
+    _invert_lower(lower[half:, half:])
 
 
 def _sweep(work: Float, upper: Float, real: Mask, structure: Structure, keep: int | None) -> Mask:

@@ -1,0 +1,169 @@
+"""Masked weights trained block-wise against the dense network, masks fixed.
+
+All blocks together: every block's output and the network's are compared with the dense network's on
+the same samples, as where channels are gone (:mod:`.train_blocks`). Steps are Adam's (Kingma and Ba
+2015), weight by weight, so that zeros stay zeros, in units of each tensor's own size. Layers that
+stay dense move too.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx
+
+from onnxprune.calibration.agreement import Agreement, Judge
+from onnxprune.calibration.stages import Stream
+from onnxprune.gradients import NoGradient
+from onnxprune.planning.cost import CostModel
+from onnxprune.recovery.apply import Feed, Progress, Reconstruction, Recovered, quiet, rows_of
+from onnxprune.recovery.distil_graph import Distillation, graph_of, meeting_points, targets
+from onnxprune.recovery.train_blocks import LEAST_EPOCHS, MOST_POINTS, alike, cut_feeds
+
+Array = npt.NDArray[Any]
+#: Multiply-accumulates of the dense network over samples and epochs; fewer epochs beyond it.
+BUDGET = 1e12
+EPOCHS = 16
+#: First step size, as a share of a tensor's root mean square; it falls along a cosine.
+RATE = 0.01
+#: How often the held-out samples are looked at, in epochs.
+LOOK = 4
+BETAS = (0.9, 0.99)
+
+
+def train_masks(
+    work: Reconstruction,
+    judge: Judge,
+    found: Recovered,
+    *,
+    progress: Progress = quiet,
+) -> tuple[Recovered, Agreement, dict[str, Any]]:
+    """Return ``found`` with trained values, their held-out agreement, and an account.
+
+    Args:
+        work: the dense network with its samples.
+        judge: of the held-out samples.
+        found: masks, weights and biases to start from.
+        progress: called with (stage, fraction done).
+
+    Raises:
+        NoGradient: the network, or its samples, cannot be trained on; the message says why.
+        DataError: onnxruntime does not run the model.
+    """
+    open_feeds = [f for f, held in zip(work.feeds, work.held, strict=True) if not held]
+    feeds = alike(open_feeds or list(work.feeds))
+    effort = CostModel(work.analyzer).macs() * max(sum(rows_of(f) for f in feeds), 1)
+    epochs = min(EPOCHS, int(BUDGET / max(effort, 1)))
+    if epochs < LEAST_EPOCHS:
+        raise NoGradient("the network is too large to be trained here")
+    dense, sparse = _models(work, found, feeds[0])
+    feeds = cut_feeds(feeds, sparse, work.analyzer.model)
+    student = graph_of(sparse, feeds[0])
+    points = meeting_points(student)
+    if len(points) > MOST_POINTS:
+        at = np.unique(np.linspace(0, len(points) - 1, MOST_POINTS).astype(int))
+        points = [points[i] for i in at]
+    ends = [n for n in student.outputs if student.values[n].dtype == np.float32]
+    wants, spreads = targets(dense, [*points, *ends], feeds, {})
+    sites = {work.bias_name(site): place for place, (site, _) in enumerate(found.biases)}
+    lone = [n for n, x in work.layers.items() if len(list(x.value.uses())) == 1]
+    names = [
+        n
+        for n in (*lone, *sites)
+        if n in student.constants and student.known[n].dtype == np.float32
+    ]
+    graph = Distillation(student, names, spreads)
+    seen: dict[float, Agreement] = {}
+
+    def with_values(weights: Mapping[str, Array]) -> Recovered:
+        biases = list(found.biases)
+        for name, place in sites.items():
+            if name in weights:
+                biases[place] = (biases[place][0], weights[name])
+        held = {n: a for n, a in weights.items() if n not in sites}
+        return replace(found, weights={**found.weights, **held}, biases=biases)
+
+    def disagreement(weights: Mapping[str, Array]) -> float:
+        trial = with_values(weights)
+        agreement = work.agreement(judge, trial.weights, trial.biases)
+        seen[agreement.loss] = agreement
+        return agreement.loss
+
+    start = {n: np.array(student.known[n], np.float32) for n in graph.weights}
+    best, least, history = _descend(
+        graph, start, feeds, wants, found.masks, disagreement,
+        epochs=epochs, seed=work.seed, progress=progress,
+    )  # fmt: skip
+    account = {
+        "weights": len(graph.weights),
+        "compared": [*points, *student.outputs],
+        "epochs": epochs,
+        "history": history,
+    }
+    return with_values(best), seen[least], account
+
+
+def _models(
+    work: Reconstruction, found: Recovered, feed: Feed
+) -> tuple[onnx.ModelProto, onnx.ModelProto]:
+    """The dense network, and the one with the values found."""
+    stages = work.stages
+    start = Stream(stages, [feed])
+    types = {n: onnx.helper.np_dtype_to_tensor_dtype(a.dtype) for n, a in start.values[0].items()}
+    whole = stages.cut(0, len(stages.nodes), types, {}, {})
+    work.dress(start, found.weights, found.biases)
+    thin = stages.cut(0, len(stages.nodes), types, start.weights, start.edits)
+    if whole is None or thin is None:
+        raise NoGradient("no output depends on an input")
+    dense, sparse = (onnx.load_model_from_string(part[0]) for part in (whole, thin))
+    return dense, sparse
+
+
+def _descend(
+    graph: Distillation,
+    now: dict[str, Array],
+    feeds: Sequence[Feed],
+    wants: Sequence[Mapping[str, Array]],
+    masks: Mapping[str, npt.NDArray[np.bool_]],
+    held_out: Callable[[Mapping[str, Array]], float],
+    *,
+    epochs: int,
+    seed: int,
+    progress: Progress,
+) -> tuple[dict[str, Array], float, list[list[float | None]]]:
+    """Adam on what the masks leave; the values that did best on held-out samples."""
+    names = graph.weights
+    scale = {n: max(float(np.sqrt(np.mean(now[n] ** 2))), 1e-8) for n in names}
+    first = {n: np.zeros_like(now[n]) for n in names}
+    second = {n: np.zeros_like(now[n]) for n in names}
+    rng = np.random.default_rng(seed)
+    best, least = {n: a.copy() for n, a in now.items()}, held_out(now)
+    history: list[list[float | None]] = [[0, None, least]]
+    total, step = epochs * len(feeds), 0
+    for epoch in range(1, epochs + 1):
+        summed = 0.0
+        for index in rng.permutation(len(feeds)):
+            loss, grads = graph.run(feeds[index], wants[index], now)
+            summed += loss
+            step += 1
+            size = 0.5 * RATE * (1 + np.cos(np.pi * step / total))
+            for name in names:
+                grad = grads[name]
+                if name in masks:
+                    grad = np.where(masks[name], grad, 0.0)
+                first[name] += (1 - BETAS[0]) * (grad - first[name])
+                second[name] += (1 - BETAS[1]) * (grad * grad - second[name])
+                mean = first[name] / (1 - BETAS[0] ** step)
+                root = np.sqrt(second[name] / (1 - BETAS[1] ** step)) + 1e-12
+                now[name] -= (size * scale[name]) * (mean / root).astype(np.float32)
+            progress("train", step / total)
+        if epoch % LOOK == 0 or epoch == epochs:
+            found = held_out(now)
+            history.append([epoch, summed / len(feeds), found])
+            if found < least:
+                best, least = {n: a.copy() for n, a in now.items()}, found
+    return best, least, history

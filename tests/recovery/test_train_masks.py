@@ -1,0 +1,95 @@
+"""Training under fixed masks: zeros stay, held-out samples gain, what cannot be trained says so."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+import onnxprune
+
+
+def save_net(path, op="Relu"):
+    """conv - relu - conv - relu + shortcut - conv - pool - gemm."""
+    rng = np.random.default_rng(0)
+    weights = {
+        "a": rng.standard_normal((12, 3, 3, 3)) * 0.3,
+        "b": rng.standard_normal((12, 12, 3, 3)) * 0.15,
+        "c": rng.standard_normal((12, 12, 3, 3)) * 0.15,
+        "d": rng.standard_normal((10, 12)) * 0.5,
+        "bb": rng.standard_normal(12) * 0.1,
+    }
+    nodes = [
+        helper.make_node("Conv", ["x", "a"], ["h0"], "stem", pads=[1] * 4),
+        helper.make_node("Relu", ["h0"], ["r0"]),
+        helper.make_node("Conv", ["r0", "b", "bb"], ["h1"], "conv1", pads=[1] * 4),
+        helper.make_node(op, ["h1"], ["r1"]),
+        helper.make_node("Conv", ["r1", "c"], ["h2"], "conv2", pads=[1] * 4),
+        helper.make_node("Add", ["h2", "r0"], ["s"]),
+        helper.make_node("GlobalAveragePool", ["s"], ["p"]),
+        helper.make_node("Flatten", ["p"], ["f"]),
+        helper.make_node("Gemm", ["f", "d"], ["y"], "fc", transB=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 10])],
+        [numpy_helper.from_array(v.astype(np.float32), k) for k, v in weights.items()],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), path)
+
+
+X = np.random.default_rng(1).standard_normal((128, 3, 8, 8)).astype(np.float32)
+
+
+def test_training_gains_and_zeros_stay(tmp_path):
+    path = tmp_path / "net.onnx"
+    save_net(path)
+    result = onnxprune.prune(path, "element", 0.85, data={"x": X}, first_layer="keep")
+    steps = {s["step"]: s for s in result.report["recovery"]["steps"]}
+    assert steps["train"]["kept"] and steps["train"]["loss"] < steps["reconstruct"]["loss"]
+    losses = [row[1] for row in steps["train"]["history"][1:]]
+    assert losses[-1] < losses[0]
+    values = {v.name: v.const_value.numpy() for v in result.model.graph.initializers.values()}
+    for name, mask in result.plan.masks.items():
+        assert not np.count_nonzero(values[name][~mask]), name
+    assert abs(result.report["sparsity"] - 0.85 * 0.9) < 0.1
+    again = onnxprune.prune(path, "element", 0.85, data={"x": X}, first_layer="keep")
+    for name, array in values.items():
+        other = again.model.graph.initializers[name].const_value.numpy()
+        np.testing.assert_array_equal(array, other)
+
+
+def test_what_has_no_derivative_says_so(tmp_path):
+    path = tmp_path / "net.onnx"
+    save_net(path, op="Round")  # its derivative is zero everywhere
+    result = onnxprune.prune(path, "element", 0.5, data={"x": X}, first_layer="keep")
+    (step,) = (s for s in result.report["recovery"]["steps"] if s["step"] == "train")
+    assert not step["kept"] or step["weights"]
+    if "why" in step:
+        assert step["why"]
+
+
+def test_samples_of_many_sizes_say_so(tmp_path):
+    path = tmp_path / "net.onnx"
+    save_net(path)
+    model = onnx.load(path)
+    for axis, name in ((2, "h"), (3, "w")):
+        model.graph.input[0].type.tensor_type.shape.dim[axis].ClearField("dim_value")
+        model.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = name
+    onnx.save(model, path)
+    feeds = [{"x": X[:2, :, : 4 + i % 5, :]} for i in range(20)]
+    result = onnxprune.prune(path, "element", 0.5, data=feeds, first_layer="keep")
+    (step,) = (s for s in result.report["recovery"]["steps"] if s["step"] == "train")
+    assert not step["kept"] and "shapes" in step["why"]
+
+
+def test_without_recovery_nothing_is_trained(tmp_path):
+    path = tmp_path / "net.onnx"
+    save_net(path)
+    result = onnxprune.prune(path, "element", 0.5, data={"x": X}, recover="none")
+    assert result.report["recovery"] is None
+    with pytest.raises(onnxprune.api.UsageError):
+        onnxprune.prune(path, "element", 0.5, data={"x": X}, recover="some")
