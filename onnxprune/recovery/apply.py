@@ -22,6 +22,7 @@ from onnxprune.calibration.grams import Statistics, Sums
 from onnxprune.calibration.operands import BiasSite, Operand, find_operand
 from onnxprune.calibration.residual import rows_like, shortcut_of
 from onnxprune.calibration.stages import Stages, Stream, tensor_of
+from onnxprune.errors import DataError
 from onnxprune.patterns import Pattern, parse_pattern
 from onnxprune.patterns.nm import NM
 from onnxprune.planning import PrunePlan, find_layers
@@ -376,7 +377,8 @@ def recover_masks(
         if mask.all() and not plan.masks[name].all()
     ]
     found = work.run(masks, parse_pattern(pattern), method=method, progress=progress)
-    best, least, steps = plain, before.loss, [{"step": "mask", **before.as_dict(), "kept": True}]
+    best, least = plain, before.loss
+    steps: list[dict[str, Any]] = [{"step": "mask", **before.as_dict(), "kept": True}]
     rows = found.report["layers"]
     tried = [("reconstruct", found)]
     kind = parse_pattern(pattern)
@@ -402,8 +404,8 @@ def recover_masks(
                 assert other.analyzer is not None
                 work = Reconstruction(other.analyzer, feeds, seed=seed)
     if train and (search or best is not plain):
-        best, step = trained(work, judge, best, least, progress)
-        steps.append(step)
+        best, told = trained(work, judge, best, least, progress)
+        steps.append(told)
     best.report = {
         "samples": int(sum(rows_of(f) for f in feeds)),
         "held_out": int(sum(rows_of(f) for f in work.held_feeds)),
@@ -450,7 +452,7 @@ def trained(
 
     try:
         moved, after, account = train_masks(work, judge, best, progress=progress)
-    except NoGradient as stop:
+    except (NoGradient, DataError) as stop:  # what was found stands without
         return best, {"step": "train", "loss": least, "top1": None, "kept": False, "why": str(stop)}
     kept = after.loss < least
     step = {"step": "train", **after.as_dict(), "kept": kept, **account}

@@ -127,14 +127,14 @@ def _train(
     if epochs < LEAST_EPOCHS:
         raise NoGradient("the network is too large to be trained here")
     if len({tuple((n, f[n].shape) for n in sorted(f)) for f in feeds}) > 1:
-        feeds = _alike(feeds)
+        feeds = alike(feeds)
     crops = crops_of(analyzer, removed)
     twin = io.load(analyzer.model).model
     again = analyze(twin, through_norms=analyzer.through_norms)
     names = trainable(again)
     kept = Surgery(again, removed).shrink()
     stages = Stages(twin)
-    feeds = _cut(feeds, stages.proto, twin)
+    feeds = cut_feeds(feeds, stages.proto, twin)
     student = graph_of(stages.proto, feeds[0])
     points = meeting_points(student)
     if len(points) > MOST_POINTS:
@@ -253,7 +253,7 @@ def trainable(analyzer: Analyzer) -> list[str]:
     return list(found)
 
 
-def _alike(feeds: Sequence[Feed]) -> list[Feed]:
+def alike(feeds: Sequence[Feed]) -> list[Feed]:
     """The feeds of the most frequent shape, when they are most of them.
 
     Raises:
@@ -268,7 +268,7 @@ def _alike(feeds: Sequence[Feed]) -> list[Feed]:
     return most
 
 
-def _cut(feeds: Sequence[Feed], proto: onnx.ModelProto, model: ir.Model) -> list[Feed]:
+def cut_feeds(feeds: Sequence[Feed], proto: onnx.ModelProto, model: ir.Model) -> list[Feed]:
     """Smaller feeds where a step would take much memory and the model leaves the batch open."""
     rows = rows_of(feeds[0])
     shapes = [v.shape for v in model.graph.inputs if v.name in feeds[0]]
