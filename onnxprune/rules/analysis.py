@@ -27,10 +27,9 @@ from onnxprune.rules.nominal import nominal_shapes
 from onnxprune.rules.reading import Scheme, read
 from onnxprune.rules.rewriter import Rewriter
 from onnxprune.rules.shapes import infer_shapes
-from onnxprune.rules.sizes import SizeTracer, learn_shape
+from onnxprune.rules.sizes import SizeTracer
 from onnxprune.rules.states import Pair, find_states
 from onnxprune.rules.stored import Stored
-from onnxprune.rules.symbols import unify_symbols
 from onnxprune.rules.view import NodeView
 
 Use = tuple[ir.Node, int]
@@ -390,26 +389,12 @@ def analyze(
     found = run(freeze_interface=freeze_interface)
     while found.learned:  # a rule knew a shape; what follows it may be inferable now
         infer_shapes(model)
-        for _ in range(8):  # names of sizes settle in two or three rounds
-            if not _follow(found):
-                break
-            infer_shapes(model)
         found = run(freeze_interface=freeze_interface)
     if states is not None and freeze_interface:
         pairs = find_states(model, states, lambda free: run(free=free))
         if pairs:
             found = run(free={v for pair in pairs for v in pair}, states=pairs)
     return found
-
-
-def _follow(found: Analyzer) -> int:
-    """Find out more about sizes from those that are known; return how many are news."""
-    sizes = SizeTracer(found.tensor, found.dims)
-    news = unify_symbols(found.graph, found.dims)
-    for node in found.graph:
-        news += learn_shape(sizes, node, found.dims)
-        sizes.visit(node)
-    return news
 
 
 def overridable(model: ir.Model) -> set[ir.Value]:
