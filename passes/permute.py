@@ -84,9 +84,17 @@ def permute_units(analyzer: Analyzer, orders: Mapping[str, Sequence[int]]) -> in
 
 
 def named_groups(analyzer: Analyzer) -> dict[str, Group]:
-    """Return the groups by name; the later of several of one name are told apart by a number."""
+    """Return the groups whose units may change places, by name.
+
+    The later of several groups of one name are told apart by a number.
+    """
     found: dict[str, Group] = {}
+    rigid = np.zeros(analyzer.partition.count, np.bool_)
+    for ids in analyzer.ordered:
+        rigid[analyzer.partition.labels[ids]] = True
     for group in analyzer.groups:
+        if rigid[group.labels].any():
+            continue
         name, count = group.name, 2
         while name in found:
             name, count = f"{group.name}#{count}", count + 1

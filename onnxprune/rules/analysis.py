@@ -68,6 +68,7 @@ class Analyzer:
         # (coordinate of size one, axis it is broadcast against)
         self.broadcasts: list[tuple[Ids, Ids]] = []
         self.producers: list[tuple[ir.Node, Ids]] = []
+        self.ordered: list[Ids] = []  # axes whose units may go, but not change places
         # Constants with coordinates: ids of their axes. A vector (at most one axis longer than 1)
         # has its own at every use, so that a bias which an exporter shared between two layers
         # does not tie them; a matrix has one set, and layers that share it are tied.

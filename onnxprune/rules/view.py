@@ -302,6 +302,10 @@ class NodeView:
             if dims is not None and self.out_dims(index) is None:
                 self.learn(index, dims)
 
+    def in_order(self, ids: Ids) -> None:
+        """State that units may go but not change places: the node looks at neighbours."""
+        self._analyzer.ordered.append(ids)
+
     def on_rewrite(self, patch: Callable[[Rewriter, KeptOf], None]) -> None:
         """Register what else must change in this node when coordinates go."""
         self._analyzer.patches.append((self.node, patch))

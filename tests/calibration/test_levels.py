@@ -74,8 +74,3 @@ def test_measured_table_of_a_network():
 def test_levels_that_cannot_be_meant(levels):
     with pytest.raises(UsageError, match="levels"):
         onnxprune.sensitivity(MODELS / "digits_mobile.onnx", CALIB, levels=levels, samples=8)
-
-
-def test_channels_are_not_measured_yet():
-    with pytest.raises(UsageError, match="element"):
-        onnxprune.sensitivity(MODELS / "digits_mobile.onnx", CALIB, "channel", samples=8)

@@ -285,7 +285,7 @@ def test_no_traceback_in_a_process_of_its_own(process, tmp_path):
 
 
 def test_what_nobody_expected(run, resnet, monkeypatch):
-    def broken(*args: object) -> None:
+    def broken(*args: object, **options: object) -> None:
         raise RuntimeError("boom")
 
     monkeypatch.setattr("onnxprune.api.inspect", broken)

@@ -22,8 +22,14 @@ def _run(model: onnx.ModelProto, sizes: dict[str, int] | None = None) -> list[np
 
 
 def _weights(model: onnx.ModelProto) -> set[str]:
-    names = {tensor.name for tensor in model.graph.initializer}
-    names |= {tensor.values.name for tensor in model.graph.sparse_initializer}
+    """Names of weights, those in the bodies of If, Loop and Scan included."""
+    names: set[str] = set()
+    graphs = [model.graph]
+    while graphs:
+        graph = graphs.pop()
+        names |= {tensor.name for tensor in graph.initializer}
+        names |= {tensor.values.name for tensor in graph.sparse_initializer}
+        graphs += [a.g for node in graph.node for a in node.attribute if a.HasField("g")]
     return names
 
 

@@ -222,7 +222,8 @@ def test_a_skipped_zero_stops_nan_and_infinity() -> None:
     model = net.model(net.add("MatMul", net.input("x", [4, 8]), net.constant(w)))
     x = np.ones((4, 8), np.float32)
     x[1, 2] = np.nan
-    y = runtime.session(model, 1, force=True).run(None, {"x": x})[0]
+    # What a timed choice falls on, a dense kernel included, varies from run to run.
+    y = runtime.session(model, 1, force=True, timing=False).run(None, {"x": x})[0]
     assert np.array_equal(y, x, equal_nan=True)
 
 
@@ -239,7 +240,8 @@ def test_special_values_through_activations(op: str, isa: str) -> None:
     )  # fmt: skip
     values = np.array([*SPECIAL, 0.0, 1.0, -1.0, 88.0, -88.0, 200.0, -200.0, 5e-8], np.float32)
     x = np.broadcast_to(values.reshape(1, 1, 2, 8), (1, 8, 2, 8)).copy()
-    actual = runtime.session(model, 1, force=True, isa=isa).run(None, {"x": x})[0]
+    sparse = runtime.session(model, 1, force=True, isa=isa, timing=False)
+    actual = sparse.run(None, {"x": x})[0]
     alone = onnx.ModelProto()
     alone.CopyFrom(model)
     del alone.graph.node[0]

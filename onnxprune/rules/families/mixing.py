@@ -46,6 +46,7 @@ def _cumsum(n: NodeView) -> None:
     ids = n.ids(0, axis)
     if ids is not None:
         n.contract((0, axis, ids))
+        n.in_order(ids)
 
 
 def _lrn(n: NodeView) -> None:
@@ -65,6 +66,7 @@ def _lrn(n: NodeView) -> None:
         n.freeze(ids, "LRN mixes neighbouring channels of a matrix")
         return
     n.contract((0, 1, ids))
+    n.in_order(ids)
     size, alpha = int(n.attr("size", 1)), float(n.attr("alpha", 1e-4))
     beta, bias = float(n.attr("beta", 0.75)), float(n.attr("bias", 1.0))
 

@@ -57,8 +57,8 @@ def _dense(net: Net, width: int = 12) -> str:
     return net.op("Tanh", net.op("Add", y, net.weight(net.uniform(-1, 1, width), "in.b")))
 
 
-def _logits(net: Net, y: str, width: int) -> None:
-    net.output(net.op("MatMul", y, net.weight(net.normal(width, 4, fan_in=width), "out.w")))
+def _logits(net: Net, y: str, width: int, dims: tuple[int, ...] | None = None) -> None:
+    net.output(net.op("MatMul", y, net.weight(net.normal(width, 4, fan_in=width), "out.w")), dims)
 
 
 @graph(shrinks="in.w one.w one.r one.b two.w two.r out.w", opset=17)
@@ -170,7 +170,7 @@ def loop_of_a_written_out_cell(net: Net) -> None:
     trips, go = net.weight(np.array(6, np.int64)), net.weight(np.array(True))
     zeros = [net.weight(np.zeros((2, 8), np.float32), name) for name in ("h0", "c0")]
     ys = net.op("Loop", trips, go, *zeros, outs=3, body=body)
-    _logits(net, ys[2], 8)
+    _logits(net, ys[2], 8, (6, 2, 4))
 
 
 def _renamed(nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
