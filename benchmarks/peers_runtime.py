@@ -139,7 +139,7 @@ def write_models(network: str, patterns: list[str], folder: Path) -> tuple[dict[
         if not made[pattern].exists():
             onnx.save(suite.pruned(dense, "u0" if pattern == "dense" else pattern), made[pattern])
     rng = np.random.default_rng(0)
-    feeds = {}
+    feeds: dict[str, Any] = {}
     for value in dense.graph.input:
         shape = [d.dim_value for d in value.type.tensor_type.shape.dim]
         feeds[value.name] = rng.standard_normal(shape).astype(np.float32)
