@@ -105,9 +105,13 @@ class Surgery:
             for use, masks in uses:
                 key = b"|".join(b"" if m is None else np.packbits(m).tobytes() for m in masks)
                 variants[key].append((use, masks))
-            # A use without ids, such as Shape of a vector, sees the tensor as it was.
+            # A use that loses nothing, or has no ids, such as Shape of a vector, sees the tensor as
+            # it was.
             listed = {use for use, _ in uses}
-            first = None in listed or all((u.node, u.idx) in listed for u in value.uses())
+            whole = any(all(m is None or m.all() for m in masks) for _, masks in uses)
+            first = not whole and (
+                None in listed or all((u.node, u.idx) in listed for u in value.uses())
+            )
             for members in variants.values():
                 masks = members[0][1]
                 array = _take(tensor, masks)

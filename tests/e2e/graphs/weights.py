@@ -50,6 +50,18 @@ def shared_bias_couples_two_streams(net: Net) -> None:
     net.output(net.op("Mul", *ends))
 
 
+@graph(shrinks="a.w", keeps="b.w mixer")
+def shared_vector_of_a_free_and_a_held_stream(net: Net) -> None:
+    """One 1x1 filter reads a stream that shrinks and one that an output holds whole."""
+    x = net.input((1, 3, 8, 8))
+    mixer = net.weight(net.normal(1, 8, 1, 1), "mixer")
+    free = net.relu(net.conv(x, 3, 8, name="a"))
+    held = net.conv(x, 3, 8, name="b")
+    net.output(net.op("Conv", free, mixer), (1, 1, 8, 8))
+    net.output(held, (1, 8, 8, 8))
+    net.output(net.op("Conv", held, mixer), (1, 1, 8, 8))
+
+
 @graph(shrinks="fc.w fc2.w")
 def tied_embedding_transposed(net: Net) -> None:
     """Embedding table reused, transposed, as output matrix: the width is one unit."""
