@@ -32,6 +32,7 @@ EPOCHS = 16
 RATE = 0.01
 #: How often the held-out samples are looked at, in epochs.
 LOOK = 4
+HUGE = 1e15  # derivatives whose squares float32 cannot hold
 BETAS = (0.9, 0.99)
 
 
@@ -148,11 +149,16 @@ def _descend(
         summed = 0.0
         for index in rng.permutation(len(feeds)):
             loss, grads = graph.run(feeds[index], wants[index], now)
+            if not np.isfinite(loss):  # it has diverged; what was best stands
+                history.append([epoch, None, None])
+                return best, least, history
             summed += loss
             step += 1
             size = 0.5 * RATE * (1 + np.cos(np.pi * step / total))
             for name in names:
                 grad = grads[name]
+                if not np.abs(grad).max(initial=0.0) < HUGE:
+                    continue  # a derivative at a kink or a pole says nothing
                 if name in masks:
                     grad = np.where(masks[name], grad, 0.0)
                 first[name] += (1 - BETAS[0]) * (grad - first[name])

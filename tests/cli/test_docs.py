@@ -73,7 +73,14 @@ def test_every_key_is_described_and_nothing_else(run, tmp_path, section, args):
     rows = re.findall(r"^\| (.*?) \|", part, re.MULTILINE)
     described = {k for row in rows for k in re.findall(r"`(\w+)`", row)}
     # Each kind of prune has keys of its own.
-    assert described <= keys(report, NAMED) | {"kept", "removed", "mask", "noisy", "approximation"}
+    assert described <= keys(report, NAMED) | {
+        "kept",
+        "removed",
+        "mask",
+        "noisy",
+        "approximation",
+        "orders",
+    }
 
 
 def test_snippets_of_the_plan_work(run, resnet, tmp_path):
