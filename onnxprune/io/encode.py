@@ -25,6 +25,7 @@ _RAW_DATA = onnx.TensorProto.DESCRIPTOR.fields_by_name["raw_data"].number
 _PAGE = 4096  # runtimes map external data by pages; a large tensor starts on one
 _LARGE = 1 << 20
 _SMALL_ALIGNMENT = 64  # a cache line
+_FREE_INITIALIZERS_SINCE = 4  # IR version; before, an initializer had to be a graph input too
 _MANY = 1 << 30  # bytes of tensors in attributes from which they are moved out too
 
 
@@ -144,12 +145,16 @@ def encode(model: ir.Model) -> Parts:
         elif isinstance(target, onnx.GraphProto):
             placed += _inner_initializers(graph, target)
         placed += _attributes(graph, target, in_function=isinstance(target, onnx.FunctionProto))
+    old = (model.ir_version or 0) < _FREE_INITIALIZERS_SINCE
+    inputs = {value.name for value in model.graph.inputs} if old else set(held)
     # Last, because nothing that reads protobuf strictly expects a sparse weight.
     streamed = []
     for name, value in held.items():
         tensor = value.const_value
         assert tensor is not None  # _initializers saw to it
-        if form := value.meta.get(origin.SPARSE):
+        if name not in inputs:
+            _prepend_constant(proto.graph, name, tensor)
+        elif form := value.meta.get(origin.SPARSE):
             proto.graph.sparse_initializer.append(sparse.encode(tensor, form, name))
         else:
             streamed.append(Slot(tensor, name))
@@ -158,6 +163,14 @@ def encode(model: ir.Model) -> Parts:
     inner = proto.graph
     proto.ClearField("graph")  # detaches it: ``inner`` and the slots' targets stay one message
     return Parts(proto, inner, streamed, placed)
+
+
+def _prepend_constant(target: onnx.GraphProto, name: str, tensor: ir.TensorProtocol) -> None:
+    """Put a Constant node that yields ``tensor`` as ``name`` before all nodes of ``target``."""
+    node = onnx.NodeProto(op_type="Constant", output=[name])
+    value = node.attribute.add(name="value", type=onnx.AttributeProto.TENSOR)
+    Slot(tensor, name).render(value.t)
+    target.node.insert(0, node)
 
 
 def _initializers(graph: ir.Graph) -> dict[str, ir.Value]:

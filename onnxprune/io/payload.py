@@ -85,10 +85,14 @@ class Slot:
             isinstance(self.tensor, (ir.ExternalTensor, FileTensor)) or self.tensor.metadata_props
         ):
             return
+        self.render(self.target, sidecar)
+
+    def render(self, target: onnx.TensorProto, sidecar: str = "") -> None:
+        """Make ``target`` this tensor."""
         message, rest = self.message(sidecar)
-        self.target.CopyFrom(message)
+        target.CopyFrom(message)
         if rest:
-            self.target.raw_data = self.tensor.tobytes() if self.tensor.nbytes else b""
+            target.raw_data = self.tensor.tobytes() if self.tensor.nbytes else b""
 
 
 def _metadata(proto: onnx.TensorProto) -> dict[str, str]:

@@ -451,3 +451,29 @@ def test_model_read_by_onnx_ir_keeps_its_sidecar(external: Path, tmp_path: Path)
     assert_identical(run(str(external), FEEDS), run(str(tmp_path / "out.onnx"), FEEDS))
     io.save(io.load(ir.load(external)), tmp_path / "again.onnx")
     assert (tmp_path / "again.onnx.data").read_bytes() == (tmp_path / "out.onnx.data").read_bytes()
+
+
+def test_constants_made_for_an_old_model_do_not_become_inputs() -> None:
+    # Before IR version 4 an initializer had to be a graph input too.
+    proto = layers([4, 6, 2])
+    proto.ir_version = 3
+    proto.opset_import[0].version = 9
+    weight = next(t for t in proto.graph.initializer if t.name == "w0")
+    proto.graph.input.append(onnx.helper.make_tensor_value_info("w0", weight.data_type, [4, 6]))
+    proto.graph.input.append(onnx.helper.make_tensor_value_info("w1", weight.data_type, [6, 2]))
+    loaded = io.load(proto)
+    made = np.arange(6, dtype=np.float32)
+    loaded.model.graph.register_initializer(
+        ir.Value(name="made", const_value=ir.tensor(made, name="made"))
+    )
+    node = next(n for n in loaded.model.graph if n.name == "mm1")
+    bias = ir.Node("", "Add", [node.inputs[0], loaded.model.graph.initializers["made"]])
+    node.prepend(bias)
+    node.replace_input_with(0, bias.outputs[0])
+    saved = io.to_proto(loaded.model)
+    onnx.checker.check_model(saved, full_check=True)
+    assert [v.name for v in saved.graph.input] == [v.name for v in proto.graph.input]
+    x = np.ones((1, 4), np.float32)
+    w0, w1 = (onnx.numpy_helper.to_array(t) for t in proto.graph.initializer)
+    (y,) = run(saved.SerializeToString(), {"h0": x})
+    np.testing.assert_allclose(y, (x @ w0 + made) @ w1, rtol=1e-6)
