@@ -11,6 +11,8 @@ import onnx
 import onnxruntime as ort
 import pytest
 
+import onnxprune
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -80,6 +82,15 @@ def test_overridable_weights_are_inputs(light: ModuleType) -> None:
     inputs = {value.name for value in model.graph.input}
     assert {tensor.name for tensor in model.graph.initializer} < inputs
     assert model.ir_version == 3
+
+
+@pytest.mark.parametrize("name", ["inception_v1", "shufflenet"])
+def test_overridable_weights_are_pruned_with_the_same_inputs(light: ModuleType, name: str) -> None:
+    # LRN and channel shuffles need constants that were not there, which must not become inputs.
+    model = light.materialise(name, overridable=True)
+    pruned = onnxprune.prune(model, pattern="channel", sparsity=0.5).model
+    onnx.checker.check_model(pruned, full_check=True)
+    assert [v.name for v in pruned.graph.input] == [v.name for v in model.graph.input]
 
 
 def test_unknown_name_lists_the_known(light: ModuleType) -> None:
