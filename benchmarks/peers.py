@@ -246,7 +246,7 @@ def first_line(error: Exception) -> str:
 
 
 def run_model(path: Path, size: int) -> list[npt.NDArray[Any]]:
-    """Run a model on seeded noise, ones for inputs of other types; symbolic dims become ``size``."""
+    """Run a model on seeded noise, ones for other types of inputs; open dims become ``size``."""
     options = ort.SessionOptions()
     options.log_severity_level = 4
     session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
