@@ -17,7 +17,7 @@ from onnxprune.calibration.feed_sizes import LADDERS, open_dims, size_of
 from onnxprune.calibration.feed_specs import Array, Feed, InputSpec, input_specs
 from onnxprune.errors import DataError
 from onnxprune.io import Source, load, to_bytes
-from onnxprune.io.open_dims import BATCH, SEQUENCE
+from onnxprune.io.open_dims import BATCH, SEQUENCE, SOUND
 
 _MASK = re.compile(r"mask", re.IGNORECASE)
 _RATE = re.compile(r"^sr$|sampl\w*_?rate", re.IGNORECASE)
@@ -58,7 +58,7 @@ def random_feeds(model: ir.Model, seed: int, dims: Mapping[str, int] | None = No
 
 
 def _is_sequence(specs: list[InputSpec], key: str) -> bool:
-    return open_dims(specs).get(key) == SEQUENCE
+    return open_dims(specs).get(key) in (SEQUENCE, SOUND)
 
 
 def _shape(spec: InputSpec, sizes: Mapping[str, int]) -> tuple[int, ...]:

@@ -6,12 +6,13 @@ import ast
 from collections.abc import Iterable, Iterator, Mapping
 
 from onnxprune.calibration.feed_specs import InputSpec
-from onnxprune.io.open_dims import BATCH, SEQUENCE, SPATIAL, role
+from onnxprune.io.open_dims import BATCH, SEQUENCE, SOUND, SPATIAL, role
 
 LADDERS: Mapping[str, tuple[int, ...]] = {
     BATCH: (1, 2, 4),
     SPATIAL: (64, 224, 32, 128, 96, 256, 320, 512, 640, 16, 8, 1),
     SEQUENCE: (8, 16, 32, 64, 128, 256, 512, 576, 640, 1024, 4096, 16000, 4, 2, 1),
+    SOUND: (16000, 512, 4096, 32000, 48000, 576, 640, 256, 1024, 1600, 160, 64, 16, 8, 1),
 }
 """Sizes to try for each sort of dimension, in this order: the cheap and likely ones first."""
 
@@ -23,7 +24,7 @@ def open_dims(specs: Iterable[InputSpec]) -> dict[str, str]:
         for axis in range(spec.rank or 0):
             key = spec.dim_key(axis)
             if key is not None and key not in found and not _terms(key):
-                found[key] = role(spec.dims or (), axis)
+                found[key] = role(spec.dims or (), axis, spec.name)
     return found
 
 

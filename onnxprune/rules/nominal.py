@@ -6,11 +6,12 @@ from collections.abc import Mapping
 
 import onnx_ir as ir
 
-from onnxprune.io.open_dims import BATCH, SEQUENCE, SPATIAL, role
+from onnxprune.io.open_dims import BATCH, SEQUENCE, SOUND, SPATIAL, role
 from onnxprune.rules.shapes import infer_shapes
 
-NOMINAL: Mapping[str, int] = {BATCH: 1, SPATIAL: 224, SEQUENCE: 128}
-"""Sizes that multiply-accumulates are counted at: one sample, the usual image, a short text."""
+NOMINAL: Mapping[str, int] = {BATCH: 1, SPATIAL: 224, SEQUENCE: 128, SOUND: 16_000}
+"""Sizes that multiply-accumulates are counted at: one sample, the usual image, a short text, a
+second of speech."""
 
 
 def open_sizes(model: ir.Model) -> dict[str, int]:
@@ -21,7 +22,7 @@ def open_sizes(model: ir.Model) -> dict[str, int]:
         known = [d if isinstance(d, int) else d.value for d in dims]
         for axis, dim in enumerate(known):
             if not isinstance(dim, int) or dim <= 0:
-                found[f"{value.name}[{axis}]"] = NOMINAL[role(known, axis)]
+                found[f"{value.name}[{axis}]"] = NOMINAL[role(known, axis, value.name or "")]
     return found
 
 
