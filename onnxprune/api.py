@@ -158,7 +158,7 @@ def prune(
             feeds = list(open_feeds(data, inputs, samples or PROOF_SAMPLES))
         looks = parse_criterion(recipe.select.criterion).needs
         if recipe.recover == "auto" or "activations" in looks:
-            calibration = synthetic or calibration_feeds(data, inputs, samples)
+            calibration = synthetic or calibration_feeds(data, loaded.model, samples)
     return run_prune(
         loaded,
         recipe.select,

@@ -8,6 +8,7 @@ import onnx_ir as ir
 
 from onnxprune.calibration.feed_random import random_feeds, working_feeds
 from onnxprune.calibration.feeds import Feed, input_specs, open_feeds
+from onnxprune.calibration.joined import join_feeds
 
 #: Samples used when nothing else is asked for.
 SAMPLES = 1024
@@ -21,21 +22,21 @@ BATCH = 32
 FEEDS = 12
 
 
-def calibration_feeds(source: Any, inputs: Any, samples: int | None = None) -> list[Feed]:
+def calibration_feeds(source: Any, model: ir.Model, samples: int | None = None) -> list[Feed]:
     """Return feeds for calibration; batches shrink where few samples would make few feeds.
 
     Args:
         source: see :func:`~onnxprune.calibration.feeds.open_feeds`.
-        inputs: the model, or its inputs.
+        model: the model; single samples are joined where it allows that.
         samples: at most so many; 1024 when None.
 
     Raises:
         DataError: nothing usable is there.
     """
-    opened = open_feeds(source, inputs, samples or SAMPLES, batch=BATCH)
+    opened = open_feeds(source, model, samples or SAMPLES, batch=BATCH)
     feeds = list(opened)
     if len(feeds) >= FEEDS:
-        return feeds
+        return join_feeds(model, feeds, BATCH, FEEDS)
     batch = BATCH
     while batch > 1 and len(feeds) < FEEDS:
         batch //= 2

@@ -42,6 +42,7 @@ class _Geometry:
         elif auto == "VALID":
             pads = [0] * (2 * rank)
         self.before, self.after = pads[:rank], pads[rank:]
+        self.size = math.prod(self.kernel)
 
     def attributes(self) -> dict[str, list[int]]:
         """Attributes of a node of the same geometry."""
@@ -99,22 +100,39 @@ def _weight_gradient(
             outer, geo.strides, geo.spans, e.shapes[x][2:], geo.before, strict=True
         )
     ]
-    padded = e.pad(x, [0, 0, *geo.before], [0, 0, *room])
+    count, area = geo.size, math.prod(outer)
+    if each == 1 and m == groups:
+        windows = _windows(v, x, geo, axes, [0, 0, *room], outer)
+        sums = [e.reshape(e.sum(e.mul(w, g), [0, *axes]), [m, 1]) for w in windows]
+        return e.reshape(e.concat(sums, 1) if count > 1 else sums[0], shape)
+    if groups > 1 or (count == 1 and each < area / 2):
+        windows = _windows(v, x, geo, axes, [0, 0, *room], outer)
+        flat = [e.reshape(w, [n, groups, each, area]) for w in windows]
+        columns = e.concat(flat, 2) if count > 1 else flat[0]  # [N, G, K * C, P], kernel first
+        turned = e.transpose(e.reshape(g, [n, groups, m // groups, area]), [0, 1, 3, 2])
+        summed = e.sum(e.matmul(columns, turned), [0])  # [G, K * C, M / G]
+        apart = e.reshape(summed, [groups, count, each, m // groups])
+        return e.reshape(e.transpose(apart, [0, 3, 2, 1]), shape)
+    # Channels first, so that samples and positions are one long axis to sum over.
+    windows = _windows(v, e.transpose(x, [1, 0, *axes]), geo, axes, [0, 0, *room], outer)
+    flat = [e.reshape(w, [each, n * area]) for w in windows]
+    columns = e.concat(flat, 0) if count > 1 else flat[0]  # [K * C, N * P], kernel first
+    turned = e.reshape(e.transpose(g, [0, *axes, 1]), [n * area, m])
+    apart = e.reshape(e.matmul(columns, turned), [count, each, m])
+    return e.reshape(e.transpose(apart, [2, 1, 0]), shape)
+
+
+def _windows(
+    v: View, x: str, geo: _Geometry, axes: list[int], room: list[int], outer: list[int]
+) -> list[str]:
+    """What every kernel position meets, a value a position; ``x`` with spatial ``axes``."""
+    padded = v.e.pad(x, [0, 0, *geo.before], room)
     windows = []
     for place in product(*(range(k) for k in geo.kernel)):
         starts = [p * d for p, d in zip(place, geo.dilations, strict=True)]
         stops = [a + (o - 1) * s + 1 for a, o, s in zip(starts, outer, geo.strides, strict=True)]
-        windows.append(e.slices(padded, axes, starts, stops, geo.strides))
-    count, area = len(windows), math.prod(outer)
-    if each == 1 and m == groups:
-        sums = [e.reshape(e.sum(e.mul(w, g), [0, *axes]), [m, 1]) for w in windows]
-        return e.reshape(e.concat(sums, 1) if count > 1 else sums[0], shape)
-    flat = [e.reshape(w, [n, groups, each, area]) for w in windows]
-    columns = e.concat(flat, 2) if count > 1 else flat[0]  # [N, G, K * C, P], kernel first
-    turned = e.transpose(e.reshape(g, [n, groups, m // groups, area]), [0, 1, 3, 2])
-    summed = e.sum(e.matmul(columns, turned), [0])  # [G, K * C, M / G]
-    apart = e.reshape(summed, [groups, count, each, m // groups])
-    return e.reshape(e.transpose(apart, [0, 3, 2, 1]), shape)
+        windows.append(v.e.slices(padded, axes, starts, stops, geo.strides))
+    return windows
 
 
 @rule("Conv")

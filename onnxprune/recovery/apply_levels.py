@@ -240,7 +240,7 @@ def sensitivity_report(
         checked_levels(DEFAULT if levels is None else levels)
         return channel_report(model, data, options, levels, samples, progress)
     wanted = checked_levels(LEVELS if levels is None else levels)
-    feeds = calibration_feeds(data, model.graph.inputs, samples)
+    feeds = calibration_feeds(data, model, samples)
     InferShapes().run(model, Context(seed=options.seed))
     analyzer = analyze(model)
     layers, _ = choose_layers(find_layers(analyzer), pattern, options)

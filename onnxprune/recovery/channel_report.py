@@ -37,7 +37,7 @@ def channel_report(
     from onnxprune.passes.base import Context
     from onnxprune.passes.fold_constants import FoldConstants
 
-    feeds = calibration_feeds(data, model.graph.inputs, samples)
+    feeds = calibration_feeds(data, model, samples)
     FoldConstants().run(model, Context(seed=options.seed))
     analyzer = analyze(model)
     work = Reconstruction(analyzer, feeds, seed=options.seed)
