@@ -19,11 +19,12 @@ def infer_shapes(model: ir.Model) -> bool:
     What it cannot infer stays unknown, and the rules say so where it matters. ONNX infers no shape
     for what a Loop carries, since a body may change it from one run to the next. Here the shape
     that goes in is tried: if the body then gives back the same, that is the shape, by induction.
+    Where the body declares shapes, what leaves the Loop is what entered or what the body gives.
     """
     changed = _infer(model)
     while True:
         open_values = [c for c in _carried(model) if _untold(c)]
-        if not open_values or not _settle(model, open_values):
+        if not _tell_results(model) and not (open_values and _settle(model, open_values)):
             return changed
         changed = True
 
@@ -55,6 +56,30 @@ def _untold(carried: Carried) -> bool:
     node, body, k = carried
     start = node.inputs[k + 2]
     return start is not None and start.shape is not None and body.inputs[k + 2].shape is None
+
+
+def _tell_results(model: ir.Model) -> bool:
+    """Give results of Loops the shapes their bodies tell; return whether any was told."""
+    told = False
+    for node, body, k in _carried(model):
+        start, result = node.inputs[k + 2], node.outputs[k] if k < len(node.outputs) else None
+        given = body.outputs[k + 1].shape
+        if result is None or result.shape is not None or given is None:
+            continue
+        inside = body.inputs[k + 2].shape
+        if inside is None or start is None or start.shape is None or len(start.shape) != len(given):
+            continue
+        # Names of the body's dimensions are its own; after no run the result is what entered.
+        result.shape = ir.Shape(
+            [
+                d if isinstance(d, int) and d == e else None
+                for d, e in zip(start.shape, given, strict=True)
+            ]
+        )
+        told = True
+    if told:
+        _infer(model)
+    return told
 
 
 def _settle(model: ir.Model, open_values: list[Carried]) -> bool:

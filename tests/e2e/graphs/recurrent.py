@@ -143,6 +143,19 @@ def scan_of_a_written_out_cell(net: Net) -> None:
 @graph(shrinks="in.w cell.w cell.r cell.b out.w", opset=17)
 def loop_of_a_written_out_cell(net: Net) -> None:
     """The same in a Loop that gathers its input by the counter; weights in the body."""
+    ys = _looped_cell(net, None)
+    _logits(net, ys[2], 8, (6, 2, 4))
+
+
+@graph(shrinks="in.w cell.w cell.r cell.b out.w", opset=17)
+def loop_whose_body_declares_shapes(net: Net) -> None:
+    """The last state is read, whose shape only the body's declarations tell, as tf2onnx writes."""
+    ys = _looped_cell(net, ["rows", 8])
+    _logits(net, ys[0], 8, (2, 4))
+
+
+def _looped_cell(net: Net, dims: list[int | str] | None) -> tuple[str, ...]:
+    """A Loop of six runs of a cell; ``dims``: of the carried values as the body declares them."""
     x = _dense(net)
     held = Net("held")
     _cell_weights(held, 12, 8)
@@ -156,21 +169,20 @@ def loop_of_a_written_out_cell(net: Net) -> None:
         [
             _value("i", kind=TensorProto.INT64),
             _value("go", kind=TensorProto.BOOL),
-            helper.make_tensor_value_info("h", TensorProto.FLOAT, None),
-            helper.make_tensor_value_info("c", TensorProto.FLOAT, None),
+            helper.make_tensor_value_info("h", TensorProto.FLOAT, dims),
+            helper.make_tensor_value_info("c", TensorProto.FLOAT, dims),
         ],
         [
             _value("go_on", kind=TensorProto.BOOL),
-            helper.make_tensor_value_info("h2", TensorProto.FLOAT, None),
-            helper.make_tensor_value_info("c2", TensorProto.FLOAT, None),
+            helper.make_tensor_value_info("h2", TensorProto.FLOAT, dims),
+            helper.make_tensor_value_info("c2", TensorProto.FLOAT, dims),
             helper.make_tensor_value_info("y_t", TensorProto.FLOAT, None),
         ],
         [numpy_helper.from_array(array, name) for name, array in held.weights.items()],
     )
     trips, go = net.weight(np.array(6, np.int64)), net.weight(np.array(True))
     zeros = [net.weight(np.zeros((2, 8), np.float32), name) for name in ("h0", "c0")]
-    ys = net.op("Loop", trips, go, *zeros, outs=3, body=body)
-    _logits(net, ys[2], 8, (6, 2, 4))
+    return net.op("Loop", trips, go, *zeros, outs=3, body=body)
 
 
 def _renamed(nodes: list[onnx.NodeProto]) -> list[onnx.NodeProto]:
