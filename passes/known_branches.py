@@ -57,7 +57,8 @@ def _splice(main: ir.Graph, graph: ir.Graph, node: ir.Node, branch: ir.Graph) ->
         branch.remove(one)
     graph.insert_before(node, inner)
     for old, new in zip(node.outputs, results, strict=True):
-        ir.convenience.replace_all_uses_with(old, new)
+        for use in list(old.uses()):
+            use.node.replace_input_with(use.idx, new)
     ends = [(i, old) for i, old in enumerate(graph.outputs) if old in node.outputs]
     for place, old in ends:
         # The output keeps its name, whatever the branch called it.

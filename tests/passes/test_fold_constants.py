@@ -68,3 +68,28 @@ def test_domain_spelled_out_and_a_sum_over_one_axis():
     folded = [numpy_helper.to_array(t) for t in after.graph.initializer if "fold" in t.name]
     w = next(numpy_helper.to_array(t) for t in before.graph.initializer if t.name == "w")
     np.testing.assert_allclose(folded[0].reshape(-1), w.sum(axis=1).reshape(-1), rtol=1e-6)
+
+
+def test_a_known_branch_may_give_the_result_of_another_branch():
+    """Functions that are inlined bring If nodes whose results are those of the body they are in."""
+    net = Net("branch in branch", opset=17)
+    x = net.relu(net.conv(net.input((1, 3, 8, 8)), 3, 8, name="a"))
+
+    def branch(name: str, *nodes: onnx.NodeProto) -> onnx.GraphProto:
+        out = helper.make_tensor_value_info(nodes[-1].output[0], onnx.TensorProto.FLOAT, None)
+        return helper.make_graph(list(nodes), name, [], [out])
+
+    yes = branch("yes", helper.make_node("Neg", [x], ["y1"]))
+    no = branch("no", helper.make_node("Abs", [x], ["y2"]))
+    known = net.weight(np.array(False))
+    inner = helper.make_node("If", [known], ["y3"], then_branch=yes, else_branch=no)
+    other = branch("other", helper.make_node("Exp", [x], ["y4"]))
+    flag = net.op("Greater", net.op("ReduceSum", x, keepdims=0), net.scalar(0.0))
+    y = net.op("If", flag, then_branch=branch("outer", inner), else_branch=other)
+    net.head(y, 8)
+    before = net.model()
+    after, result = apply(FoldConstants(), before)
+    same(before, after)
+    assert result.modified
+    then = next(a.g for n in after.graph.node for a in n.attribute if a.name == "then_branch")
+    assert [n.op_type for n in then.node] == ["Abs", "Identity"]
