@@ -83,8 +83,9 @@ def prune(
         seed: for random scores.
         shrink_states: regular expression on names of inputs; those that are streaming state, given
             back by an output, may lose units at both ends. This changes the model's interface.
-        structure: for ``channel``: kinds of units, of ``heads``, ``ffn``, ``channels`` and
-            ``hidden`` (through normalisations: approximate), or ``auto``: all that is exact.
+        structure: for ``channel``: kinds of units, of ``heads``, ``head_dim``, ``ffn``,
+            ``channels`` and ``hidden`` (through normalisations: approximate), or ``auto``: all
+            that is exact.
         permute: for N:M patterns: ``auto``: with ``data``, channels are reordered where that loses
             less; ``on``: also without; ``none``.
         plan: replay this plan (object, or path of its JSON) instead of selecting.

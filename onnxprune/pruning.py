@@ -132,7 +132,12 @@ def run_prune(
     prepare: Pass = FoldConstants() if kind == "structure" else InferShapes()
     prepare.run(model, context)
     through = "hidden" in options.structures if plan is None else plan.through_norms
-    analyzer = analyze(model, states=options.shrink_states, through_norms=through)
+    analyzer = analyze(
+        model,
+        states=options.shrink_states,
+        through_norms=through,
+        inside_heads=kind == "structure",
+    )
     if options.shrink_states is not None and not analyzer.states:
         notes.append(
             f"no input that matches {options.shrink_states!r} is a state that an output gives back"

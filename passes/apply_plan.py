@@ -50,9 +50,15 @@ class ApplyPlan(Pass):
             not isinstance(analyzer, Analyzer)
             or analyzer.model is not model
             or analyzer.through_norms != plan.through_norms
+            or analyzer.inside_heads != (plan.kind == "structure")
         ):
             states = plan.options.get("shrink_states")
-            analyzer = analyze(model, states=states, through_norms=plan.through_norms)
+            analyzer = analyze(
+                model,
+                states=states,
+                through_norms=plan.through_norms,
+                inside_heads=plan.kind == "structure",
+            )
         stats: dict[str, Any]
         if plan.kind == "mask":
             stats = apply_masks(analyzer, plan)

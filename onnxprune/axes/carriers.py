@@ -6,12 +6,19 @@ product it is a factor of, or fixed, then its coordinates stay. Two families tha
 product cannot both be live: choosing is an independent-set problem, solved greedily: families that
 a live one depends on first, then preferred ones (attention heads), then whichever leaves more units
 free, then the earlier in the graph.
+
+Attention heads are an exception: beside them their inside can be cut, when a unit of the merged
+axis is no longer one of either factor but goes with either (:class:`Composed`).
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import numpy as np
+
 from onnxprune.axes.components import connected_components
-from onnxprune.axes.space import Ids, Partition, Product, Reason, Space
+from onnxprune.axes.space import Composed, Ids, Partition, Product, Reason, Space
 
 
 def _families(space: Space) -> Ids:
@@ -37,20 +44,18 @@ def _what_holds(product: Product, now: Partition) -> Reason | None:
     return now.why(int(labels[0])) if now.frozen[labels].all() else None
 
 
-def choose_carriers(space: Space) -> tuple[list[tuple[Ids, Ids]], list[tuple[Ids, Reason]]]:
-    """Return the links and freezes that the chosen carriers add to ``space``."""
-    links: list[tuple[Ids, Ids]] = []
-    frozen: list[tuple[Ids, Reason]] = []
-    if not space.products:
-        return links, frozen
-    family_of_block = _families(space)
+def _choose(
+    space: Space, factors: list[list[int]], wholes: list[int], preferred: set[int]
+) -> dict[int, int]:
+    """Return which factor of each product carries it, where one can.
 
-    def family(ids: Ids) -> int:
-        return int(family_of_block[space.block_of(ids[:1])[0]])
-
-    factors = [[family(f) for f in p.factors] for p in space.products]
-    wholes = [family(p.whole) for p in space.products]
-    preferred = {family(ids) for ids in space.prefer}
+    Args:
+        space: coordinates and statements.
+        factors: family of every factor, by product.
+        wholes: family of the merged axis, by product.
+        preferred: families that are natural carriers.
+    """
+    carriers: dict[int, int] = {}
     undecided = {f for row in factors for f in row}
     occurrences: dict[int, list[tuple[int, int]]] = {f: [] for f in undecided}
     for i, row in enumerate(factors):
@@ -85,27 +90,117 @@ def choose_carriers(space: Space) -> tuple[list[tuple[Ids, Ids]], list[tuple[Ids
             live.add(f)
             undecided.discard(f)
             for i, j in occurrences[f]:
-                product = space.products[i]
-                links.append((product.whole, product.along(j)))
-                for k, other in enumerate(factors[i]):
-                    if k == j:
-                        continue
-                    why = "shares an axis with a factor that is pruned instead of it"
-                    frozen.append((product.factors[k], Reason(product.where, why)))
-                    undecided.discard(other)
-        now = space.partition(links, frozen)
+                carriers[i] = j
+                undecided.difference_update(factors[i])
+        now = space.partition(*_statements(space, carriers))
+    return carriers
+
+
+def _statements(
+    space: Space, carriers: Mapping[int, int], second: Mapping[int, int] | None = None
+) -> tuple[list[tuple[Ids, Ids]], list[tuple[Ids, Reason]], list[Composed]]:
+    """Return the links, freezes and compositions of the chosen carriers.
+
+    Args:
+        space: coordinates and statements.
+        carriers: by product, the factor that carries it.
+        second: by product, another one beside it.
+    """
+    links: list[tuple[Ids, Ids]] = []
+    frozen: list[tuple[Ids, Reason]] = []
+    composed: list[Composed] = []
+    for i, j in carriers.items():
+        product = space.products[i]
+        other = (second or {}).get(i, j)
+        if other == j:
+            links.append((product.whole, product.along(j)))
+        else:
+            parts = (product.along(j), product.along(other))
+            composed.append(Composed(product.whole, parts))
+        for k, factor in enumerate(product.factors):
+            if k not in (j, other):
+                why = "shares an axis with a factor that is pruned instead of it"
+                frozen.append((factor, Reason(product.where, why)))
+    return links, frozen, composed
+
+
+def _inside(
+    space: Space,
+    factors: list[list[int]],
+    wholes: list[int],
+    preferred: set[int],
+    carriers: dict[int, int],
+) -> dict[int, int]:
+    """Return the products whose innermost factor can be cut beside the heads that carry them.
+
+    The inside of attention heads: each head loses the same coordinates. A family is taken where
+    every product that it is a factor of is carried by heads, and where the heads stay as free as
+    they are without it.
+    """
+    everywhere = {f for row in factors for f in row}
+    plain = space.partition(*_statements(space, carriers))
+    before = {i: _count_free(space.products[i].factors[j], plain) for i, j in carriers.items()}
+    fits: dict[int, bool] = {}
     for i, row in enumerate(factors):
-        if not any(f in live for f in row):
+        j = carriers.get(i)
+        heads = j is not None and row[j] in preferred and wholes[i] not in everywhere
+        for k, f in enumerate(row):
+            if k != j:
+                own = heads and k == len(row) - 1 and row.count(f) == 1
+                fits[f] = fits.get(f, True) and own
+            else:
+                fits[f] = False
+    chosen = {f for f, fit in fits.items() if fit}
+    while chosen:
+        second = {
+            i: len(row) - 1 for i, row in enumerate(factors) if i in carriers and row[-1] in chosen
+        }
+        now = space.partition(*_statements(space, carriers, second))
+        nested = np.isin(now.composed, now.parts)
+        wrong = set()
+        for i, k in second.items():
             product = space.products[i]
+            both = np.isin(now.labels[product.whole], now.composed[nested]).any()
+            heads = _count_free(product.factors[carriers[i]], now) < before[i]
+            if both or heads or _count_free(product.factors[k], now) < 2:
+                wrong.add(factors[i][k])
+        if not wrong:
+            return second
+        chosen -= wrong
+    return {}
+
+
+def _count_free(ids: Ids, now: Partition) -> int:
+    """Return how many free components there are among coordinates."""
+    return len(np.unique(now.labels[ids][~now.frozen[now.labels[ids]]]))
+
+
+def solve(space: Space, *, inside_heads: bool = False) -> Partition:
+    """Choose a carrier for every product and return the final components.
+
+    Args:
+        space: coordinates and statements.
+        inside_heads: let the inside of attention heads go too, where it can.
+    """
+    if not space.products:
+        return space.partition()
+    family_of_block = _families(space)
+
+    def family(ids: Ids) -> int:
+        return int(family_of_block[space.block_of(ids[:1])[0]])
+
+    factors = [[family(f) for f in p.factors] for p in space.products]
+    wholes = [family(p.whole) for p in space.products]
+    preferred = {family(ids) for ids in space.prefer}
+    carriers = _choose(space, factors, wholes, preferred)
+    second = _inside(space, factors, wholes, preferred, carriers) if inside_heads else {}
+    links, frozen, composed = _statements(space, carriers, second)
+    now = space.partition(links, frozen, composed)
+    for i, product in enumerate(space.products):
+        if i not in carriers:
             reason = _what_holds(product, now) or Reason(
                 product.where, "no factor of this compound axis can be cut alone"
             )
             for ids in (product.whole, *product.factors):
                 frozen.append((ids, reason))
-    return links, frozen
-
-
-def solve(space: Space) -> Partition:
-    """Choose a carrier for every product and return the final components."""
-    links, frozen = choose_carriers(space)
-    return space.partition(links, frozen)
+    return space.partition(links, frozen, composed)

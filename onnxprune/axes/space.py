@@ -53,6 +53,23 @@ class Product:
         return np.broadcast_to(self.factors[carrier].reshape(shape), sizes).reshape(-1)
 
 
+@dataclass(frozen=True)
+class Composed:
+    """``whole`` (n ids), of which a coordinate goes with either of two factors' coordinates.
+
+    Attributes:
+        whole: the merged axis.
+        parts: for every coordinate of ``whole`` its coordinate of either factor.
+    """
+
+    whole: Ids
+    parts: tuple[Ids, Ids]
+
+
+def _nothing() -> Ids:
+    return np.empty((0, 2), np.int64)
+
+
 @dataclass
 class Partition:
     """Connected components of all links.
@@ -62,22 +79,68 @@ class Partition:
         count: number of components.
         reason: int64 [count], index into ``reasons`` of what froze the component, -1 if free.
         reasons: what froze anything, in the order it was said.
+        composed: int64 [m], components that are no units: each goes with either of two others.
+        parts: int64 [m, 2], these two.
     """
 
     labels: Ids
     count: int
     reason: Ids
     reasons: list[Reason]
+    composed: Ids = field(default_factory=lambda: np.empty(0, np.int64))
+    parts: Ids = field(default_factory=_nothing)
 
     @property
     def frozen(self) -> Bools:
         """Bool [count]: components that must stay."""
-        return self.reason >= 0
+        held: Bools = self.reason >= 0
+        return held
 
     def why(self, label: int) -> Reason | None:
         """Return what froze component ``label``, or None when it is free."""
         index = int(self.reason[label])
         return self.reasons[index] if index >= 0 else None
+
+    def owners(self, ids: Ids) -> list[Ids]:
+        """Return the units that coordinates belong to: one array, or two where any has two.
+
+        In the second, -1 stands where a coordinate belongs to one unit alone.
+        """
+        labels = self.labels[ids]
+        if not len(self.composed):
+            return [labels]
+        row = np.full(self.count, -1, np.int64)
+        row[self.composed] = np.arange(len(self.composed))
+        at = row[labels]
+        if (at < 0).all():
+            return [labels]
+        first, second = self.parts[at].T
+        return [np.where(at < 0, labels, first), np.where(at < 0, -1, second)]
+
+    def closed(self, removed: Bools) -> Bools:
+        """Return removed components [count] with the composed ones that go with them."""
+        if not len(self.composed):
+            return removed
+        every = removed.copy()
+        every[self.composed] |= removed[self.parts].any(axis=1)
+        return every
+
+    def opened(self, removed: Bools, told: Bools) -> Bools:
+        """Undo :meth:`closed`: a unit goes when everything told that is composed of it does.
+
+        Args:
+            removed: bool [count], right where ``told``.
+            told: components that ``removed`` speaks of.
+        """
+        if not len(self.composed):
+            return removed
+        every = removed.copy()
+        known = told[self.composed]
+        gone = removed[self.composed[known]]
+        for part in self.parts[known].T:
+            stays = np.bincount(part[~gone], minlength=self.count)
+            every[part[stays[part] == 0]] = True
+        return self.closed(every)
 
 
 @dataclass
@@ -179,12 +242,33 @@ class Space:
         self,
         extra: Sequence[tuple[Ids, Ids]] = (),
         frozen: Sequence[tuple[Ids, Reason]] = (),
+        composed: Sequence[Composed] = (),
     ) -> Partition:
         """Return the components with the first reason (in order of statement) that froze each."""
         count, labels = self.components(extra)
+        rows = np.empty((0, 3), np.int64)
+        while composed:
+            rows = np.unique(
+                np.concatenate([np.stack([labels[c.whole], *(labels[p] for p in c.parts)], axis=1)
+                                for c in composed]),
+                axis=0,
+            )  # fmt: skip
+            twice = np.flatnonzero(rows[1:, 0] == rows[:-1, 0])
+            if not len(twice):
+                break
+            # One component said to be composed of two pairs: these pairs are one.
+            some = np.unique(labels, return_index=True)[1]
+            extra = [*extra, *((some[rows[twice, k]], some[rows[twice + 1, k]]) for k in (1, 2))]
+            count, labels = self.components(extra)
         reason = np.full(count, -1, np.int64)
         statements = [*self._freezes, *frozen]
         # Later statements are written first so that the earliest one stays.
         for index in range(len(statements) - 1, -1, -1):
             reason[labels[statements[index][0]]] = index
-        return Partition(labels, count, reason, [r for _, r in statements])
+        whole, parts = rows[:, 0], rows[:, 1:]
+        for part in parts.T:  # what holds a composed component holds what it is composed of
+            new = (reason[whole] >= 0) & (reason[part] < 0)
+            reason[part[new]] = reason[whole[new]]
+        held = (reason[parts] >= 0).all(axis=1)
+        reason[whole] = np.where(held, reason[parts[:, 0]], -1)
+        return Partition(labels, count, reason, [r for _, r in statements], whole, parts)

@@ -61,16 +61,19 @@ def group_units(
     """
     rng = np.random.default_rng(0x0A11)  # names sets of axes; any fixed seed will do
     signature = np.zeros(partition.count, np.uint64)
-    for _, _, ids in axes:
+    # A coordinate that two units share counts for either.
+    rows = [(name, axis, own) for name, axis, ids in axes for own in partition.owners(ids)]
+    for _, _, labels in rows:
         token = rng.integers(1, 2**63, dtype=np.uint64)
-        counts = np.bincount(partition.labels[ids], minlength=partition.count)
+        counts = np.bincount(labels[labels >= 0], minlength=partition.count)
         signature += counts.astype(np.uint64) * token
-    wanted = produced & ~partition.frozen
+    wanted = produced.copy()
+    wanted[partition.parts[produced[partition.composed]]] = True
+    wanted &= ~partition.frozen
     groups: dict[int, list[tuple[str, int, Ids, Ids]]] = {}
     first: dict[int, int] = {}
-    for order, (name, axis, ids) in enumerate(axes):
-        labels = partition.labels[ids]
-        here = np.flatnonzero(wanted[labels])
+    for order, (name, axis, labels) in enumerate(rows):
+        here = np.flatnonzero((labels >= 0) & wanted[labels])
         if not len(here):
             continue
         signs = signature[labels[here]]

@@ -81,8 +81,8 @@ def _layers(context: click.Context, parameter: click.Parameter, texts: tuple[str
 @click.option(
     "--structure",
     metavar="KINDS",
-    help="For channel: heads, ffn, channels, hidden (through the norms: approximate), a list of "
-    "these, or auto: all that is exact.  [default: auto]",
+    help="For channel: heads, head_dim, ffn, channels, hidden (through the norms: approximate), "
+    "a list of these, or auto: all that is exact.  [default: auto]",
 )
 @click.option("--criterion", metavar="NAME", help="Score ('list criteria').  [default: auto]")
 @click.option(

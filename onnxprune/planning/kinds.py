@@ -17,8 +17,9 @@ def kinds_of(analyzer: Analyzer, layers: list[Layer]) -> list[str]:
     """Return the kind of every group of ``analyzer.groups``.
 
     ``hidden``: a normalisation takes statistics over the units. ``heads``: an attention product
-    goes over them one by one. ``channels``: a layer with a kernel, or a recurrent one, makes them.
-    ``ffn``: what is left, the width between matrix products.
+    goes over them one by one. ``head_dim``: the inside of such heads. ``channels``: a layer with
+    a kernel, or a recurrent one, makes them. ``ffn``: what is left, the width between matrix
+    products.
     """
     labels = analyzer.partition.labels
     count = analyzer.partition.count
@@ -31,6 +32,8 @@ def kinds_of(analyzer: Analyzer, layers: list[Layer]) -> list[str]:
 
     mixed = touched(ids for found in analyzer.restated for ids in found.over)
     heads = touched(analyzer.space.marks.get("heads", []))
+    inside = np.zeros(count, np.bool_)
+    inside[analyzer.partition.parts[:, 1]] = True
     recurrent = touched(analyzer.space.marks.get(RECURRENT, []))
     kernels = {
         layer.value.name
@@ -43,6 +46,8 @@ def kinds_of(analyzer: Analyzer, layers: list[Layer]) -> list[str]:
             kinds.append("hidden")
         elif heads[group.labels].any():
             kinds.append("heads")
+        elif inside[group.labels].any():
+            kinds.append("head_dim")
         elif recurrent[group.labels].any() or any(s.tensor in kernels for s in group.spans):
             kinds.append("channels")
         else:

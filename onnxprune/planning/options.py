@@ -12,7 +12,7 @@ from onnxprune.errors import UsageError
 
 TARGETS = ("params", "macs", "bytes")
 POLICIES = ("prune", "keep")
-EXACT = ("heads", "ffn", "channels")
+EXACT = ("heads", "head_dim", "ffn", "channels")
 STRUCTURES = ("auto", *EXACT, "hidden")
 PERMUTE = ("auto", "on", "none")
 
@@ -41,7 +41,8 @@ class SelectOptions:
         shrink_states: regular expression on names of inputs; those that are streaming state, given
             back by an output, may lose units at both ends. Changes the model's interface.
         structure: for ``channel``: which kinds of units, separated by commas. ``heads`` of
-            attention, the inner width of feed-forward layers (``ffn``), ``channels`` of
+            attention, the width inside them (``head_dim``; the same coordinates of every head),
+            the inner width of feed-forward layers (``ffn``), ``channels`` of
             convolutions and recurrent layers, or ``auto``: all that is exact. ``hidden`` goes
             through the normalisations that mix an axis, which is approximate.
         permute: for N:M: "auto": with samples, coupled channels are reordered where that loses

@@ -163,7 +163,7 @@ def removed_by(analyzer: Analyzer, scored: list[ScoredGroup], keep: dict[str, in
     for s in scored:
         order = np.argsort(-s.scores, kind="stable")
         removed[s.group.labels[order[keep[s.name] :]]] = True
-    return removed
+    return analyzer.partition.closed(removed)
 
 
 def free_groups(analyzer: Analyzer, options: SelectOptions) -> tuple[list[ScoredGroup], list[int]]:
@@ -304,6 +304,7 @@ def removed_from(analyzer: Analyzer, plan: PrunePlan) -> Bools:
             what the plan removes is tied here to something it keeps.
     """
     removed = np.zeros(analyzer.partition.count, np.bool_)
+    told = removed.copy()
     labels = analyzer.partition.labels
     shapes = {}
     for name, key, tensor, axes in _entries(analyzer):
@@ -311,11 +312,14 @@ def removed_from(analyzer: Analyzer, plan: PrunePlan) -> Bools:
         kept = plan.kept.get(key, plan.kept.get(name))
         if kept is not None:
             plan.check_shape(name if name in plan.shapes else key, shapes[name])
-        for ids, stays in zip(axes, kept or (), strict=False):
+        for ids, stays in zip(axes, kept or [None] * len(axes), strict=False):
+            if ids is not None:
+                told[labels[ids]] = True
             if stays is not None and ids is not None:
                 gone = np.ones(len(ids), np.bool_)
                 gone[stays] = False
                 removed[labels[ids[gone]]] = True
+    removed = analyzer.partition.opened(removed, told)
     for name in plan.kept:
         plan.check_shape(name, shapes.get(name))
     held = np.flatnonzero(removed & analyzer.partition.frozen)

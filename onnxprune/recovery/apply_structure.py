@@ -187,7 +187,10 @@ def recover_structure(
 def _anew(analyzer: Analyzer, options: SelectOptions) -> Analyzer:
     """The model analyzed as before, its values as they are now."""
     return analyze(
-        analyzer.model, states=options.shrink_states, through_norms=analyzer.through_norms
+        analyzer.model,
+        states=options.shrink_states,
+        through_norms=analyzer.through_norms,
+        inside_heads=analyzer.inside_heads,
     )
 
 

@@ -138,7 +138,7 @@ class Channels:
             if keep < len(self.scored[group].group):
                 mask = self.kept(group, keep, swaps=swaps)
                 gone[self.scored[group].group.labels[~mask]] = True
-        return gone
+        return self.work.analyzer.partition.closed(gone)
 
 
 def _spilled(moments: Statistics) -> Statistics:

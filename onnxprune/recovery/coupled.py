@@ -57,7 +57,8 @@ def readings(
         for axis, (ids, atoms) in enumerate(zip(axes, layer.atoms, strict=True)):
             if units is None or ids is None or not any(role == "i" for role, _ in atoms):
                 continue
-            along = rank[analyzer.partition.labels[ids]]
+            own = analyzer.partition.owners(ids)
+            along = np.max([np.where(x >= 0, rank[x], -1) for x in own], axis=0)
             if (along >= 0).any():
                 line = along.reshape([-1 if a == axis else 1 for a in range(len(shape))])
                 units = np.where(units >= 0, units, line)

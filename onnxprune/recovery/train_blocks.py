@@ -130,7 +130,7 @@ def _train(
         feeds = alike(feeds)
     crops = crops_of(analyzer, removed)
     twin = io.load(analyzer.model).model
-    again = analyze(twin, through_norms=analyzer.through_norms)
+    again = analyze(twin, through_norms=analyzer.through_norms, inside_heads=analyzer.inside_heads)
     names = trainable(again)
     kept = Surgery(again, removed).shrink()
     stages = Stages(twin)

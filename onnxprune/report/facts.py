@@ -77,15 +77,16 @@ def untold_shapes(model: ir.Model) -> list[str | None]:
 
 
 def unit_labels(analyzer: Analyzer) -> dict[str, np.ndarray[Any, Any]]:
-    """Return, by layer name, the components its weight makes."""
-    labels = analyzer.partition.labels
+    """Return, by layer name, the units its weight makes."""
     names: dict[ir.Node, str] = {}
     for layer in find_layers(analyzer):
         names.setdefault(layer.node, layer.name)
     made: dict[str, list[np.ndarray[Any, Any]]] = {}
     for node, ids in analyzer.producers:
-        made.setdefault(names.get(node) or analyzer.label(node), []).append(labels[ids])
-    return {name: np.unique(np.concatenate(parts)) for name, parts in made.items()}
+        own = analyzer.partition.owners(ids)
+        made.setdefault(names.get(node) or analyzer.label(node), []).extend(own)
+    units = {name: np.unique(np.concatenate(parts)) for name, parts in made.items()}
+    return {name: labels[labels >= 0] for name, labels in units.items()}
 
 
 def frozen_units(analyzer: Analyzer) -> tuple[dict[str, Any], list[dict[str, Any]]]:

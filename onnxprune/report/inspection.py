@@ -33,7 +33,7 @@ def inspect_model(loaded: io.Loaded, through_norms: bool = False) -> dict[str, A
     bad = io.nonfinite_weights(model)
     InlineFunctions().run(model, Context())
     FoldConstants().run(model, Context())
-    analyzer = analyze(model, through_norms=through_norms)
+    analyzer = analyze(model, through_norms=through_norms, inside_heads=True)
     cost = CostModel(analyzer)
     layers = find_layers(analyzer)
     units, frozen = frozen_units(analyzer)

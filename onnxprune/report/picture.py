@@ -18,7 +18,7 @@ from onnxprune.report.tables import shape_text
 
 LANE, ROW, LEFT, TOP = 18, 22, 14, 92
 CHAR = 7.3  # width of a character of 12 px monospace
-HUES = {"heads": 0.08, "ffn": 0.58, "channels": 0.36, "hidden": 0.83}
+HUES = {"heads": 0.08, "head_dim": 0.15, "ffn": 0.58, "channels": 0.36, "hidden": 0.83}
 SUFFIXES = (".svg", ".html")
 
 

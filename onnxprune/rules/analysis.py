@@ -45,6 +45,7 @@ class Analyzer:
 
     ``through_norms`` lets coordinates leave the axis that a normalisation mixes: its statistics are
     then those of what stays, which is not what zeros would give (:class:`Restated`).
+    ``inside_heads`` lets the inside of attention heads be cut beside the heads themselves.
     """
 
     def __init__(
@@ -55,10 +56,12 @@ class Analyzer:
         free: Container[ir.Value] = (),
         states: Sequence[Pair] = (),
         through_norms: bool = False,
+        inside_heads: bool = False,
     ) -> None:
         self.model = model
         self.graph = model.graph
         self.through_norms = through_norms
+        self.inside_heads = inside_heads
         self.space = Space()
         self.sites: list[Site] = []
         self.contractions: list[Contraction] = []
@@ -88,7 +91,7 @@ class Analyzer:
         self.states = list(states)
         self._run(freeze_interface, free)
         self._settle_reductions()
-        self.partition: Partition = solve(self.space)
+        self.partition: Partition = solve(self.space, inside_heads=inside_heads)
 
     # -- facts about values -------------------------------------------------------------------
 
@@ -370,6 +373,7 @@ def analyze(
     freeze_interface: bool = True,
     states: str | None = None,
     through_norms: bool = False,
+    inside_heads: bool = False,
 ) -> Analyzer:
     """Run the rules over ``model`` (shapes already inferred) and return what they found.
 
@@ -379,13 +383,15 @@ def analyze(
         states: regular expression; inputs of these names that an output gives back are streaming
             state, which may shrink at both ends. They are :attr:`Analyzer.states`.
         through_norms: see :class:`Analyzer`.
+        inside_heads: likewise; what is then removed must be closed
+            (:meth:`onnxprune.axes.Partition.closed`).
     """
     import onnxprune.rules.families  # noqa: F401  (registers every rule)
 
     unique_names(model)
 
     def run(**free: Any) -> Analyzer:
-        return Analyzer(model, through_norms=through_norms, **free)
+        return Analyzer(model, through_norms=through_norms, inside_heads=inside_heads, **free)
 
     found = run(freeze_interface=freeze_interface)
     while found.learned:  # a rule knew a shape; what follows it may be inferable now

@@ -48,7 +48,7 @@ class Sample:
     result_dtype: str = "float32"
 
 
-Rule = Callable[["NodeView"], None]
+Rule = Callable[["NodeView"], object]
 
 
 @dataclass(frozen=True)

@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 
 from onnxprune.axes import Ids
 from onnxprune.rules.base import Contraction, Dim, GiveUp, OpenDim
@@ -74,11 +74,12 @@ class TextRule:
         weight: indices of operands that may be the constant weight, best first; () when the
             operator has none.
         macs_over_input: the cost is per input position (transposed convolution), not per output.
-        group_attr: (attribute, factor): the attribute holds the factor's size.
+        size_attrs: attributes that hold the size of a factor, or of a product of several.
         keep: factors that are not ours to prune (directions of a recurrent layer).
         mixed: factors inside which the operator mixes: frozen.
         normalised: factors over which it takes statistics and scales by them.
         marks: factors that are attention heads.
+        fed: factors whose place in an operand the caller states.
         heads: the starred batch factor is the natural carrier when no operand is constant.
     """
 
@@ -86,12 +87,13 @@ class TextRule:
     bind: Callable[[NodeView], Sizes] | None = None
     weight: tuple[int, ...] = ()
     macs_over_input: bool = False
-    group_attr: tuple[str, str] | None = None
+    size_attrs: Mapping[str, str] = field(default_factory=dict)
     heads: bool = False
     mixed: tuple[str, ...] = ()
     normalised: tuple[str, ...] = ()
     marks: tuple[str, ...] = ()
     keep: tuple[str, ...] = ()
+    fed: tuple[str, ...] = ()
 
     def parsed(self) -> tuple[list[Operand], list[Operand]]:
         """Return (inputs, outputs)."""
@@ -101,8 +103,8 @@ class TextRule:
             [_parse_operand(t.strip()) for t in right.split(",")],
         )
 
-    def __call__(self, n: NodeView) -> None:
-        """Apply to one node."""
+    def __call__(self, n: NodeView) -> Mapping[str, Ids]:
+        """Apply to one node; returns the coordinates of every factor of known size."""
         state = _Binding(self, n)
         state.link_axes()
         state.contract()
@@ -114,10 +116,11 @@ class TextRule:
             n.heads(state.factors.get(name))
         for name in self.keep:
             n.freeze(state.factors.get(name), f"{n.op} has a fixed number of these")
-        if self.group_attr:
-            state.patch_group(*self.group_attr)
+        for attr, product in self.size_attrs.items():
+            state.patch_size(attr, product.split())
         if self.weight:
             state.record()
+        return state.factors
 
 
 class _Binding:
@@ -225,7 +228,7 @@ class _Binding:
     def link_axes(self) -> None:
         """Tie every axis to its factors."""
         n = self.n
-        fed = {x for is_in, _, _, names in self.axes if is_in for x in names}
+        fed = {x for is_in, _, _, names in self.axes if is_in for x in names} | {*self.rule.fed}
         for is_in, i, axis, names in self.axes:
             ids = n.ids(i, axis) if is_in else n.out_ids(axis, i)
             if len(names) > 1:
@@ -284,12 +287,15 @@ class _Binding:
             else:
                 self.n.freeze(factor, "is contracted over an axis of unknown size")
 
-    def patch_group(self, attr: str, factor: str) -> None:
-        """Keep an attribute equal to the number of kept coordinates of a factor."""
-        ids = self.factors.get(factor)
-        if ids is None or len(ids) == 1:
-            return
-        self.n.on_rewrite(lambda rw, kept: rw.set_attr(attr, int(kept(ids).sum())))
+    def patch_size(self, attr: str, product: Sequence[str]) -> None:
+        """Keep an attribute equal to the number of kept coordinates of a product of factors."""
+        blocks = [self.factors[name] for name in product if name in self.factors]
+        if len(blocks) == len(product) and any(len(ids) > 1 for ids in blocks):
+            self.n.on_rewrite(
+                lambda rw, kept: rw.set_attr(
+                    attr, math.prod(int(kept(ids).sum()) for ids in blocks)
+                )
+            )
 
     def record(self) -> None:
         """Record cost, weight layout and which axes of the weight make new units."""

@@ -32,7 +32,7 @@ def test_only_the_kinds_asked_for(wanted: str) -> None:
 def test_auto_is_every_exact_kind() -> None:
     net = MODELS / "digits_transformer.onnx"
     found = kinds(onnxprune.prune(net, sparsity=0.5).report, pruned=True)
-    assert found == {"heads", "ffn"}
+    assert found == {"heads", "head_dim", "ffn"}
     mobile = kinds(onnxprune.prune(MODELS / "digits_mobile.onnx", sparsity=0.5).report)
     assert mobile == {"channels"}
 

@@ -123,6 +123,22 @@ def test_law_through_norms(entry, sample):
     check(proto, lambda m, feeds: session(m).run(None, feeds), through_norms=True)
 
 
+FUSED = [case for case in CASES if case.values[0].apply.__module__.endswith(".attention")]
+
+
+@pytest.mark.parametrize(("entry", "sample"), FUSED)
+def test_law_inside_heads(entry, sample):
+    """Heads and the width inside them go at once."""
+    proto = build(entry.op, entry.domain, sample)
+    try:
+        session(proto)
+    except Exception as error:
+        if "NOT_IMPLEMENTED" not in str(error) and "is till opset" not in str(error):
+            raise
+        return reference_law(entry, proto, inside_heads=True)
+    check(proto, lambda m, feeds: session(m).run(None, feeds), inside_heads=True)
+
+
 def reference_law(entry, proto, **mode):
     from onnx.reference import ReferenceEvaluator
 
@@ -140,6 +156,7 @@ def check(proto, run_model, **mode):
         found = analyze(model, freeze_interface=False, **mode)
         partition = found.partition
         removed = (rng.random(partition.count) < 0.4) & ~partition.frozen
+        removed[partition.composed] = False
         inputs = list(model.graph.inputs)
         outputs = list(model.graph.outputs)
 
@@ -153,9 +170,11 @@ def check(proto, run_model, **mode):
                 block = ids(value, axis)
                 if block is None:  # the results of a Loop: their number is not known
                     continue
-                gone = removed[partition.labels[block]]
+                gone = partition.closed(removed)[partition.labels[block]]
                 if gone.all() and len(gone):
-                    removed[partition.labels[block[0]]] = False
+                    for owner in partition.owners(block[:1]):
+                        removed[owner[owner >= 0]] = False
+        removed = partition.closed(removed)
         for value in (*inputs, *outputs):
             blocks = [ids(value, a) for a in range(len(value.shape))]
             keep_axes[value.name] = [

@@ -67,7 +67,9 @@ def test_heads_behind_sizes_without_a_name() -> None:
     ]
     result = onnxprune.prune(model, sparsity=0.5, data=feeds, recover="none")
     assert [(g["kind"], g["units"], g["kept"]) for g in result.report["groups"]] == [
-        ("heads", 4, 2)
+        ("heads", 4, 2),
+        ("head_dim", 4, 2),
+        ("head_dim", 4, 2),
     ]
     assert result.report["proof"]["passed"] and result.report["proof"]["samples"] == 2
 

@@ -95,7 +95,7 @@ def simplified(n: NodeView) -> None:
 
 register(
     "FusedConv",
-    TextRule(_CONV, _group, weight=(1,), group_attr=("group", "g"), mixed=("*t",)),
+    TextRule(_CONV, _group, weight=(1,), size_attrs={"group": "g"}, mixed=("*t",)),
     _CONV,
     [
         Sample(

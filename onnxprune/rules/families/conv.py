@@ -14,7 +14,7 @@ _TRANSPOSED = "n (g i) *s, (g i) o *k, (g o)? -> n (g o) *t"
 
 register(
     "Conv",
-    TextRule(_CONV, _group, weight=(1,), group_attr=("group", "g")),
+    TextRule(_CONV, _group, weight=(1,), size_attrs={"group": "g"}),
     _CONV,
     [
         Sample(((2, 6, 5, 7), (8, 6, 3, 3), (8,)), {"pads": [1, 1, 1, 1]}),
@@ -29,7 +29,7 @@ register(
 
 register(
     "ConvTranspose",
-    TextRule(_TRANSPOSED, _group, weight=(1,), group_attr=("group", "g"), macs_over_input=True),
+    TextRule(_TRANSPOSED, _group, weight=(1,), size_attrs={"group": "g"}, macs_over_input=True),
     _TRANSPOSED,
     [
         Sample(((2, 6, 5, 5), (6, 4, 3, 3), (4,)), {"strides": [2, 2], "output_padding": [1, 1]}),
@@ -48,7 +48,7 @@ def deform(n: NodeView) -> None:
     """State what DeformConv does with one set of offsets for all channels."""
     if int(n.attr("offset_group", 1)) != 1:
         raise GiveUp("DeformConv with offsets for groups of channels")
-    TextRule(_DEFORM, _group, weight=(1,), group_attr=("group", "g"), mixed=("f", "m"))(n)
+    TextRule(_DEFORM, _group, weight=(1,), size_attrs={"group": "g"}, mixed=("f", "m"))(n)
 
 
 register(

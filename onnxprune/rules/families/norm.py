@@ -86,7 +86,7 @@ def group(n: NodeView) -> None:
     rule = TextRule(
         text,
         lambda _: {"g": groups},
-        group_attr=("num_groups", "g"),
+        size_attrs={"num_groups": "g"},
         mixed=("*s",),
         normalised=("c",),
     )

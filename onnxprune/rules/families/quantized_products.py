@@ -47,7 +47,7 @@ def qlinear_conv(n: NodeView) -> None:
     terms += [per(n, 5, "(g o)"), per(n, 6, ""), per(n, 7, ""), "(g o)?"]
     if n.has(7):
         n.typed_like(7)
-    rule = TextRule(f"{', '.join(terms)} -> {y}", _group, weight=(3,), group_attr=("group", "g"))
+    rule = TextRule(f"{', '.join(terms)} -> {y}", _group, weight=(3,), size_attrs={"group": "g"})
     rule(n)
 
 
@@ -84,7 +84,7 @@ def conv_integer(n: NodeView) -> None:
     n.quantised(0, None, 2)
     n.quantised(1, _scale_behind(n), 3, axis=0)
     terms = ["n (g i) *s", "(g o) i *k", per(n, 2, ""), per(n, 3, "(g o)")]
-    TextRule(f"{', '.join(terms)} -> n (g o) *t", _group, weight=(1,), group_attr=("group", "g"))(n)
+    TextRule(f"{', '.join(terms)} -> n (g o) *t", _group, weight=(1,), size_attrs={"group": "g"})(n)
 
 
 def _matrices(n: NodeView, a: int, b: int) -> tuple[str, str, str]:
