@@ -10,6 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
+#: Losses below which outputs are as good as the dense ones: of classes, as a share of what the
+#: dense network tells apart, and of other values.
+CLOSE_CLASSES, CLOSE_VALUES = 5e-4, 1e-5
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,22 @@ class Judge:
             for i, kind in enumerate(self.kinds)
         ]
 
+    def close(self, found: Agreement) -> bool:
+        """Whether nothing that samples could show is left to gain."""
+        limits = [
+            CLOSE_VALUES if kind == "value" else CLOSE_CLASSES * self._information(index)
+            for index, kind in enumerate(self.kinds)
+            if kind is not None
+        ]
+        return found.loss <= min(limits, default=0.0)
+
+    def _information(self, index: int) -> float:
+        """How far the dense rows of classes are from their mean, in nats a row."""
+        rows = np.concatenate([f[index].reshape(-1, f[index].shape[-1]) for f in self.dense])
+        logs = _logs(rows.astype(np.float64))
+        mean = np.log(np.maximum(np.exp(logs).mean(axis=0), 1e-12))
+        return float((np.exp(logs) * (logs - mean)).sum(axis=-1).mean())
+
     def judge(self, other: Sequence[Sequence[Array]]) -> Agreement:
         """Compare another network's outputs on the same feeds."""
         loss, votes, rows = 0.0, 0, 0
@@ -88,11 +107,19 @@ def distributions(rows: Array) -> bool:
 def _divergence(a: Array, b: Array) -> Array:
     """KL of rows of logits, or of distributions where both hold them."""
     if distributions(a):
-        low, high = np.log(np.maximum(a, 1e-12)), np.log(np.maximum(b, 1e-12))
+        low, high = _logs(a), np.log(np.maximum(b, 1e-12))
     else:
-        low, high = _log_softmax(a), _log_softmax(b)
+        low, high = _logs(a), _log_softmax(b)
     found: Array = (np.exp(low) * (low - high)).sum(-1)
     return found
+
+
+def _logs(rows: Array) -> Array:
+    """Logarithms of the distributions that rows hold, or are the logits of."""
+    if distributions(rows):
+        logs: Array = np.log(np.maximum(rows, 1e-12))
+        return logs
+    return _log_softmax(rows)
 
 
 def _log_softmax(x: Array) -> Array:

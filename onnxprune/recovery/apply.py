@@ -1,4 +1,4 @@
-"""Reconstruction on a graph: layer by layer against dense targets, and kept only if it helps.
+"""Reconstruction on a graph: layer by layer against dense targets.
 
 Layers are solved in graph order. A layer's inputs come from the network whose earlier layers are
 already pruned and re-solved, its targets from the dense network, so that every layer also makes up
@@ -8,7 +8,7 @@ for what the ones before it lost (methods.md 1.0, asymmetric mode; 6.4 for what 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,11 +22,8 @@ from onnxprune.calibration.grams import Statistics, Sums
 from onnxprune.calibration.operands import BiasSite, Operand, find_operand
 from onnxprune.calibration.residual import rows_like, shortcut_of
 from onnxprune.calibration.stages import Stages, Stream, tensor_of
-from onnxprune.errors import DataError
-from onnxprune.patterns import Pattern, parse_pattern
-from onnxprune.patterns.nm import NM
-from onnxprune.planning import PrunePlan, find_layers
-from onnxprune.planning.layers import Layer
+from onnxprune.patterns import Pattern
+from onnxprune.planning import find_layers
 from onnxprune.recovery.apply_layer import Solved, solve_layer
 from onnxprune.rules.analysis import Analyzer
 
@@ -292,218 +289,7 @@ class Reconstruction:
         return train, other
 
 
-def apply_recovered(analyzer: Analyzer, recovered: Recovered) -> dict[str, Layer]:
-    """Write the new weights and biases into the analyzed model.
-
-    Returns:
-        Names of biases that did not exist before, with the layer they were added to.
-    """
-    from onnxprune.passes.shrink import set_constant
-    from onnxprune.rules.rewriter import Constants
-
-    layers = {layer.value.name or "": layer for layer in find_layers(analyzer)}
-    constants = Constants(analyzer.graph)
-    created: dict[str, Layer] = {}
-    for site, vector in recovered.biases:
-        node, index = site.node, site.index
-        old = node.inputs[index] if index < len(node.inputs) else None
-        like = next((x.tensor for x in layers.values() if x.node is node), None)
-        tensor = analyzer.tensor(old) if old is not None else like
-        dtype = np.float32 if tensor is None else np.asarray(tensor.numpy()).dtype
-        array = vector.astype(dtype)
-        if old is not None:
-            constants.replace(node, index, array)
-            continue
-        base = f"{node.name or node.outputs[0].name}_bias"
-        if index >= len(node.inputs):
-            node.resize_inputs(index + 1)
-        bias = constants.add(base, array)
-        node.replace_input_with(index, bias)
-        owner = next((x for x in layers.values() if x.node is node), None)
-        if owner is not None:
-            created[bias.name or ""] = owner
-    for name, array in recovered.weights.items():
-        set_constant(layers[name].value, array)
-    return created
-
-
-def recover_masks(
-    analyzer: Analyzer,
-    plan: PrunePlan,
-    feeds: Sequence[Feed],
-    *,
-    pattern: str,
-    method: str = "auto",
-    measured: bool = False,
-    permute: bool = True,
-    train: bool = True,
-    fixed: Collection[str] = (),
-    seed: int = 0,
-    progress: Progress = quiet,
-) -> Recovered:
-    """Return the best values found for a mask plan; ``analyzer``'s model is not changed.
-
-    Plain masking and sequential reconstruction are compared on the held-out feeds, and the one
-    that agrees better with the dense network is returned.
-
-    Args:
-        analyzer: of the dense model.
-        plan: masks; where masks are searched they only say how many units each layer keeps.
-        feeds: calibration samples.
-        pattern: spelling of the masks' pattern.
-        method: see :meth:`Reconstruction.run`.
-        measured: also try the division of the same number of weights over layers that a measured
-            sensitivity table asks for.
-        permute: for N:M, also try other orders of coupled channels.
-        train: also train what was found, block-wise, with its masks fixed.
-        fixed: names of layers whose number of weights stays as it is then.
-        seed: for the draw of positions.
-        progress: called with (stage, fraction done).
-
-    Raises:
-        DataError: onnxruntime does not run the model on the feeds.
-    """
-    work = Reconstruction(analyzer, feeds, seed=seed)
-    judge = work.judge()
-    plain = Recovered(masks=dict(plan.masks), weights=work.masked(plan.masks))
-    before = work.agreement(judge, plain.weights, [])
-    masks: Mapping[str, npt.NDArray[np.bool_]] = plan.masks
-    search = method != "given"
-    if search and not measured:
-        masks = spared(work, masks, parse_pattern(pattern), fixed)
-    left_dense = [
-        work.layers[name].name
-        for name, mask in masks.items()
-        if mask.all() and not plan.masks[name].all()
-    ]
-    found = work.run(masks, parse_pattern(pattern), method=method, progress=progress)
-    best, least = plain, before.loss
-    steps: list[dict[str, Any]] = [{"step": "mask", **before.as_dict(), "kept": True}]
-    rows = found.report["layers"]
-    tried = [("reconstruct", found)]
-    kind = parse_pattern(pattern)
-    if measured and search and kind.fixed_density is None:
-        from onnxprune.recovery.apply_levels import divided_masks
-
-        masks = divided_masks(work, plan.masks, kind, fixed=fixed, progress=progress)
-        tried.append(("allocate", work.run(masks, kind, method=method, progress=progress)))
-    for step, candidate in tried:
-        after = work.agreement(judge, candidate.weights, candidate.biases)
-        kept = after.loss <= least
-        steps.append({"step": step, **after.as_dict(), "kept": kept})
-        if kept:
-            best, least, rows = candidate, after.loss, candidate.report["layers"]
-    orders: dict[str, Any] = {}
-    if permute and search and isinstance(kind, NM):
-        other, orders = permuted(work, masks, kind, method, judge, progress)
-        if other is not None:
-            kept = orders["loss"] < least
-            steps.append({"step": "permute", **orders, "kept": kept})
-            if kept:
-                best, least, rows = other, orders["loss"], other.report["layers"]
-                assert other.analyzer is not None
-                work = Reconstruction(other.analyzer, feeds, seed=seed)
-    if train and (search or best is not plain):
-        best, told = trained(work, judge, best, least, progress)
-        steps.append(told)
-    best.report = {
-        "samples": int(sum(rows_of(f) for f in feeds)),
-        "held_out": int(sum(rows_of(f) for f in work.held_feeds)),
-        "steps": steps,
-        "layers": rows,
-        "spared": left_dense if rows is found.report["layers"] else [],
-    }
-    return best
-
-
-def permuted(
-    work: Reconstruction,
-    masks: Mapping[str, npt.NDArray[np.bool_]],
-    pattern: NM,
-    method: str,
-    judge: Judge,
-    progress: Progress,
-) -> tuple[Recovered | None, dict[str, Any]]:
-    """Reconstruct a reordered copy; None where no order of channels is better."""
-    from onnxprune.recovery.apply_orders import as_rows, reorder
-
-    found = reorder(work.analyzer, pattern, masks, work.feeds, seed=work.seed, progress=progress)
-    if found is None:
-        return None, {}
-    other = Reconstruction(found.analyzer, work.feeds, seed=work.seed)
-    result = other.run(masks, pattern, method=method, progress=progress)
-    result.analyzer = found.analyzer
-    result.orders = {o.group: list(o.order) for o in found.orders}
-    after = other.agreement(judge, result.weights, result.biases)
-    return result, {
-        **after.as_dict(),
-        "orders": as_rows(found),
-        "refused": list(found.refused),
-        "max_rel_error": found.proof["max_rel_error"],
-    }
-
-
-def trained(
-    work: Reconstruction, judge: Judge, best: Recovered, least: float, progress: Progress
-) -> tuple[Recovered, dict[str, Any]]:
-    """Train what was found, masks fixed; return it if it helped, and the account of the step."""
-    from onnxprune.gradients import NoGradient
-    from onnxprune.recovery.train_masks import train_masks
-
-    try:
-        moved, after, account = train_masks(work, judge, best, progress=progress)
-    except (NoGradient, DataError) as stop:  # what was found stands without
-        return best, {"step": "train", "loss": least, "top1": None, "kept": False, "why": str(stop)}
-    kept = after.loss < least
-    step = {"step": "train", **after.as_dict(), "kept": kept, **account}
-    return (moved if kept else best), step
-
-
-def spared(
-    work: Reconstruction,
-    masks: Mapping[str, npt.NDArray[np.bool_]],
-    pattern: Pattern,
-    fixed: Collection[str] = (),
-) -> dict[str, npt.NDArray[np.bool_]]:
-    """Return masks of as many weights in which depth-wise layers stay dense.
-
-    With one input channel a group, nothing is there to make up for a weight that goes, and there is
-    little to gain: the layers are spared where they hold at most a tenth of the weights, and the
-    others lose that much more. Layers in ``fixed`` and patterns of fixed density stay as they are.
-    """
-    found = dict(masks)
-    if pattern.fixed_density is not None:
-        return found
-    free = [n for n in masks if work.layers[n].name not in fixed]
-    thin = [n for n in free if work.layers[n].view_shape[0] > 1 == work.layers[n].view_shape[2]]
-    others = [n for n in free if n not in thin]
-    total = sum(masks[n].size for n in free)
-    owed = sum(int((~masks[n]).sum()) for n in thin)
-    kept = sum(int(masks[n].sum()) for n in others)
-    if not thin or sum(masks[n].size for n in thin) > 0.1 * total or owed > 0.5 * kept:
-        return found
-    for name in thin:
-        found[name] = np.ones_like(masks[name])
-    for name in others:
-        layer = work.layers[name]
-        units = pattern.unit_scores(layer.view(masks[name]).astype(np.float32))
-        keep = max(1, round(int(np.count_nonzero(units)) * (1 - owed / kept)))
-        scores = np.abs(layer.view(layer.numbers().astype(np.float32)))
-        found[name] = layer.unview(pattern.mask(scores, keep))
-    return found
-
-
 def rows_of(feed: Feed) -> int:
     """Return how many samples a feed holds."""
     sizes = {np.asarray(v).shape[0] for v in feed.values() if np.asarray(v).ndim}
     return sizes.pop() if len(sizes) == 1 else 1
-
-
-__all__ = [
-    "Reconstruction",
-    "Recovered",
-    "apply_recovered",
-    "held_out",
-    "recover_masks",
-    "rows_of",
-]

@@ -39,6 +39,10 @@ STEPS = 2000
 #: Densities between which the budget may choose.
 CHOICES = np.concatenate([np.arange(0.03, 0.3, 0.015), np.arange(0.3, 1.0, 0.05), [1.0]])
 LEAST = 1e-9
+#: Levels measured for a division, as multiples of the odds (removed to kept) that are wanted; and
+#: the share of damage that it must promise to save.
+NEARBY = (0.25, 0.5, 1.0, 2.0)
+PROMISE = 0.05
 
 
 @dataclass(frozen=True)
@@ -263,8 +267,10 @@ def divided_masks(
     *,
     fixed: Collection[str] = (),
     progress: Progress = quiet,
-) -> dict[str, npt.NDArray[np.bool_]]:
+) -> dict[str, npt.NDArray[np.bool_]] | None:
     """Return masks that keep as many weights as ``masks`` but divided by a measured table.
+
+    None where the table promises too little: less than :data:`PROMISE` of the damage.
 
     Args:
         work: the dense network with its samples.
@@ -277,11 +283,21 @@ def divided_masks(
         DataError: onnxruntime does not run the model on the samples.
     """
     free = [name for name in masks if work.layers[name].name not in fixed]
-    table = measure(work, free, pattern, progress=progress)
+    total = sum(masks[name].size for name in free)
+    odds = total / max(sum(np.count_nonzero(masks[name]) for name in free), 1) - 1
+    if odds <= 0:
+        return None
+    levels = [odds * times / (1 + odds * times) for times in NEARBY]
+    table = measure(work, free, pattern, levels=levels, progress=progress)
     names = {entry.tensor for entry in table}
     kept = float(sum(np.count_nonzero(masks[name]) for name in names))
+    densities = divide(table, kept)
+    before = sum(float(e.at(np.array([masks[e.tensor].mean()]))[0]) for e in table)
+    after = sum(float(e.at(np.array([densities[e.tensor]]))[0]) for e in table)
+    if after > (1 - PROMISE) * before:
+        return None
     found = dict(masks)
-    for name, density in divide(table, kept).items():
+    for name, density in densities.items():
         layer = work.layers[name]
         shape = layer.view_shape
         units = pattern.n_units(shape)

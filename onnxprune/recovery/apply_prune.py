@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,9 @@ from onnxprune.criteria import parse_criterion
 from onnxprune.errors import ProofError
 from onnxprune.planning import PrunePlan, SelectOptions, find_layers
 from onnxprune.proof.equivalence import open_session
-from onnxprune.recovery.apply import Feed, Progress, apply_recovered, recover_masks
+from onnxprune.recovery.apply import Feed, Progress
+from onnxprune.recovery.recover_masks import STEPS, recover_masks
+from onnxprune.recovery.write_values import apply_recovered
 from onnxprune.rules.analysis import Analyzer
 
 
@@ -26,6 +28,7 @@ def recover_and_prove(
     *,
     replay: bool,
     on: bool,
+    steps: Collection[str] = STEPS,
     progress: Progress,
 ) -> tuple[dict[str, Any], dict[str, Any], Analyzer]:
     """Recover a mask plan and write the result into the analyzed model.
@@ -37,6 +40,7 @@ def recover_and_prove(
         feeds: calibration samples.
         replay: the masks are given and only values are solved.
         on: whether to check the result.
+        steps: of :data:`~onnxprune.recovery.recover_masks.STEPS`.
         progress: called with (stage, fraction done).
 
     Returns:
@@ -50,14 +54,18 @@ def recover_and_prove(
     pattern = str(plan.options.get("pattern", options.pattern))
     names = [layer.name for layer in find_layers(analyzer)]
     fixed = resolve_overrides(names, options.layers) if options.layers else {}
+    chosen = set(steps)
+    if options.allocation not in ("auto", "measured"):
+        chosen.discard("allocate")
+    if options.permute == "none":
+        chosen.discard("permute")
     recovered = recover_masks(
         analyzer,
         plan,
         feeds,
         pattern=pattern,
         method="given" if replay else method_of(options.criterion),
-        measured=options.allocation == "measured",
-        permute=options.permute != "none",
+        steps=chosen,
         fixed=fixed,
         seed=options.seed,
         progress=progress,

@@ -26,7 +26,6 @@ from onnxprune.recovery.apply import (
     Progress,
     Reconstruction,
     Recovered,
-    apply_recovered,
     few_columns,
     quiet,
     rows_of,
@@ -34,6 +33,7 @@ from onnxprune.recovery.apply import (
 from onnxprune.recovery.choose_units import candidates
 from onnxprune.recovery.repair import repair
 from onnxprune.recovery.train_blocks import train_blocks, write_back
+from onnxprune.recovery.write_values import apply_recovered
 from onnxprune.rules.analysis import Analyzer, analyze
 
 

@@ -5,10 +5,11 @@ network's on the same samples (the feature distances of BRECQ, Li et al. 2021, a
 AdaPrune, Frantar and Alistarh 2022; methods.md 5), so that each layer makes up for those before it
 and serves those behind it.
 
-Steps are natural gradients on the input side: a layer is trained as ``V = W L`` with ``L L^T`` the
-damped second moment of its inputs, which makes its problem as round as it can be, with one step
-size a tensor. (This is the input factor of K-FAC, Martens and Grosse 2015.) A handful of epochs
-then does what hundreds of Adam's would.
+Steps are natural gradients on the input side: a derivative ``G`` of a layer's weights becomes the
+step ``G H^-1`` with ``H`` the damped second moment of its inputs (the input factor of K-FAC,
+Martens and Grosse 2015), of one length a tensor. Under a mask every row has its own inputs, and the
+step of a row is ``g_S (H_SS)^-1`` over what it keeps. A handful of epochs then does what hundreds
+of Adam's would.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ from onnxprune.calibration.operands import Operand
 from onnxprune.recovery.distil_graph import Distillation
 
 Array = npt.NDArray[Any]
+Mask = npt.NDArray[np.bool_]
+F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
 Feed = Mapping[str, Array]
 #: First step size, as a share of a tensor's root mean square; it falls along a cosine.
@@ -36,45 +39,72 @@ LOOK = 2
 MOMENTUM, MEMORY = 0.9, 0.95
 #: Added to a second moment of inputs, relative to its mean diagonal.
 DAMPING = 1e-2
+#: Numbers in the inverses of a layer's rows; beyond it the rows share the inverse of all inputs.
+ROOM = 6_000_000
 
 
 @dataclass(frozen=True)
 class Space:
-    """Coordinates in which a layer's weights are trained.
+    """Turns derivatives of a layer's weights into steps.
 
     Attributes:
         operand: how weights are laid out as [G, R, d].
-        root: L [G, d, d], lower triangular.
-        inverse: L^-1.
+        moment: of inputs, damped, of mean diagonal 1 [G, d, d].
+        inverse: its inverse, or [G, R, k, k] those over the inputs that each row keeps.
+        places: then, these inputs [G, R, k], filled up with others.
+        real: then, which of them are kept.
+        mask: what is kept of the tensor; None for all.
     """
 
     operand: Operand
-    root: F64
-    inverse: F64
+    moment: F64
+    inverse: F32
+    places: npt.NDArray[np.int64] | None = None
+    real: Mask | None = None
+    mask: Mask | None = None
 
     @staticmethod
-    def build(operand: Operand, moment: F64) -> Space:
-        """Return the space of inputs with second moments ``moment`` [G, d, d]."""
+    def build(operand: Operand, moment: F64, mask: Mask | None = None) -> Space:
+        """Return the space of inputs with second moments ``moment`` [G, d, d].
+
+        Raises:
+            numpy.linalg.LinAlgError: the moment is not finite.
+        """
         size = moment.shape[-1]
         mean = np.maximum(np.einsum("gdd->g", moment) / size, 1e-30)[:, None, None]
-        root = np.linalg.cholesky(moment / mean + DAMPING * np.eye(size))
-        return Space(operand, root, np.linalg.inv(root))
+        damped = moment / mean + DAMPING * np.eye(size)
+        if mask is None or mask.all():
+            return Space(operand, damped, np.linalg.inv(damped).astype(np.float32))
+        kept = operand.matrix(mask)
+        most = max(1, int(kept.sum(axis=2).max()))
+        if kept.shape[0] * kept.shape[1] * most * most > ROOM:
+            return Space(operand, damped, np.linalg.inv(damped).astype(np.float32), mask=mask)
+        places = np.argsort(~kept, axis=2, kind="stable")[:, :, :most]
+        real = np.take_along_axis(kept, places, axis=2)
+        inverse = np.empty((*places.shape, most), np.float32)
+        for group, row in np.ndindex(*kept.shape[:2]):
+            at = places[group, row]
+            both = np.outer(real[group, row], real[group, row])
+            part = np.where(both, damped[group][np.ix_(at, at)], np.eye(most))
+            inverse[group, row] = np.linalg.inv(part)
+        return Space(operand, damped, inverse, places, real, mask)
 
-    def into(self, weight: Array) -> F64:
-        """Weights as coordinates [G, R, d]."""
-        found: F64 = self.operand.matrix(weight).astype(np.float64) @ self.root
-        return found
+    def step(self, gradient: Array) -> Array:
+        """The direction in which weights move under a derivative, zero where they are fixed."""
+        matrix = self.operand.matrix(gradient)
+        if self.places is None:
+            found = self.operand.unmatrix(matrix @ self.inverse)
+            return found if self.mask is None else found * self.mask
+        taken = np.take_along_axis(matrix, self.places, axis=2) * self.real
+        moved = np.matmul(self.inverse, taken[..., None])[..., 0] * self.real
+        out = np.zeros_like(matrix)
+        np.put_along_axis(out, self.places, moved, axis=2)
+        return self.operand.unmatrix(out)
 
-    def back(self, coordinates: F64) -> Array:
-        """Inverse of :meth:`into`."""
-        return self.operand.unmatrix(coordinates @ self.inverse)
-
-    def slope(self, gradient: Array) -> F64:
-        """A derivative with respect to weights as one with respect to coordinates."""
-        found: F64 = self.operand.matrix(gradient).astype(np.float64) @ self.inverse.transpose(
-            0, 2, 1
-        )
-        return found
+    def energy(self, weight: Array) -> float:
+        """``w H w^T`` summed over rows: the square of the layer's output."""
+        matrix = self.operand.matrix(weight).astype(np.float64)
+        return float(np.einsum("gri,gij,grj->", matrix, self.moment, matrix, optimize=True))
 
 
 @dataclass(frozen=True)
@@ -89,7 +119,7 @@ class Trained:
 
     weights: dict[str, Array]
     loss: float
-    history: tuple[tuple[int, float | None, float], ...]
+    history: tuple[tuple[int, float | None, float | None], ...]
 
 
 def train(
@@ -103,6 +133,7 @@ def train(
     masks: Mapping[str, npt.NDArray[np.bool_]] | None = None,
     epochs: int = EPOCHS,
     rate: float = RATE,
+    batch: int = BATCH,
     seed: int = 0,
     progress: Callable[[str, float], None] | None = None,
 ) -> Trained:
@@ -115,26 +146,31 @@ def train(
         wants: for every feed the dense network's values.
         spaces: by name, where a weight is trained; others are trained as they are.
         held_out: disagreement on other samples under given weights.
-        masks: weights that may not be zero; the others become zero after every step.
+        masks: by name, the weights that move; the others stay as they are.
         epochs: passes over the feeds.
         rate: first step size.
+        batch: samples behind one step, at least.
         seed: for the order of the feeds.
         progress: called with (stage, fraction done).
 
     Raises:
         DataError: onnxruntime does not run the model.
     """
+    masks = masks or {}
     names = graph.weights
     now = {n: np.array(start[n], np.float32) for n in names}
-    at = {n: spaces[n].into(now[n]) if n in spaces else now[n].astype(np.float64) for n in names}
-    scale = {n: max(float(np.sqrt(np.mean(at[n] ** 2))), 1e-8) for n in names}
-    first = {n: np.zeros_like(at[n]) for n in names}
+    counts = {
+        n: max(int(np.count_nonzero(masks[n])) if n in masks else now[n].size, 1) for n in names
+    }
+    sizes = {n: _energy(spaces.get(n), now[n]) / counts[n] for n in names}
+    scale = {n: max(float(np.sqrt(size)), 1e-8) for n, size in sizes.items()}
+    first = {n: np.zeros_like(now[n]) for n in names}
     second = dict.fromkeys(names, 0.0)
     rng = np.random.default_rng(seed)
     best, least = {n: a.copy() for n, a in now.items()}, held_out(now)
-    history: list[tuple[int, float | None, float]] = [(0, None, least)]
+    history: list[tuple[int, float | None, float | None]] = [(0, None, least)]
     rows = max(1, int(next(iter(feeds[0].values())).shape[0]))
-    join = min(len(feeds), max(1, -(-BATCH // rows)))
+    join = min(len(feeds), max(1, -(-batch // rows)))
     total, step = epochs * (len(feeds) // join), 0
     for epoch in range(1, epochs + 1):
         losses = []
@@ -145,21 +181,24 @@ def train(
                 loss, found = graph.run(feeds[index], wants[index], now)
                 losses.append(loss)
                 grads = {n: g + grads[n] if grads else g for n, g in found.items()}
+            if not np.isfinite(losses[-1]):  # it has diverged; what was best stands
+                history.append((epoch, None, None))
+                return Trained(best, least, tuple(history))
             step += 1
             size = 0.5 * rate * (1 + np.cos(np.pi * step / total))
             for name in names:
-                grad = grads[name] / join
-                slope = spaces[name].slope(grad) if name in spaces else grad.astype(np.float64)
-                first[name] += (1 - MOMENTUM) * (slope - first[name])
-                second[name] += (1 - MEMORY) * (float(np.mean(slope * slope)) - second[name])
-                mean = first[name] / (1 - MOMENTUM**step)
+                grad = grads[name]
+                if name in masks:
+                    grad = grad * masks[name]
+                way = spaces[name].step(grad) if name in spaces else grad
+                strength = float(np.vdot(grad, way)) / counts[name]
+                if not np.isfinite(strength):
+                    continue
+                first[name] += (1 - MOMENTUM) * (way - first[name])
+                second[name] += (1 - MEMORY) * (strength - second[name])
                 root = np.sqrt(second[name] / (1 - MEMORY**step)) + 1e-30
-                at[name] -= (size * scale[name] / root) * mean
-                array = spaces[name].back(at[name]) if name in spaces else at[name]
-                now[name] = array.astype(np.float32)
-                if masks is not None and name in masks:
-                    now[name] *= masks[name]
-                    at[name] = spaces[name].into(now[name]) if name in spaces else at[name]
+                length = size * scale[name] / (root * (1 - MOMENTUM**step))
+                now[name] -= np.float32(length) * first[name]
             if progress is not None:
                 progress("train", step / total)
         if epoch % LOOK == 0 or epoch == epochs:
@@ -168,3 +207,7 @@ def train(
             if seen < least:
                 best, least = {n: a.copy() for n, a in now.items()}, seen
     return Trained(best, least, tuple(history))
+
+
+def _energy(space: Space | None, weight: Array) -> float:
+    return float(np.vdot(weight, weight)) if space is None else space.energy(weight)

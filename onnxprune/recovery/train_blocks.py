@@ -164,8 +164,10 @@ def _train(
         return found.loss
 
     start = {n: student.known[n] for n in graph.weights}
+    thin = Reconstruction(analyze(twin), moment_feeds(feeds), seed=seed)
+    spaces = spaces_of(thin, Stream(thin.stages, thin.feeds), {})
     done: Trained = train(
-        graph, start, feeds, wants, _spaces(analyze(twin), feeds, seed), disagreement,
+        graph, start, feeds, wants, spaces, disagreement,
         epochs=epochs, seed=seed, progress=progress,
     )  # fmt: skip
     account = {
@@ -177,13 +179,24 @@ def _train(
     return Outcome(last[done.loss], "", done.weights, kept, account)
 
 
-def _spaces(analyzer: Analyzer, feeds: Sequence[Feed], seed: int) -> dict[str, Space]:
-    """Second moments of the student's inputs, from a part of the samples."""
-    work = Reconstruction(analyzer, feeds[:: max(1, len(feeds) // MOMENT_FEEDS)], seed=seed)
-    stream = Stream(work.stages, work.feeds)
+def moment_feeds(feeds: Sequence[Feed]) -> Sequence[Feed]:
+    """The feeds behind second moments."""
+    return feeds[:: max(1, len(feeds) // MOMENT_FEEDS)]
+
+
+def spaces_of(
+    work: Reconstruction, stream: Stream, masks: Mapping[str, npt.NDArray[np.bool_]]
+) -> dict[str, Space]:
+    """How every layer is trained, from second moments of its inputs.
+
+    Args:
+        work: knows the layers.
+        stream: the student on a part of the samples, at its beginning.
+        masks: by tensor name, what is kept.
+    """
     todo = []
     for name, layer in work.layers.items():
-        operand = find_operand(analyzer, layer)
+        operand = find_operand(work.analyzer, layer)
         place = work.stages.place(layer.node.outputs[0].name or "")
         if not isinstance(operand, str) and place is not None:
             todo.append((place, name, operand))
@@ -199,11 +212,11 @@ def _spaces(analyzer: Analyzer, feeds: Sequence[Feed], seed: int) -> dict[str, S
         for index, values in enumerate(stream.values):
             array = values[operand.source]
             limit = max(1, int(np.ceil(operand.count(array) * share)))
-            chosen = operand.positions(array, limit, np.random.default_rng((seed, index)))
+            chosen = operand.positions(array, limit, np.random.default_rng((work.seed, index)))
             columns = operand.columns(array, chosen)
             moment += np.matmul(columns, columns.transpose(0, 2, 1))
         try:
-            found[name] = Space.build(operand, moment)
+            found[name] = Space.build(operand, moment, masks.get(name))
         except np.linalg.LinAlgError:
             continue
     return found

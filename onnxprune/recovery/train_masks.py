@@ -1,14 +1,13 @@
 """Masked weights trained block-wise against the dense network, masks fixed.
 
 All blocks together: every block's output and the network's are compared with the dense network's on
-the same samples, as where channels are gone (:mod:`.train_blocks`). Steps are Adam's (Kingma and Ba
-2015), weight by weight, so that zeros stay zeros, in units of each tensor's own size. Layers that
-stay dense move too.
+the same samples, as where channels are gone (:mod:`.train_blocks`), by the same steps, taken over
+what each row keeps (:mod:`.distil`). Layers that stay dense move too.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -21,8 +20,16 @@ from onnxprune.calibration.stages import Stream
 from onnxprune.gradients import NoGradient
 from onnxprune.planning.cost import CostModel
 from onnxprune.recovery.apply import Feed, Progress, Reconstruction, Recovered, quiet, rows_of
+from onnxprune.recovery.distil import train
 from onnxprune.recovery.distil_graph import Distillation, graph_of, meeting_points, targets
-from onnxprune.recovery.train_blocks import LEAST_EPOCHS, MOST_POINTS, alike, cut_feeds
+from onnxprune.recovery.train_blocks import (
+    LEAST_EPOCHS,
+    MOST_POINTS,
+    alike,
+    cut_feeds,
+    moment_feeds,
+    spaces_of,
+)
 
 Array = npt.NDArray[Any]
 #: Multiply-accumulates of the dense network over samples and epochs; fewer epochs beyond it.
@@ -30,10 +37,8 @@ BUDGET = 1e12
 EPOCHS = 16
 #: First step size, as a share of a tensor's root mean square; it falls along a cosine.
 RATE = 0.01
-#: How often the held-out samples are looked at, in epochs.
-LOOK = 4
-HUGE = 1e15  # derivatives whose squares float32 cannot hold
-BETAS = (0.9, 0.99)
+#: Samples behind one step, at least.
+BATCH = 32
 
 
 def train_masks(
@@ -95,17 +100,20 @@ def train_masks(
         return agreement.loss
 
     start = {n: np.array(student.known[n], np.float32) for n in graph.weights}
-    best, least, history = _descend(
-        graph, start, feeds, wants, found.masks, disagreement,
-        epochs=epochs, seed=work.seed, progress=progress,
+    thin = Stream(work.stages, moment_feeds(feeds))
+    work.dress(thin, found.weights, found.biases)
+    spaces = spaces_of(work, thin, found.masks)
+    done = train(
+        graph, start, feeds, wants, spaces, disagreement,
+        masks=found.masks, epochs=epochs, rate=RATE, batch=BATCH, seed=work.seed, progress=progress,
     )  # fmt: skip
     account = {
         "weights": len(graph.weights),
         "compared": [*points, *student.outputs],
         "epochs": epochs,
-        "history": history,
+        "history": [list(row) for row in done.history],
     }
-    return with_values(best), seen[least], account
+    return with_values(done.weights), seen[done.loss], account
 
 
 def _models(
@@ -122,54 +130,3 @@ def _models(
         raise NoGradient("no output depends on an input")
     dense, sparse = (onnx.load_model_from_string(part[0]) for part in (whole, thin))
     return dense, sparse
-
-
-def _descend(
-    graph: Distillation,
-    now: dict[str, Array],
-    feeds: Sequence[Feed],
-    wants: Sequence[Mapping[str, Array]],
-    masks: Mapping[str, npt.NDArray[np.bool_]],
-    held_out: Callable[[Mapping[str, Array]], float],
-    *,
-    epochs: int,
-    seed: int,
-    progress: Progress,
-) -> tuple[dict[str, Array], float, list[list[float | None]]]:
-    """Adam on what the masks leave; the values that did best on held-out samples."""
-    names = graph.weights
-    scale = {n: max(float(np.sqrt(np.mean(now[n] ** 2))), 1e-8) for n in names}
-    first = {n: np.zeros_like(now[n]) for n in names}
-    second = {n: np.zeros_like(now[n]) for n in names}
-    rng = np.random.default_rng(seed)
-    best, least = {n: a.copy() for n, a in now.items()}, held_out(now)
-    history: list[list[float | None]] = [[0, None, least]]
-    total, step = epochs * len(feeds), 0
-    for epoch in range(1, epochs + 1):
-        summed = 0.0
-        for index in rng.permutation(len(feeds)):
-            loss, grads = graph.run(feeds[index], wants[index], now)
-            if not np.isfinite(loss):  # it has diverged; what was best stands
-                history.append([epoch, None, None])
-                return best, least, history
-            summed += loss
-            step += 1
-            size = 0.5 * RATE * (1 + np.cos(np.pi * step / total))
-            for name in names:
-                grad = grads[name]
-                if not np.abs(grad).max(initial=0.0) < HUGE:
-                    continue  # a derivative at a kink or a pole says nothing
-                if name in masks:
-                    grad = np.where(masks[name], grad, 0.0)
-                first[name] += (1 - BETAS[0]) * (grad - first[name])
-                second[name] += (1 - BETAS[1]) * (grad * grad - second[name])
-                mean = first[name] / (1 - BETAS[0] ** step)
-                root = np.sqrt(second[name] / (1 - BETAS[1] ** step)) + 1e-12
-                now[name] -= (size * scale[name]) * (mean / root).astype(np.float32)
-            progress("train", step / total)
-        if epoch % LOOK == 0 or epoch == epochs:
-            found = held_out(now)
-            history.append([epoch, summed / len(feeds), found])
-            if found < least:
-                best, least = {n: a.copy() for n, a in now.items()}, found
-    return best, least, history

@@ -16,7 +16,8 @@ from onnxprune.passes.infer_shapes import InferShapes
 from onnxprune.patterns import parse_pattern
 from onnxprune.planning import SelectOptions
 from onnxprune.planning.masks import select_masks
-from onnxprune.recovery.apply import Reconstruction, held_out, recover_masks
+from onnxprune.recovery.apply import Reconstruction, held_out
+from onnxprune.recovery.recover_masks import recover_masks
 from onnxprune.rules.analysis import analyze
 
 MODELS = Path(__file__).resolve().parents[2] / "models"

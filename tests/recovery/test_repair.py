@@ -8,8 +8,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune import io
-from onnxprune.recovery.apply import Reconstruction, Recovered, apply_recovered
+from onnxprune.recovery.apply import Reconstruction, Recovered
 from onnxprune.recovery.repair import repair
+from onnxprune.recovery.write_values import apply_recovered
 from onnxprune.rules.analysis import analyze
 
 PADS = {"pads": [1, 1, 1, 1]}

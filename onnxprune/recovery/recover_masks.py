@@ -1,0 +1,197 @@
+"""Mask plans recovered step by step, each kept only if the held-out agreement gains."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from onnxprune.calibration.agreement import Agreement, Judge
+from onnxprune.errors import DataError
+from onnxprune.gradients import NoGradient
+from onnxprune.patterns import Pattern, parse_pattern
+from onnxprune.patterns.nm import NM
+from onnxprune.planning import PrunePlan
+from onnxprune.recovery.apply import Feed, Progress, Reconstruction, Recovered, quiet, rows_of
+from onnxprune.recovery.apply_levels import divided_masks
+from onnxprune.recovery.apply_orders import as_rows, reorder
+from onnxprune.recovery.train_masks import train_masks
+from onnxprune.rules.analysis import Analyzer
+
+#: What may be done for a mask plan, in this order.
+STEPS = ("reconstruct", "allocate", "permute", "train")
+
+
+class Contest:
+    """The best candidate so far and the account of all."""
+
+    def __init__(self, judge: Judge, plain: Recovered, before: Agreement) -> None:
+        self.judge = judge
+        self.best, self.agreement = plain, before
+        self.steps: list[dict[str, Any]] = [{"step": "mask", **before.as_dict(), "kept": True}]
+
+    def enter(
+        self, step: str, candidate: Recovered, after: Agreement, told: Mapping[str, Any] = {}
+    ) -> bool:
+        """Take a candidate if it agrees better, and write down the step."""
+        kept = after.loss < self.agreement.loss or (step == "reconstruct" and not after.loss)
+        self.steps.append({"step": step, **after.as_dict(), "kept": kept, **told})
+        if kept:
+            self.best, self.agreement = candidate, after
+        return kept
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is left to gain."""
+        return self.judge.close(self.agreement)
+
+
+def recover_masks(
+    analyzer: Analyzer,
+    plan: PrunePlan,
+    feeds: Sequence[Feed],
+    *,
+    pattern: str,
+    method: str = "auto",
+    steps: Collection[str] = STEPS,
+    fixed: Collection[str] = (),
+    seed: int = 0,
+    progress: Progress = quiet,
+) -> Recovered:
+    """Return the best values found for a mask plan; ``analyzer``'s model is not changed.
+
+    Every step is judged on the held-out feeds and kept only if it agrees better with the dense
+    network; once the outputs are as good as the dense ones, the steps that are left are not taken.
+
+    Args:
+        analyzer: of the dense model.
+        plan: masks; where masks are searched they only say how many units each layer keeps.
+        feeds: calibration samples.
+        pattern: spelling of the masks' pattern.
+        method: see :meth:`Reconstruction.run`.
+        steps: of :data:`STEPS`: solve layer by layer, masks searched unless ``method`` forbids;
+            divide the same number of weights by a measured table; for N:M, other orders of coupled
+            channels; train block-wise, masks fixed.
+        fixed: names of layers whose number of weights stays as it is.
+        seed: for the draw of positions.
+        progress: called with (stage, fraction done).
+
+    Raises:
+        DataError: onnxruntime does not run the model on the feeds.
+    """
+    work = Reconstruction(analyzer, feeds, seed=seed)
+    judge = work.judge()
+    plain = Recovered(masks=dict(plan.masks), weights=work.masked(plan.masks))
+    contest = Contest(judge, plain, work.agreement(judge, plain.weights, []))
+    kind = parse_pattern(pattern)
+    search = method != "given"
+    masks: Mapping[str, npt.NDArray[np.bool_]] = plan.masks
+    if search:
+        masks = spared(work, masks, kind, fixed)
+    left_dense = [
+        work.layers[name].name
+        for name, mask in masks.items()
+        if mask.all() and not plan.masks[name].all()
+    ]
+    rows: list[dict[str, Any]] = []
+
+    def enter(step: str, found: Recovered) -> bool:
+        nonlocal rows
+        kept = contest.enter(step, found, work.agreement(judge, found.weights, found.biases))
+        rows = found.report["layers"] if kept or not rows else rows
+        return kept
+
+    if "reconstruct" in steps:
+        enter("reconstruct", work.run(masks, kind, method=method, progress=progress))
+    if "allocate" in steps and search and kind.fixed_density is None and not contest.settled:
+        other = divided_masks(work, plan.masks, kind, fixed=fixed, progress=progress)
+        if other is not None:
+            found = work.run(other, kind, method=method, progress=progress)
+            if enter("allocate", found):
+                masks, left_dense = other, []
+    if "permute" in steps and search and isinstance(kind, NM) and not contest.settled:
+        turned, after, told = permuted(work, masks, kind, method, judge, progress)
+        if turned is not None and contest.enter("permute", turned, after, told):
+            rows = turned.report["layers"]
+            assert turned.analyzer is not None
+            work = Reconstruction(turned.analyzer, feeds, seed=seed)
+    if "train" in steps and (search or contest.best is not plain) and not contest.settled:
+        try:
+            moved, after, told = train_masks(work, judge, contest.best, progress=progress)
+            contest.enter("train", moved, after, told)
+        except (NoGradient, DataError) as stop:  # what was found stands without
+            held = {"loss": contest.agreement.loss, "top1": None, "kept": False}
+            contest.steps.append({"step": "train", **held, "why": str(stop)})
+    best = contest.best
+    best.report = {
+        "samples": int(sum(rows_of(f) for f in feeds)),
+        "held_out": int(sum(rows_of(f) for f in work.held_feeds)),
+        "steps": contest.steps,
+        "layers": rows,
+        "spared": left_dense if best is not plain else [],
+    }
+    return best
+
+
+def permuted(
+    work: Reconstruction,
+    masks: Mapping[str, npt.NDArray[np.bool_]],
+    pattern: NM,
+    method: str,
+    judge: Judge,
+    progress: Progress,
+) -> tuple[Recovered | None, Agreement, dict[str, Any]]:
+    """Reconstruct a reordered copy; None where no order of channels is better."""
+    found = reorder(work.analyzer, pattern, masks, work.feeds, seed=work.seed, progress=progress)
+    if found is None:
+        return None, Agreement(float("inf"), None), {}
+    other = Reconstruction(found.analyzer, work.feeds, seed=work.seed)
+    result = other.run(masks, pattern, method=method, progress=progress)
+    result.analyzer = found.analyzer
+    result.orders = {o.group: list(o.order) for o in found.orders}
+    after = other.agreement(judge, result.weights, result.biases)
+    return (
+        result,
+        after,
+        {
+            "orders": as_rows(found),
+            "refused": list(found.refused),
+            "max_rel_error": found.proof["max_rel_error"],
+        },
+    )
+
+
+def spared(
+    work: Reconstruction,
+    masks: Mapping[str, npt.NDArray[np.bool_]],
+    pattern: Pattern,
+    fixed: Collection[str] = (),
+) -> dict[str, npt.NDArray[np.bool_]]:
+    """Return masks of as many weights in which depth-wise layers stay dense.
+
+    With one input channel a group, nothing is there to make up for a weight that goes, and there is
+    little to gain: the layers are spared where they hold at most a tenth of the weights, and the
+    others lose that much more. Layers in ``fixed`` and patterns of fixed density stay as they are.
+    """
+    found = dict(masks)
+    if pattern.fixed_density is not None:
+        return found
+    free = [n for n in masks if work.layers[n].name not in fixed]
+    thin = [n for n in free if work.layers[n].view_shape[0] > 1 == work.layers[n].view_shape[2]]
+    others = [n for n in free if n not in thin]
+    total = sum(masks[n].size for n in free)
+    owed = sum(int((~masks[n]).sum()) for n in thin)
+    kept = sum(int(masks[n].sum()) for n in others)
+    if not thin or sum(masks[n].size for n in thin) > 0.1 * total or owed > 0.5 * kept:
+        return found
+    for name in thin:
+        found[name] = np.ones_like(masks[name])
+    for name in others:
+        layer = work.layers[name]
+        units = pattern.unit_scores(layer.view(masks[name]).astype(np.float32))
+        keep = max(1, round(int(np.count_nonzero(units)) * (1 - owed / kept)))
+        scores = np.abs(layer.view(layer.numbers().astype(np.float32)))
+        found[name] = layer.unview(pattern.mask(scores, keep))
+    return found
