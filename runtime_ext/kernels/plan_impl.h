@@ -19,7 +19,7 @@ struct Tuning {
   std::int32_t pixels = 0, rows = 0;  // registers: vectors of pixels, rows of a group; 0 = default
   bool shift = true;                  // inputs that cross lines are shifted together
   bool embedded = true;               // weights as memory operands
-  std::int32_t prefetch = -1;         // code prefetch distance; -1 = default, 0 = none
+  bool fetch = true;                  // code is fetched into the caches ahead of its use
 };
 
 struct PlanRequest {

@@ -8,7 +8,7 @@
 //                [--chain] [--layer TEXT | --custom
 //                IN,OUT,KERNEL,WIDTH[,HEIGHT[,COUNT[,STRIDE[,GROUPS]]]] ...] [--budget BYTES]
 //                [--vectors N] [--pack 0|1] [--no-code]
-//                [--pixels N] [--rows N] [--registers] [--no-shift] [--prefetch BYTES] (generated
+//                [--pixels N] [--rows N] [--registers] [--no-shift] [--no-fetch] (generated
 //                kernels)
 #include <algorithm>
 #include <chrono>
@@ -245,8 +245,8 @@ int main(int argc, char** argv) {
       o.tuning.pixels = std::atoi(next), ++i;
     else if (a == "--rows")
       o.tuning.rows = std::atoi(next), ++i;
-    else if (a == "--prefetch")
-      o.tuning.prefetch = std::atoi(next), ++i;
+    else if (a == "--no-fetch")
+      o.tuning.fetch = false;
     else if (a == "--pack")
       o.tuning.pack = std::atoi(next), ++i;
     else if (a == "--no-shift")

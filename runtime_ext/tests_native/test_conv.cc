@@ -440,7 +440,7 @@ TEST(conv_tunings) {
       tuning.rows = random.between(1, 32);
       tuning.embedded = random.below(2) != 0;
       tuning.shift = random.below(3) != 0;
-      tuning.prefetch = random.below(2) * 256;
+      tuning.fetch = random.below(2) == 0;
       run_case(c, problem, kernels[k].isa, kernels[k].name, tuning);
     }
   }

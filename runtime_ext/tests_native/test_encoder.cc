@@ -106,16 +106,17 @@ void all_forms(Listing* l) {
     l->say("dec " + G);
     e.prefetch_l1(m);
     l->say("prefetcht0 BYTE PTR " + address(m));
+    e.prefetch_l2(m);
+    l->say("prefetcht1 BYTE PTR " + address(m));
     e.zero_upper();
     l->say("vzeroupper");
     e.ret();
     l->say("ret");
   }
   const std::size_t start = e.size();
-  e.prefetch_ahead(8192);
+  e.ret();
+  l->say("ret");
   char target[64];
-  std::snprintf(target, sizeof target, "prefetcht0 BYTE PTR [rip+0x2000]");
-  l->say(target);
   e.jump_back_if_not_zero(start);
   std::snprintf(target, sizeof target, "jne 0x%zx", start);
   l->say(target);

@@ -9,7 +9,11 @@ namespace {
 
 // Register roles of a generated function.
 constexpr Gp kIn = Gp::rdi, kWeights = Gp::rsi, kOut = Gp::rdx, kCount = Gp::rcx, kMask = Gp::r8,
-             kBias = Gp::r9, kResidual = Gp::r10, kStream = Gp::r11, kLimits = Gp::rax;
+             kBias = Gp::r9, kResidual = Gp::r10, kNext = Gp::r11, kLimits = Gp::rax;
+
+// A line of what runs next is fetched for so many bytes of code: weights included, a line of code
+// comes with about half a line of them, and the next function may be somewhat longer.
+constexpr std::size_t kFetchGap = 40;
 
 constexpr std::int32_t place(std::size_t offset) { return static_cast<std::int32_t>(offset); }
 
@@ -49,25 +53,31 @@ class ColumnSort {
 class Generator {
  public:
   Generator(const ColumnShape& shape, const ColumnEpilogue& epilogue, std::int64_t out_stride,
-            Encoder* encoder, std::vector<float>* weights)
+            Encoder* encoder)
       : s_(shape),
         e_(epilogue),
         stride_(out_stride * 4),
         x_(*encoder),
-        weights_(*weights),
         vector_bytes_(shape.wide ? 64 : 32),
         step_(place(static_cast<std::size_t>(shape.input_step) * 4)),
         window_(shape.wide ? 512 : 128) {}
 
-  // One function: entries [begin, end) of a group of `rows` rows.
-  void function(const Entry* begin, const Entry* end, int rows, bool first, bool last,
-                const std::int32_t* offset) {
+  // One function and its weights: entries [begin, end) of a group of `rows` rows.
+  ColumnPiece function(const Entry* begin, const Entry* end, int rows, bool first, bool last,
+                       const std::int32_t* offset) {
+    ColumnPiece piece;
+    x_.align(64);
+    piece.code = static_cast<std::uint32_t>(x_.size());
     rows_ = rows;
+    weights_.clear();
     prologue(first, last);
     const std::size_t loop = x_.size();
-    x_.address(kWeights, {kStream, window_});
+    fetched_from_ = loop;
+    fetched_ = 0;
     passed_ = -window_;
+    weights_moved_ = 0;
     moved_ = 0;
+    follow_ = close_inputs(begin, end, offset);
     held_[0] = held_[1] = -1;
     older_ = 0;
     start(first);
@@ -79,6 +89,11 @@ class Generator {
     x_.jump_back_if_not_zero(loop);
     x_.zero_upper();
     x_.ret();
+    x_.align(64);
+    piece.weights = static_cast<std::uint32_t>(x_.size());
+    x_.data(weights_.data(), weights_.size() * sizeof(float));
+    piece.end = static_cast<std::uint32_t>(x_.size());
+    return piece;
   }
 
  private:
@@ -88,7 +103,9 @@ class Generator {
   Mem out(int row, int pixel) const { return {kOut, place(row * stride_ + pixel * vector_bytes_)}; }
 
   void prologue(bool first, bool last) {
-    x_.load(kStream, {kIn, offsetof(ColumnArgs, weights)});
+    x_.load(kWeights, {kIn, offsetof(ColumnArgs, weights)});
+    x_.add(kWeights, window_);
+    if (s_.iterations != 0) x_.load(kNext, {kIn, offsetof(ColumnArgs, next)});
     x_.load(kOut, {kIn, offsetof(ColumnArgs, out)});
     x_.load(kCount, {kIn, offsetof(ColumnArgs, count)});
     if (first) x_.load(kBias, {kIn, offsetof(ColumnArgs, bias)});
@@ -132,7 +149,7 @@ class Generator {
           x_.fma(s_.wide, sum(static_cast<int>(at->row), p), x + p, weight());
       }
     }
-    prefetch();
+    fetch_next();
     return at;
   }
 
@@ -148,7 +165,7 @@ class Generator {
     }
     const bool some = holds(line) || holds(line + 1);
     if (!some && !next_crosses(at, end, offset, line)) {
-      x_.load(true, input(2), {kIn, from * 4});
+      x_.load(true, input(2), {kIn, near_input(from * 4)});
       return input(2);
     }
     const int low = line_register(line), high = line_register(line + 1);
@@ -174,22 +191,30 @@ class Generator {
       return input(i);
     }
     const int slot = older_;
-    x_.load(true, input(slot), {kIn, line * kLane * 4});
+    x_.load(true, input(slot), {kIn, near_input(line * kLane * 4)});
     held_[slot] = line;
     older_ = 1 - slot;
     return input(slot);
   }
 
-  // Displacement of an input. Where inputs lie line after line (packed), the pointer follows them,
-  // so that a scaled one-byte displacement reaches.
+  // Displacement of an input. Where the inputs of a function lie close together the pointer follows
+  // them, so that a scaled one-byte displacement reaches several.
   std::int32_t near_input(std::int32_t from) {
-    constexpr std::int32_t reach = 127 * 64;
-    if (s_.wide && s_.pixels == 1 && from - moved_ > reach && from - moved_ < 4 * reach) {
-      const std::int32_t by = from - moved_ + 128 * 64;
+    constexpr std::int32_t line = 64, reach = 127 * line;
+    if (follow_ && from - moved_ > reach) {
+      const std::int32_t by = (from - moved_) / line * line + 128 * line;
       x_.add(kIn, by);
       moved_ += by;
     }
     return from - moved_;
+  }
+
+  // Whether that pays: an addition for some four inputs or more.
+  bool close_inputs(const Entry* begin, const Entry* end, const std::int32_t* offset) const {
+    if (!s_.wide || s_.pixels != 1 || begin == end) return false;
+    std::int64_t columns = 1;
+    for (const Entry* at = begin + 1; at != end; ++at) columns += at->column != at[-1].column;
+    return (std::int64_t{offset[end[-1].column]} - offset[begin->column]) * 4 <= columns * 4096;
   }
 
   // The stream pointer moves so that every weight is within reach of a one-byte displacement.
@@ -197,6 +222,7 @@ class Generator {
     weights_.push_back(value);
     if (passed_ >= window_) {
       x_.add(kWeights, 2 * window_);
+      weights_moved_ += 2 * window_;
       passed_ = -window_;
     }
     const Mem m{kWeights, passed_};
@@ -205,13 +231,15 @@ class Generator {
   }
 
   // Straight code from beyond the second-level cache is not prefetched by hardware: measured 100 to
-  // 250 cycles a line. Prefetching into the first level (prefetcht0) brings that to 5 to 12;
-  // prefetcht1 and prefetcht2 do not help on Zen 5.
-  void prefetch() {
-    if (s_.prefetch == 0) return;
-    while (x_.size() - prefetched_ >= 64) {
-      prefetched_ = prefetched_ == 0 ? x_.size() : prefetched_ + 64;
-      x_.prefetch_ahead(s_.prefetch);
+  // 250 cycles a line, and even code fetched just ahead of its first execution waits for memory. So
+  // every function fetches the next one, code and weights, a share in each iteration of its loop.
+  void fetch_next() {
+    if (s_.iterations == 0) return;
+    const std::size_t gap = kFetchGap * static_cast<std::size_t>(s_.iterations);
+    while (x_.size() - fetched_from_ >= gap) {
+      x_.prefetch_l1({kNext, fetched_ * 64});
+      fetched_from_ += gap;
+      ++fetched_;
     }
   }
 
@@ -249,6 +277,8 @@ class Generator {
   void advance(bool last) {
     const std::int32_t step = s_.pixels * vector_bytes_;
     x_.add(kIn, s_.pixels * step_ - moved_);
+    if (weights_moved_ != 0) x_.add(kWeights, -weights_moved_);
+    if (fetched_ != 0) x_.add(kNext, fetched_ * 64);
     x_.add(kOut, step);
     if (last && e_.residual) x_.add(kResidual, step);
     if (last && e_.masked) x_.add(kMask, s_.wide ? 2 * s_.pixels : step);
@@ -258,10 +288,12 @@ class Generator {
   const ColumnEpilogue& e_;
   std::int64_t stride_;
   Encoder& x_;
-  std::vector<float>& weights_;
+  std::vector<float> weights_;  // of the function
   std::int32_t vector_bytes_, step_, window_;
-  std::int32_t passed_ = 0, moved_ = 0;
-  std::size_t prefetched_ = 0;
+  std::int32_t passed_ = 0, moved_ = 0, weights_moved_ = 0;
+  bool follow_ = false;
+  std::size_t fetched_from_ = 0;
+  std::int32_t fetched_ = 0;
   std::int32_t held_[2] = {-1, -1};  // lines in the first two input registers
   int older_ = 0;
   int rows_ = 0;
@@ -276,8 +308,10 @@ std::size_t code_bound(const WeightsImpl& w, const ColumnShape& s, std::size_t g
   const std::size_t per_weight = s.embedded ? 8 * pixels : 8 + 6 * pixels;
   std::size_t bytes = nnz * (per_weight + (s.shift ? 30 : 10) * pixels) + nnz / 16 * 8 +
                       nnz / 8 * 8;  // every weight its own column
-  bytes += blocks * (rows * pixels * 60 + groups * (200 + 12 * pixels));
-  return (s.prefetch != 0 ? bytes / 8 * 9 : bytes) + 4096;
+  bytes += blocks * (rows * pixels * 60 + groups * (400 + 12 * pixels));
+  if (s.iterations != 0)
+    bytes += bytes / (kFetchGap * static_cast<std::size_t>(s.iterations)) * 9;
+  return bytes + nnz * sizeof(float) + 4096;
 }
 
 }  // namespace
@@ -314,10 +348,9 @@ Status generate_columns(const WeightsImpl& w, const std::vector<std::int32_t>& c
   }
   if (!code->memory.allocate(bound))
     return failure(Code::unsupported, "generated code: no memory for %zu bytes", bound);
-  code->weights.reserve(static_cast<std::size_t>(w.nnz()));
-  code->pieces.resize(static_cast<std::size_t>(groups) * code->blocks, {kNoCode, 0});
+  code->pieces.resize(static_cast<std::size_t>(groups) * code->blocks, {kNoCode, 0, 0});
   Encoder encoder(code->memory.data(), code->memory.size());
-  Generator generator(s, epilogue, out_stride, &encoder, &code->weights);
+  Generator generator(s, epilogue, out_stride, &encoder);
   ColumnSort sorter(column_offset.size());
   // Walking order is block by block; sorting is needed once per group and block only.
   std::vector<std::vector<Entry>> all(code->blocks > 1 ? static_cast<std::size_t>(groups) : 0);
@@ -334,17 +367,12 @@ Status generate_columns(const WeightsImpl& w, const std::vector<std::int32_t>& c
       while (next[at] < entries.size() && entries[next[at]].column < limit_column) ++next[at];
       const bool first = b == 0, last = b + 1 == code->blocks;
       if (begin == next[at] && !first && !last) continue;
-      encoder.align(32);
-      ColumnPiece& piece = code->pieces[static_cast<std::size_t>(b) * groups + at];
-      piece.code = static_cast<std::uint32_t>(encoder.size());
-      piece.weights = static_cast<std::uint32_t>(code->weights.size());
-      generator.function(entries.data() + begin, entries.data() + next[at],
-                         code->group_rows[g + 1] - code->group_rows[g], first, last,
-                         column_offset.data());
+      code->pieces[static_cast<std::size_t>(b) * groups + at] = generator.function(
+          entries.data() + begin, entries.data() + next[at],
+          code->group_rows[g + 1] - code->group_rows[g], first, last, column_offset.data());
     }
   }
-  code->weights.shrink_to_fit();
-  code->code_bytes = encoder.size();
+  code->code_bytes = encoder.size() - static_cast<std::size_t>(w.nnz()) * sizeof(float);
   if (encoder.overflowed())
     return failure(Code::unsupported, "generated code: more than the %zu bytes foreseen", bound);
   if (!code->memory.seal(encoder.size()))

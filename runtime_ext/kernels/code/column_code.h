@@ -1,7 +1,7 @@
 // Generated column kernels. One function handles a group of output rows and a block of columns, for
 // runs of pixel vectors: the sums of all rows of the group stay in registers, each input vector is
 // loaded once per column and used for every non-zero weight of that column. Offsets are constants
-// in the code; weights are a stream beside it.
+// in the code; the weights lie behind it.
 #pragma once
 
 #include <cstddef>
@@ -23,6 +23,7 @@ struct ColumnArgs {
   const float* bias;      // of the group's first row
   const float* residual;  // as out
   const float* limits;    // low, high
+  const std::uint8_t* next;  // what will run next: fetched into the caches meanwhile
 };
 using ColumnFn = void (*)(const ColumnArgs*);
 
@@ -36,7 +37,7 @@ struct ColumnShape {
   std::int64_t input_step = 16;    // floats from a vector of pixels to the next one
   bool shift =
       false;         // build inputs that cross cache lines from the lines (wide, one pixel vector)
-  int prefetch = 0;  // bytes ahead to prefetch code; 0 = none
+  int iterations = 0;  // how often a call loops, about: fetching spreads over it; 0 = none fetched
 };
 // Rows that the registers allow for.
 int column_rows_limit(const ColumnShape& shape);
@@ -46,22 +47,25 @@ struct ColumnEpilogue {
 };
 
 struct ColumnPiece {
-  std::uint32_t code = 0;     // bytes into the code; kNoCode: nothing to do
-  std::uint32_t weights = 0;  // first weight
+  std::uint32_t code = 0;     // bytes into the memory; kNoCode: nothing to do
+  std::uint32_t weights = 0;  // ... of its first weight
+  std::uint32_t end = 0;
 };
 constexpr std::uint32_t kNoCode = 0xffffffffu;
 
 struct ColumnCode {
   CodeMemory memory;
   std::size_t code_bytes = 0;
-  std::vector<float> weights;
   std::vector<ColumnPiece> pieces;       // [block][group]
   std::vector<std::int32_t> group_rows;  // groups + 1 row boundaries
   std::int32_t blocks = 1;
 
   std::int32_t groups() const { return static_cast<std::int32_t>(group_rows.size()) - 1; }
-  ColumnFn function(std::uint32_t offset) const {
-    return reinterpret_cast<ColumnFn>(reinterpret_cast<std::uintptr_t>(memory.data() + offset));
+  ColumnFn function(const ColumnPiece& piece) const {
+    return reinterpret_cast<ColumnFn>(reinterpret_cast<std::uintptr_t>(memory.data() + piece.code));
+  }
+  const float* weights(const ColumnPiece& piece) const {
+    return reinterpret_cast<const float*>(memory.data() + piece.weights);
   }
 };
 

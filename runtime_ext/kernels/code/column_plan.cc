@@ -27,8 +27,7 @@ class ColumnPlan final : public PixelPlan {
       cut(width, tile_cut(request, shape));
     }
     const Tuning& tuning = request.tuning;
-    const bool packed =
-        tuning.pack < 0 ? packing_pays(request.weights) : tuning.pack > 0 && g.groups == 1;
+    const bool packed = tuning.pack > 0 && g.groups == 1;  // did not pay on any layer tried
     const std::int64_t budget =
         tuning.input_budget != 0 ? tuning.input_budget : input_budget(request.weights, packed);
     if (!plan_input(g, budget, packed, true))
@@ -46,6 +45,7 @@ class ColumnPlan final : public PixelPlan {
     }
     const std::int32_t row_parts = wanted_parts(request.options.threads, 1);
     shape.row_parts = row_parts;
+    shape.iterations = tuning.fetch ? (longest_ + shape.pixels - 1) / shape.pixels : 0;
     const Status status =
         generate_columns(request.weights, input_.offset, shape, epilogue, out_stride(), &code_);
     if (!status.ok()) return status;
@@ -60,31 +60,41 @@ class ColumnPlan final : public PixelPlan {
     info_.kernel = kernel.entry.name;
     info_.code_bytes = static_cast<std::int64_t>(code_.code_bytes);
     info_.bytes = static_cast<std::int64_t>(
-                      sizeof *this + code_.memory.size() + code_.weights.capacity() * 4 +
+                      sizeof *this + code_.memory.size() +
                       code_.pieces.capacity() * sizeof(ColumnPiece)) +
                   shared_bytes();
     return {};
   }
 
  protected:
+  // The first function has nobody before it that would fetch it.
+  void prepare(std::int32_t part) const override {
+    const ColumnPiece& first = code_.pieces[static_cast<std::size_t>(part_groups_[part])];
+    for (std::uint32_t at = first.code; at < first.end; at += 64)
+      __builtin_prefetch(code_.memory.data() + at, 0, 2);
+  }
+
   void multiply(TileJob* job, std::int32_t part, const Tile& tile, float* area) const override {
     const float limits[2] = {job->low, job->high};
     ColumnArgs args;
     args.count = tile.vectors / pixels_;
     args.mask = job->lanes;
     args.limits = limits;
-    const std::int32_t groups = code_.groups();
+    const std::int32_t groups = code_.groups(), begin = part_groups_[part], end = part_groups_[part + 1];
     for (std::int32_t b = 0; b < code_.blocks; ++b) {
       args.in = block_input(b, job->in, tile, area);
-      for (std::int32_t g = part_groups_[part]; g < part_groups_[part + 1]; ++g) {
-        const ColumnPiece& piece = code_.pieces[static_cast<std::size_t>(b) * groups + g];
+      const ColumnPiece* const pieces = code_.pieces.data() + static_cast<std::size_t>(b) * groups;
+      for (std::int32_t g = begin; g < end; ++g) {
+        const ColumnPiece& piece = pieces[g];
         if (piece.code == kNoCode) continue;
+        const ColumnPiece& next = g + 1 < end ? pieces[g + 1] : b + 1 < code_.blocks ? pieces[groups + begin] : piece;
         const std::int64_t row = code_.group_rows[static_cast<std::size_t>(g)];
-        args.weights = code_.weights.data() + piece.weights;
+        args.weights = code_.weights(piece);
+        args.next = code_.memory.data() + (next.code == kNoCode ? piece.end : next.code);
         args.out = job->out + row * job->out_stride;
         args.residual = job->residual == nullptr ? nullptr : job->residual + row * job->out_stride;
         args.bias = bias_.data() + row;
-        code_.function(piece.code)(&args);
+        code_.function(piece)(&args);
       }
     }
   }
@@ -96,7 +106,6 @@ class ColumnPlan final : public PixelPlan {
     shape.pixels = std::clamp(request.tuning.pixels, 1, 4);  // the slack of buffers covers four
     shape.embedded = shape.wide && request.tuning.embedded;
     shape.rows = request.tuning.rows > 0 ? request.tuning.rows : 64;
-    shape.prefetch = request.tuning.prefetch >= 0 ? request.tuning.prefetch : 16384;
     return shape;
   }
 

@@ -39,17 +39,17 @@ void Encoder::decrement(Gp reg) {
          static_cast<std::uint8_t>(0xc8 | (r & 7))});
 }
 
-void Encoder::prefetch_l1(Mem m) {
+void Encoder::prefetch(int level, Mem m) {
   if (!room(16)) return;
   if (static_cast<int>(m.base) & 8) bytes({0x41});
   bytes({0x0f, 0x18});
-  address_bytes(1, m, 1);
+  address_bytes(level, m, 1);
 }
 
-void Encoder::prefetch_ahead(std::int32_t distance) {
-  if (!room(16)) return;
-  bytes({0x0f, 0x18, 0x0d});  // mod 0, /1, rm 5: rip-relative
-  put32(distance);
+void Encoder::data(const void* from, std::size_t count) {
+  if (count == 0 || !room(count)) return;
+  std::memcpy(at_, from, count);
+  at_ += count;
 }
 
 void Encoder::jump_back_if_not_zero(std::size_t target) {

@@ -192,6 +192,7 @@ std::size_t PixelPlan::scratch_bytes() const {
 void PixelPlan::run(const RunArgs& args, std::int64_t first, std::int64_t last,
                     void* scratch) const {
   const auto tiles = static_cast<std::int64_t>(tiles_.size());
+  if (first < last) prepare(static_cast<std::int32_t>(first / tiles % parts()));
   for (std::int64_t item = first; item < last; ++item) {
     const auto tile = static_cast<std::size_t>(item % tiles);
     const auto part = static_cast<std::int32_t>(item / tiles % parts());

@@ -71,6 +71,8 @@ class PixelPlan : public PlanBase {
   const float* block_input(std::int32_t b, const float* tile_input, const Tile& tile,
                            float* area) const;
 
+  // Called before the first item of a run: what that needs may be fetched into the caches.
+  virtual void prepare(std::int32_t) const {}
   // The whole sum of the part's rows over one tile, with the clamp and residual of the job. `area`:
   // room for a packed block.
   virtual void multiply(TileJob* job, std::int32_t part, const Tile& tile, float* area) const = 0;
