@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <cstring>
+#include <set>
 #include <stdexcept>
 
 #include "ep/arena.h"
@@ -264,6 +265,7 @@ class InstanceBuilder {
     return false;
   }
 
+  void reuse_residual(const Op& op, Form form);
   void plan_kernels();
   void emit(const Op& op, const OpPlan& o);
   void emit_conv(const Op& op, const OpPlan& o);
@@ -286,6 +288,7 @@ class InstanceBuilder {
   std::vector<kernels::PlanPtr> plans_;  // by operation, until its step is made
   std::vector<int> units_;  // of the operation being emitted
   std::vector<std::pair<int, Place>> output_copies_;
+  std::set<int> in_place_;  // buffers that took the place of a residual
 };
 
 // All weighted sums at once: generating code and copying weights takes time. Timing needs a quiet
@@ -333,12 +336,32 @@ void InstanceBuilder::plan_kernels() {
   });
 }
 
+// Lets the output take the place of a residual that nobody reads afterwards: it is in the caches, and
+// a place less keeps them free.
+void InstanceBuilder::reuse_residual(const Op& op, Form form) {
+  const int v = op.residual, old = buffer_of(v, form), fresh = buffer_of(op.out, form);
+  const Buffer &from = buffers_[at(old)], &to = buffers_[at(fresh)];
+  const auto read_by = [&](const Op& later) {
+    return later.residual == v || std::find(later.in.begin(), later.in.end(), v) != later.in.end();
+  };
+  const auto next = program_.ops.begin() + (&op - program_.ops.data()) + 1;
+  if (v == op.in[0] || is_input(v) || is_output(v) || std::any_of(next, program_.ops.end(), read_by)) return;
+  // Places that are part of others, or have parts, hold more than this value.
+  const auto part_of_old = [&](const Buffer& b) { return b.parent == old; };
+  if (from.bound || (from.parent >= 0 && in_place_.count(old) == 0) || to.bound || to.parent >= 0 ||
+      std::any_of(buffers_.begin(), buffers_.end(), part_of_old))
+    return;
+  buffers_[at(fresh)].parent = old;
+  in_place_.insert(fresh);
+}
+
 void InstanceBuilder::emit_conv(const Op& op, const OpPlan& o) {
   const PlaneLayout &from = layout(op.in[0], o.in), &to = layout(op.out, o.out);
   std::shared_ptr<kernels::Plan> plan(std::move(plans_[static_cast<size_t>(&op - program_.ops.data())]));
   const View& x = value(op.in[0]).view;
   const int32_t images = static_cast<int32_t>(x.images);
   const int64_t in_stride = from.image_floats(channels(op.in[0])), out_stride = to.image_floats(channels(op.out));
+  if (op.residual >= 0 && plan->residual_in_place()) reuse_residual(op, o.out);
   auto in = use(op.in[0], o.in), out = use(op.out, o.out);
   auto residual = op.residual >= 0 ? use(op.residual, o.out) : nullptr;
   const kernels::PlanInfo& info = plan->info();

@@ -85,6 +85,13 @@ void lower_pool(const LowerContext& context, const GraphNode& node, Unit* unit) 
   unit->domains = bit(Domain::image);
   unit->dims = {x[0], x[1]};
   unit->dims.insert(unit->dims.end(), out.begin(), out.end());
+  // One window over all pixels.
+  const auto whole = [&](size_t axis, int32_t kernel, int32_t pads, int32_t dilation) {
+    return x[axis].known() && x[axis].value == kernel && pads == 0 && dilation == 1;
+  };
+  if (whole(x.size() - 1, g.kernel_w, g.pad_left + g.pad_right, g.dilation_w) &&
+      (x.size() == 3 || whole(2, g.kernel_h, g.pad_top + g.pad_bottom, g.dilation_h)))
+    op.kind = OpKind::global_pool;
 }
 
 void lower_global_pool(const LowerContext& context, const GraphNode& node, Unit* unit) {

@@ -48,7 +48,8 @@ struct PlanOptions {
 };
 
 // What a run works on. Pointers to the first plane of the first image. `residual` has the layout of
-// the output and must not overlap it; input and output must not overlap either.
+// the output; it must not overlap it, unless it is the output itself and the plan allows that. Input
+// and output must not overlap.
 struct RunArgs {
   const float* in = nullptr;
   float* out = nullptr;
@@ -77,6 +78,8 @@ class Plan {
   virtual const PlaneLayout& out_layout() const = 0;
   // Independent work items for `images` images; spread the range 0 .. work_items over threads.
   virtual std::int64_t work_items(std::int32_t images) const = 0;
+  // Whether the output may take the residual's place: RunArgs::residual == RunArgs::out.
+  virtual bool residual_in_place() const { return false; }
   // Scratch for each concurrent call of run, 64-byte aligned; may be 0 (then null is accepted).
   virtual std::size_t scratch_bytes() const = 0;
   // Runs the items first .. last-1. All items together write every pixel of the output and every

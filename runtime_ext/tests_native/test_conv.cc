@@ -133,6 +133,12 @@ void run_case(const Case& c, const Problem& problem, Isa isa, const char* kernel
   args.in = input.data();
   args.out = output.data();
   args.residual = added.data();
+  static int turn = 0;  // every second plan that may put its output in the residual's place does
+  if (plan->residual_in_place() && ++turn % 2 == 0) {
+    std::memcpy(output.data(), added.data(),
+                static_cast<std::size_t>(out_image) * c.images * sizeof(float));
+    args.residual = output.data();
+  }
   args.images = c.images;
   args.in_image_stride = in_image;
   args.out_image_stride = out_image;

@@ -84,7 +84,7 @@ class Generator {
     while (begin != end) begin = column(begin, end, offset);
     if (last) finish();
     store();
-    advance(last);
+    advance(first, last);
     x_.decrement(kCount);
     x_.jump_back_if_not_zero(loop);
     x_.zero_upper();
@@ -110,9 +110,18 @@ class Generator {
     x_.load(kCount, {kIn, offsetof(ColumnArgs, count)});
     if (first) x_.load(kBias, {kIn, offsetof(ColumnArgs, bias)});
     if (last && e_.masked) x_.load(kMask, {kIn, offsetof(ColumnArgs, mask)});
-    if (last && e_.residual) x_.load(kResidual, {kIn, offsetof(ColumnArgs, residual)});
+    if (adds(first, last)) x_.load(kResidual, {kIn, offsetof(ColumnArgs, residual)});
     if (last) x_.load(kLimits, {kIn, offsetof(ColumnArgs, limits)});
     x_.load(kIn, {kIn, offsetof(ColumnArgs, in)});  // last: it overwrites the argument
+  }
+
+  // Where the residual is added: to the bias, so that sums may be kept in its place meanwhile, or
+  // after the activation.
+  bool adds(bool first, bool last) const {
+    return e_.residual && (e_.residual_after ? last : first);
+  }
+  Mem residual(int row, int pixel) const {
+    return {kResidual, place(row * stride_ + pixel * vector_bytes_)};
   }
 
   void start(bool first) {
@@ -126,6 +135,8 @@ class Generator {
           x_.move(s_.wide, sum(r, p), sum(r, 0));
         }
       }
+      for (int p = 0; p < s_.pixels && first && e_.residual && !e_.residual_after; ++p)
+        x_.add(s_.wide, sum(r, p), sum(r, p), residual(r, p));
     }
   }
 
@@ -254,14 +265,12 @@ class Generator {
     for (int r = 0; r < rows_; ++r) {
       for (int p = 0; p < s_.pixels; ++p) {
         const int v = sum(r, p);
-        const Mem add{kResidual, place(r * stride_ + p * vector_bytes_)};
         const bool after = e_.residual && e_.residual_after;
         const int k =
             e_.masked && wide && !after ? 1 + p : 0;  // the mask rides on the last operation
-        if (e_.residual && !e_.residual_after) x_.add(wide, v, v, add);
         if (e_.low) x_.max(wide, v, low, v, e_.high ? 0 : k);
         if (e_.high) x_.min(wide, v, high, v, k);
-        if (after) x_.add(wide, v, v, add);
+        if (after) x_.add(wide, v, v, residual(r, p));
         if (e_.masked && wide && (after || (!e_.low && !e_.high))) x_.move(wide, v, v, 1 + p);
         if (e_.masked && !wide) x_.bit_and(v, v, {kMask, p * 32});
       }
@@ -274,13 +283,13 @@ class Generator {
     }
   }
 
-  void advance(bool last) {
+  void advance(bool first, bool last) {
     const std::int32_t step = s_.pixels * vector_bytes_;
     x_.add(kIn, s_.pixels * step_ - moved_);
     if (weights_moved_ != 0) x_.add(kWeights, -weights_moved_);
     if (fetched_ != 0) x_.add(kNext, fetched_ * 64);
     x_.add(kOut, step);
-    if (last && e_.residual) x_.add(kResidual, step);
+    if (adds(first, last)) x_.add(kResidual, step);
     if (last && e_.masked) x_.add(kMask, s_.wide ? 2 * s_.pixels : step);
   }
 

@@ -9,12 +9,14 @@ namespace {
 inline onnxprune::kernels::OpsTable filled_table() {
   onnxprune::kernels::OpsTable t;
   t.width = kW;
+  t.multiply_adds = multiply_adds;
   t.finish = finish;
   t.affine = affine;
   t.binary = binary;
   t.window_max = window_max;
   t.window_sum = window_sum;
   t.pack = pack;
+  t.scatter = scatter;
   t.every_second = every_second;
   t.sum = sum;
   t.largest = largest;

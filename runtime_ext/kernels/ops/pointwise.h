@@ -7,6 +7,7 @@
 namespace {
 
 using onnxprune::kernels::Binary;
+using onnxprune::kernels::ScatterRun;
 constexpr int kW = Simd::kWidth;
 
 // body(offset, load, store) over count floats; whole vectors, then one partial one.
@@ -28,6 +29,18 @@ inline void write(float* p, Reg v, int lanes, const std::uint16_t* mask, std::in
   } else {
     Simd::store_some(p, v, lanes);
   }
+}
+
+float multiply_adds(std::int64_t count) {
+  Reg sums[12];
+  for (Reg& s : sums) s = splat(0.5f);
+  const Reg factor = splat(0.5f), term = splat(0.25f);
+  for (std::int64_t i = 0; i < count; i += 12) {
+#pragma GCC unroll 12
+    for (Reg& s : sums) s = Simd::fma(s, factor, term);
+  }
+  for (int i = 1; i < 12; ++i) sums[0] = Simd::add(sums[0], sums[i]);
+  return Simd::sum(sums[0]);
 }
 
 void finish(const Epilogue& epilogue, float* row, const float* residual, const std::uint16_t* mask,
@@ -104,7 +117,53 @@ void every_second(const float* from, float* to, std::int64_t count) {
   for (; i + kW + 1 <= count; i += kW) {
     Simd::store(to + i, Simd::even_lanes(Simd::load(from + 2 * i), Simd::load(from + 2 * i + kW)));
   }
-  for (; i < count; ++i) to[i] = from[2 * i];
+  while (i < count) {
+    const int lanes = static_cast<int>(count - i < kW ? count - i : kW), floats = 2 * lanes - 1;
+    const float* at = from + 2 * i;
+    const Reg low = read(at, floats < kW ? floats : kW);
+    const Reg high = floats > kW ? Simd::load_some(at + kW, floats - kW) : Simd::zero();
+    write(to + i, Simd::even_lanes(low, high), lanes, nullptr, 0);
+    i += lanes;
+  }
+}
+
+// The even floats to one place, the odd ones to another.
+inline void split_floats(const float* from, std::int64_t evens, std::int64_t odds, float* even,
+                         float* odd) {
+  for (std::int64_t i = 0; i < evens; i += kW) {
+    const std::int64_t floats = evens + odds - 2 * i;
+    Reg low, high;
+    if (floats >= 2 * kW) {
+      low = Simd::load(from + 2 * i);
+      high = Simd::load(from + 2 * i + kW);
+    } else {
+      low = read(from + 2 * i, static_cast<int>(floats < kW ? floats : kW));
+      high = floats > kW ? Simd::load_some(from + 2 * i + kW, static_cast<int>(floats - kW))
+                         : Simd::zero();
+    }
+    const std::int64_t a = evens - i, b = odds - i;
+    write(even + i, Simd::even_lanes(low, high), static_cast<int>(a < kW ? a : kW), nullptr, 0);
+    if (b > 0)
+      write(odd + i, Simd::odd_lanes(low, high), static_cast<int>(b < kW ? b : kW), nullptr, 0);
+  }
+}
+
+void scatter(const ScatterRun* runs, std::int64_t count, const float* tile, float* plane) {
+  for (const ScatterRun* run = runs; run != runs + count; ++run) {
+    const float* from = tile + run->from;
+    float* to = plane + run->to;
+    if (run->step == 1) {
+      for_vectors(run->pixels, [&](std::int64_t i, int lanes) {
+        write(to + i, read(from + i, lanes), lanes, nullptr, 0);
+      });
+    } else if (run->step == 2 && run->others > 0) {
+      split_floats(from, run->pixels, run->others, to, plane + run->other);
+    } else if (run->step == 2) {
+      every_second(from, to, run->pixels);
+    } else {
+      for (std::int64_t i = 0; i < run->pixels; ++i) to[i] = from[i * run->step];
+    }
+  }
 }
 
 float sum(const float* row, std::int64_t count) {

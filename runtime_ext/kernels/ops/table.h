@@ -8,8 +8,19 @@
 
 namespace onnxprune::kernels {
 
+// Pixels of a run of floats that are contiguous in a plane: tile[from + i * step] is plane[to + i].
+// With step 2 the pixels between go to another phase: tile[from + 2 * i + 1] is plane[other + i],
+// for `others` pixels, which are as many or one fewer.
+struct ScatterRun {
+  std::int64_t from = 0, to = 0, pixels = 0;
+  std::int64_t other = 0, others = 0;
+  std::int32_t step = 1;
+};
+
 struct OpsTable {
   int width;  // floats per vector
+  // So many independent multiply-adds of vectors, to be timed; returns a number that depends on all.
+  float (*multiply_adds)(std::int64_t count);
   // row[i] = act(row[i] (+ residual[i])) (+ residual[i]), zero where the mask (nullable; one entry
   // of kept lanes for each `width` floats) says so.
   void (*finish)(const Epilogue& epilogue, float* row, const float* residual,
@@ -27,6 +38,7 @@ struct OpsTable {
   // to[c * column_stride + v * vector_stride ..] = in[offsets[c] + v * width ..], whole vectors.
   void (*pack)(const float* in, const std::int32_t* offsets, std::int64_t columns, int vectors,
                float* to, std::int64_t column_stride, std::int64_t vector_stride);
+  void (*scatter)(const ScatterRun* runs, std::int64_t count, const float* tile, float* plane);
   // to[i] = from[2 * i]
   void (*every_second)(const float* from, float* to, std::int64_t count);
   float (*sum)(const float* row, std::int64_t count);

@@ -60,6 +60,10 @@ struct Simd {
     const __m256 mixed = _mm256_shuffle_ps(a, b, 0x88);  // halves of a and b alternate
     return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(mixed), 0xd8));
   }
+  static inline Reg odd_lanes(Reg a, Reg b) {
+    const __m256 mixed = _mm256_shuffle_ps(a, b, 0xdd);
+    return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(mixed), 0xd8));
+  }
   static inline float sum(Reg a) {
     __m128 s = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
     s = _mm_add_ps(s, _mm_movehl_ps(s, s));

@@ -63,6 +63,12 @@ struct Simd {
         _mm512_setr_epi32(0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30);
     return _mm512_permutex2var_ps(a, pick, b);
   }
+  // The lanes 1, 3, 5 ... of a, then of b.
+  static inline Reg odd_lanes(Reg a, Reg b) {
+    const __m512i pick =
+        _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
+    return _mm512_permutex2var_ps(a, pick, b);
+  }
   static inline float sum(Reg a) { return _mm512_reduce_add_ps(a); }
   static inline float largest(Reg a) { return _mm512_reduce_max_ps(a); }
 };

@@ -17,6 +17,10 @@ inline void start_row(const TileJob& job, std::uint32_t flags, std::int64_t row,
   if (flags & kFirst) {
     const Simd::Reg bias = Simd::set1(job.bias[row]);
     for (int i = 0; i < P; ++i) sum[i] = bias;
+    if (job.residual != nullptr && !job.residual_after) {
+      const float* add = job.residual + row * job.out_stride;
+      for (int i = 0; i < P; ++i) sum[i] = Simd::add(bias, Simd::load(add + i * Simd::kWidth));
+    }
   } else {
     const float* out = job.out + row * job.out_stride;
     for (int i = 0; i < P; ++i) sum[i] = Simd::load(out + i * Simd::kWidth);
@@ -29,18 +33,10 @@ inline void finish_row(const TileJob& job, std::uint32_t flags, std::int64_t row
   float* out = job.out + row * job.out_stride;
   if (flags & kLast) {
     const Simd::Reg low = Simd::set1(job.low), high = Simd::set1(job.high);
-    if (job.residual == nullptr) {
-      for (int i = 0; i < P; ++i) sum[i] = Simd::min(high, Simd::max(low, sum[i]));
-    } else {
+    for (int i = 0; i < P; ++i) sum[i] = Simd::min(high, Simd::max(low, sum[i]));
+    if (job.residual != nullptr && job.residual_after) {
       const float* add = job.residual + row * job.out_stride;
-      for (int i = 0; i < P; ++i) {
-        const Simd::Reg r = Simd::load(add + i * Simd::kWidth);
-        if (job.residual_after) {
-          sum[i] = Simd::add(Simd::min(high, Simd::max(low, sum[i])), r);
-        } else {
-          sum[i] = Simd::min(high, Simd::max(low, Simd::add(sum[i], r)));
-        }
-      }
+      for (int i = 0; i < P; ++i) sum[i] = Simd::add(sum[i], Simd::load(add + i * Simd::kWidth));
     }
     if (job.lanes != nullptr) {
       for (int i = 0; i < P; ++i) sum[i] = Simd::keep(sum[i], job.lanes, i);

@@ -10,7 +10,7 @@ namespace onnxprune::kernels {
 namespace {
 
 // Rows whose tiles wait in scratch at once when the output cannot be stored in place.
-constexpr std::int32_t kScratchRows = 64;
+constexpr std::int32_t kScratchRows = 32;
 
 }  // namespace
 
@@ -276,7 +276,7 @@ void PixelPlan::run_scattered(const RunArgs& args, std::int32_t part, std::size_
       scatter_load(runs, args.residual + r * out_.plane_stride, added, count);
     if (!clamps())
       ops_.finish(epilogue_, row, args.residual == nullptr ? nullptr : added, nullptr, count);
-    scatter_store(runs, ops_, row, plane);
+    ops_.scatter(runs.data(), static_cast<std::int64_t>(runs.size()), row, plane);
     if (index == 0) zero_runs(borders_, plane);
   }
 }

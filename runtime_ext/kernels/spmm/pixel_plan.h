@@ -26,6 +26,9 @@ std::vector<Tile> cut_pixels(std::int64_t pixels, int width, const TileCut& cut)
 class PixelPlan : public PlanBase {
  public:
   std::int64_t work_items(std::int32_t images) const override;
+  bool residual_in_place() const override {
+    return direct_ && clamp_.enough && epilogue_.residual == Residual::before_activation;
+  }
   std::size_t scratch_bytes() const override;
   void run(const RunArgs& args, std::int64_t first, std::int64_t last,
            void* scratch) const override;

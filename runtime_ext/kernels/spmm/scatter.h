@@ -9,19 +9,11 @@
 
 namespace onnxprune::kernels {
 
-// Pixels of a tile that are contiguous in the plane: tile[from + i * step] is plane[to + i].
-struct ScatterRun {
-  std::int64_t from = 0, to = 0, pixels = 0;
-  std::int32_t step = 1;
-};
-
 // The runs of pixels q .. q + count - 1 of the flat pixel vector (row pitch `pitch`, out.height x
 // out.width valid pixels) in planes of the layout `out`; padding and phases not stored have none.
 std::vector<ScatterRun> scatter_runs(const PlaneLayout& out, std::int32_t pitch, std::int64_t q,
                                      std::int64_t count);
-void scatter_store(const std::vector<ScatterRun>& runs, const OpsTable& ops, const float* tile,
-                   float* plane);
-// The inverse; what no run covers of the `count` floats reads as zero.
+// The inverse of OpsTable::scatter; what no run covers of the `count` floats reads as zero.
 void scatter_load(const std::vector<ScatterRun>& runs, const float* plane, float* tile,
                   std::int64_t count);
 

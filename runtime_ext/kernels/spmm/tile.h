@@ -21,7 +21,8 @@ struct TileJob {
   const float* in = nullptr;        // position of the tile's first pixel, all offsets are from here
   float* out = nullptr;             // the tile's first pixel in row 0
   std::int64_t out_stride = 0;      // floats from row to row
-  const float* residual = nullptr;  // same strides as out; null = none
+  const float* residual = nullptr;  // same strides as out; null = none. Sums start from it, so
+                                    // that it may be `out` itself, unless it comes after the clamp
   // Kept lanes, one entry a vector as `Simd::keep` wants it (16 bits, or with AVX2 eight floats of
   // all ones or zeros); null = all.
   const void* lanes = nullptr;
