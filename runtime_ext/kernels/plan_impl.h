@@ -19,6 +19,7 @@ struct Tuning {
   std::int32_t pixels = 0, rows = 0;  // registers: vectors of pixels, rows of a group; 0 = default
   bool shift = true;                  // inputs that cross lines are shifted together
   bool embedded = true;               // weights as memory operands
+  std::int32_t claim = -1;            // lines of the output are asked for early; -1 = if it is large
   bool fetch = true;                  // code is fetched into the caches ahead of its use
 };
 

@@ -4,7 +4,7 @@
 //
 //   kernel_bench [--vector] [--kernel NAME] [--isa ISA] [--pattern u80|u90|u95|b80|b90|nm24|dense
 //   ...]
-//   [--quick]
+//   [--quick] [--phases]
 //                [--chain] [--layer TEXT | --custom
 //                IN,OUT,KERNEL,WIDTH[,HEIGHT[,COUNT[,STRIDE[,GROUPS]]]] ...] [--budget BYTES]
 //                [--vectors N] [--pack 0|1] [--no-code]
@@ -57,7 +57,7 @@ struct Options {
   std::vector<std::string> patterns;
   Tuning tuning;
   double seconds = 0.05;
-  bool generate = true, chain = false, vector = false;
+  bool generate = true, chain = false, vector = false, phases = false;
 };
 
 // Random weights of a pattern: uNN unstructured, bNN in 4x1 blocks, cNN in 8x1 blocks (NN % zeros),
@@ -119,6 +119,14 @@ bool prepare(const Layer& layer, const std::string& pattern, const Options& o, P
   same.pitch = layout.pitch;
   const int oh = g.out_height(layer.rows()), ow = g.out_width(layer.size);
   PlaneLayout out = layer.stride == 1 ? layout : make_layout(oh, ow, same);
+  if (o.phases) {  // as a following 3x3 window with stride 2 wants it
+    ConvGeometry next;
+    next.in_channels = next.out_channels = layer.out;
+    next.kernel_h = next.kernel_w = 3;
+    next.pad_top = next.pad_left = next.pad_bottom = next.pad_right = 1;
+    next.stride_h = next.stride_w = 2;
+    out = make_layout(oh, ow, conv_need(next, oh, ow));
+  }
   if (o.vector) layout = out = vector_layout();
   if (status.ok()) status = make_tuned_plan(*weights, layout, out, options, o.tuning, &p->plan);
   if (!status.ok()) {
@@ -255,6 +263,8 @@ int main(int argc, char** argv) {
       o.tuning.embedded = false;
     else if (a == "--vector")
       o.vector = true;
+    else if (a == "--phases")
+      o.phases = true;
     else if (a == "--chain")
       o.chain = true;
     else if (a == "--quick")

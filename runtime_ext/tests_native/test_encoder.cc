@@ -104,10 +104,10 @@ void all_forms(Listing* l) {
     l->say("add " + G + "," + number);
     e.decrement(g);
     l->say("dec " + G);
-    e.prefetch_l1(m);
+    e.prefetch(m);
     l->say("prefetcht0 BYTE PTR " + address(m));
-    e.prefetch_l2(m);
-    l->say("prefetcht1 BYTE PTR " + address(m));
+    e.prefetch_write(m);
+    l->say("prefetchw BYTE PTR " + address(m));
     e.zero_upper();
     l->say("vzeroupper");
     e.ret();

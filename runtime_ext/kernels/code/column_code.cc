@@ -78,6 +78,10 @@ class Generator {
     weights_moved_ = 0;
     moved_ = 0;
     follow_ = close_inputs(begin, end, offset);
+    begin_ = begin;
+    weights_in_ = static_cast<std::size_t>(end - begin);
+    claims_ = s_.claim && first;
+    claimed_ = 0;
     held_[0] = held_[1] = -1;
     older_ = 0;
     start(first);
@@ -161,6 +165,7 @@ class Generator {
       }
     }
     fetch_next();
+    claim_outputs(static_cast<std::size_t>(at - begin_));
     return at;
   }
 
@@ -241,6 +246,18 @@ class Generator {
     return m;
   }
 
+  // Lines to be written come from memory first, row by row from distant places. They are asked for
+  // two iterations ahead, spread over the code.
+  void claim_outputs(std::size_t done) {
+    if (!claims_) return;
+    constexpr std::int32_t ahead = 2;
+    while (claimed_ < rows_ && done * static_cast<std::size_t>(rows_) >=
+                                   static_cast<std::size_t>(claimed_ + 1) * weights_in_) {
+      x_.prefetch_write({kOut, place(claimed_ * stride_ + ahead * s_.pixels * vector_bytes_)});
+      ++claimed_;
+    }
+  }
+
   // Straight code from beyond the second-level cache is not prefetched by hardware: measured 100 to
   // 250 cycles a line, and even code fetched just ahead of its first execution waits for memory. So
   // every function fetches the next one, code and weights, a share in each iteration of its loop.
@@ -248,7 +265,7 @@ class Generator {
     if (s_.iterations == 0) return;
     const std::size_t gap = kFetchGap * static_cast<std::size_t>(s_.iterations);
     while (x_.size() - fetched_from_ >= gap) {
-      x_.prefetch_l1({kNext, fetched_ * 64});
+      x_.prefetch({kNext, fetched_ * 64});
       fetched_from_ += gap;
       ++fetched_;
     }
@@ -300,7 +317,10 @@ class Generator {
   std::vector<float> weights_;  // of the function
   std::int32_t vector_bytes_, step_, window_;
   std::int32_t passed_ = 0, moved_ = 0, weights_moved_ = 0;
-  bool follow_ = false;
+  bool follow_ = false, claims_ = false;
+  const Entry* begin_ = nullptr;
+  std::size_t weights_in_ = 0;
+  std::int32_t claimed_ = 0;  // rows
   std::size_t fetched_from_ = 0;
   std::int32_t fetched_ = 0;
   std::int32_t held_[2] = {-1, -1};  // lines in the first two input registers
@@ -317,7 +337,7 @@ std::size_t code_bound(const WeightsImpl& w, const ColumnShape& s, std::size_t g
   const std::size_t per_weight = s.embedded ? 8 * pixels : 8 + 6 * pixels;
   std::size_t bytes = nnz * (per_weight + (s.shift ? 30 : 10) * pixels) + nnz / 16 * 8 +
                       nnz / 8 * 8;  // every weight its own column
-  bytes += blocks * (rows * pixels * 60 + groups * (400 + 12 * pixels));
+  bytes += blocks * (rows * (pixels * 60 + 8) + groups * (400 + 12 * pixels));
   if (s.iterations != 0)
     bytes += bytes / (kFetchGap * static_cast<std::size_t>(s.iterations)) * 9;
   return bytes + nnz * sizeof(float) + 4096;

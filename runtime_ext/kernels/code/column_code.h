@@ -37,6 +37,7 @@ struct ColumnShape {
   std::int64_t input_step = 16;    // floats from a vector of pixels to the next one
   bool shift =
       false;         // build inputs that cross cache lines from the lines (wide, one pixel vector)
+  bool claim = false;  // the output is too large to be in the caches
   int iterations = 0;  // how often a call loops, about: fetching spreads over it; 0 = none fetched
 };
 // Rows that the registers allow for.

@@ -43,9 +43,14 @@ class ColumnPlan final : public PixelPlan {
       epilogue.residual = clamp_.enough && epilogue_.residual != Residual::none;
       epilogue.residual_after = epilogue_.residual == Residual::after_activation;
     }
-    const std::int32_t row_parts = wanted_parts(request.options.threads, 1);
+    std::int32_t row_parts = wanted_parts(request.options.threads, 1);
+    // Scattered rows wait in scratch: a group of them at a time, as high as the registers allow.
+    const std::int32_t height = std::min(shape.rows, column_rows_limit(shape));
+    if (!direct_) row_parts = std::max(row_parts, (rows_ + height - 1) / height);
     shape.row_parts = row_parts;
     shape.iterations = tuning.fetch ? (longest_ + shape.pixels - 1) / shape.pixels : 0;
+    shape.claim = tuning.fetch && direct_ && (tuning.claim >= 0 ? tuning.claim > 0 :
+                  4 * out_.image_floats(g.out_channels) > cache_sizes().l2);
     const Status status =
         generate_columns(request.weights, input_.offset, shape, epilogue, out_stride(), &code_);
     if (!status.ok()) return status;

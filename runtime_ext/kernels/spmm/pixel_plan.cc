@@ -9,9 +9,6 @@
 namespace onnxprune::kernels {
 namespace {
 
-// Rows whose tiles wait in scratch at once when the output cannot be stored in place.
-constexpr std::int32_t kScratchRows = 32;
-
 }  // namespace
 
 std::vector<Tile> cut_pixels(std::int64_t pixels, int width, const TileCut& cut) {
@@ -83,7 +80,6 @@ std::int32_t PixelPlan::wanted_parts(std::int32_t threads, std::int32_t block_ro
   // Few tiles: threads share the rows instead. Each then streams its own weights only, and no two
   // write to neighbouring cache lines, which prefetchers would pull back and forth.
   if (threads > 1 && tiles < 8 * static_cast<std::int64_t>(threads)) parts = threads;
-  if (!direct_) parts = std::max(parts, (rows_ + kScratchRows - 1) / kScratchRows);
   return std::max(1, std::min(parts, (rows_ + block_rows - 1) / block_rows));
 }
 
@@ -185,7 +181,7 @@ std::size_t PixelPlan::scratch_bytes() const {
   std::int32_t most = 0;
   for (std::int32_t p = 0; p < parts(); ++p)
     most = std::max(most, part_rows_[p + 1] - part_rows_[p]);
-  return packed + static_cast<std::size_t>(most + 1) * tile_floats() *
+  return packed + static_cast<std::size_t>(most + 1) * scratch_stride() *
                       sizeof(float);  // one more for a residual
 }
 
@@ -257,7 +253,7 @@ void PixelPlan::zero_rows(float* out, std::int64_t first, std::int64_t last, std
 void PixelPlan::run_scattered(const RunArgs& args, std::int32_t part, std::size_t index,
                               float* area, float* scratch) const {
   const Tile& tile = tiles_[index];
-  const std::int64_t stride = tile_floats(),
+  const std::int64_t stride = scratch_stride(),
                      count = static_cast<std::int64_t>(tile.vectors) * width_;
   const std::int32_t first = part_rows_[part], last = part_rows_[part + 1];
   float* const added = scratch + (last - first) * stride;

@@ -47,7 +47,12 @@ class PixelPlan : public PlanBase {
     return clamp_.enough && (direct_ || epilogue_.residual == Residual::none);
   }
   // Floats from row to row of what `multiply` writes.
-  std::int64_t out_stride() const { return direct_ ? out_.plane_stride : tile_floats(); }
+  std::int64_t out_stride() const { return direct_ ? out_.plane_stride : scratch_stride(); }
+  // ... in scratch: an odd number of lines, as for planes, so that rows fall on different sets.
+  std::int64_t scratch_stride() const {
+    const std::int64_t lines = (tile_floats() + kLane - 1) / kLane;
+    return (lines + 1 - lines % 2) * kLane;
+  }
   // Bytes of input that a tile touches in one channel.
   std::int64_t bytes_per_channel(const ConvGeometry& geometry) const;
   std::int64_t shared_bytes() const;

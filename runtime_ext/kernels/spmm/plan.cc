@@ -8,6 +8,9 @@
 namespace onnxprune::kernels {
 namespace {
 
+// Rows whose tiles wait in scratch at once when the output cannot be stored in place.
+constexpr std::int32_t kScratchRows = 64;
+
 class TilePlan final : public PixelPlan {
  public:
   explicit TilePlan(const PlanRequest& request) : PixelPlan(request) {}
@@ -33,6 +36,8 @@ class TilePlan final : public PixelPlan {
     options.family = kernel.family;
     options.block_rows = set_.block_rows;
     options.parts = std::max(wanted_parts(request.options.threads, set_.block_rows), cached_parts(g));
+    // Scattered rows wait in scratch.
+    if (!direct_) options.parts = std::max(options.parts, (rows_ + kScratchRows - 1) / kScratchRows);
     // Depthwise: rows share no input, so a few planes at a time are walked to their end.
     if (g.out_channels / g.groups < 4 && tiles_.size() >= 8)
       options.parts = std::max(options.parts, (g.out_channels + 3) / 4);
