@@ -159,17 +159,39 @@ def reshape(n: NodeView) -> None:
     n.keep_sizes(1, axes, copies=not n.attr("allowzero", 0))
 
 
-def relayout(n: NodeView) -> None:
-    """State what Unsqueeze and Flatten do."""
+def flatten(n: NodeView) -> None:
+    """State what Flatten does."""
     reshape_axes(n)
+
+
+def _named_axes(n: NodeView, rank: int) -> list[int] | None:
+    """Return the axes that a Squeeze or Unsqueeze names, counted from the front of ``rank``."""
+    named = n.attr("axes") or n.const(1)
+    return None if named is None else [int(axis) % rank for axis in np.ravel(named)]
+
+
+def unsqueeze(n: NodeView) -> None:
+    """State what Unsqueeze does."""
+    rank = n.out_rank()
+    axes = _named_axes(n, rank)
+    if axes is None:
+        reshape_axes(n)
+        return
+    for axis, out in enumerate(sorted(set(range(rank)) - set(axes))):
+        n.passes(axis, out)
 
 
 def squeeze(n: NodeView) -> None:
     """State what Squeeze does; axes left to it become explicit, lest one pruned to 1 vanish."""
-    reshape_axes(n)
-    if n.attr("axes") or n.has(1):
-        return
     dims = n.dims(0) or []
+    named = _named_axes(n, n.rank(0))
+    if named is not None:
+        for out, axis in enumerate(sorted(set(range(len(dims))) - set(named))):
+            n.passes(axis, out)
+        return
+    reshape_axes(n)
+    if n.has(1):
+        return
     axes = [axis for axis, dim in enumerate(dims) if dim == 1]
     by_input = n.opset >= 13
 
@@ -220,7 +242,7 @@ register(
 )
 register(
     "Flatten",
-    relayout,
+    flatten,
     "row-major factors",
     [
         Sample(((2, 3, 4, 5),), {"axis": 1}),
@@ -241,7 +263,7 @@ register(
 )
 register(
     "Unsqueeze",
-    relayout,
+    unsqueeze,
     "axes of size one appear",
     [
         Sample(((2, 3), (2,)), consts={1: [2, 3]}, dtypes=_I),

@@ -170,3 +170,18 @@ def constant_on_the_left(net: Net) -> None:
     x = net.op("Sub", net.weight(net.uniform(-1, 1, 8, 1, 1), "k2"), x)
     x = net.op("Div", x, net.weight(np.abs(net.signed(1, 8, 8, 8)), "k3"))
     net.output(net.conv(x, 8, 4, name="tail"))
+
+
+@graph(shrinks="stem.w fc.w")
+def squeeze_of_an_axis_of_unknown_size(net: Net) -> None:
+    """The axes that Squeeze names tell what stays where, whatever else is known of them."""
+    x = net.input((1, 3, "height", "width"))
+    x = net.relu(net.conv(x, 3, 8, name="stem"))
+    sizes = net.op("Shape", x)
+    height = net.op("Gather", sizes, net.ints(2), axis=0)
+    one = net.op("Div", net.op("Mul", height, height), net.op("Mul", height, height))
+    x = net.op("Slice", x, net.ints(0), one, net.ints(2))
+    x = net.op("Slice", x, net.ints(0), one, net.ints(3))
+    x = net.op("Squeeze", x, net.ints(2))
+    x = net.op("Squeeze", x, net.ints(-1))
+    net.output(net.gemm(x, 8, 5, name="fc"))
