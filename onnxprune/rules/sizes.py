@@ -347,18 +347,11 @@ def _rest(source: list[int | str | None], others: list[int | str | None]) -> int
 def learn_shape(
     tracer: SizeTracer, node: ir.Node, dims_of: Callable[[ir.Value], list[int | str | None] | None]
 ) -> int:
-    """Give a Reshape or Expand the dims that inference could not follow; return 1 if any."""
-    if node.op_type not in ("Reshape", "Expand") or len(node.inputs) < 2 or node.inputs[0] is None:
+    """Give a Reshape, Expand or Slice the dims that inference could not follow; return 1 if any."""
+    known = _known_dims(tracer, node, dims_of)
+    if known is None:
         return 0
-    entries, source = tracer.of(node.inputs[1]), dims_of(node.inputs[0])
-    if entries is None or source is None:
-        return 0
-    attr = node.attributes.get("allowzero")
-    target = list(entries.reshape(-1))
-    if node.op_type == "Expand":
-        dims = expand_dims(source, target)
-    else:
-        dims = reshape_dims(source, target, bool(attr and attr.as_int()))
+    dims = known
     out = node.outputs[0]
     old = dims_of(out)
     if old is None:
@@ -375,3 +368,36 @@ def learn_shape(
         return 0
     out.shape = ir.Shape(merged)
     return 1
+
+
+def _known_dims(
+    tracer: SizeTracer, node: ir.Node, dims_of: Callable[[ir.Value], list[int | str | None] | None]
+) -> list[int | str | None] | None:
+    """Return what is known of the dims that a node gives its result."""
+    if node.op_type not in ("Reshape", "Expand", "Slice") or len(node.inputs) < 2:
+        return None
+    source = None if node.inputs[0] is None else dims_of(node.inputs[0])
+    if source is None:
+        return None
+    if node.op_type == "Slice":
+        cut = _cut_axes(tracer, node, len(source))
+        return None if cut is None else [None if i in cut else d for i, d in enumerate(source)]
+    entries = tracer.of(node.inputs[1])
+    if entries is None:
+        return None
+    target = list(entries.reshape(-1))
+    if node.op_type == "Expand":
+        return expand_dims(source, target)
+    attr = node.attributes.get("allowzero")
+    return reshape_dims(source, target, bool(attr and attr.as_int()))
+
+
+def _cut_axes(tracer: SizeTracer, node: ir.Node, rank: int) -> set[int] | None:
+    """Return the axes that a Slice names, None if they are not known."""
+    if len(node.inputs) < 4 or node.inputs[3] is None:
+        return set(range(rank))
+    named = tracer.of(node.inputs[3])
+    axes = [] if named is None else [entry.value for entry in named.reshape(-1)]
+    if named is None or None in axes:
+        return None
+    return {int(axis) % rank for axis in axes if axis is not None}
