@@ -138,15 +138,19 @@ def _inside(
     they are without it.
     """
     everywhere = {f for row in factors for f in row}
+    heads = set(preferred)
+    while more := {row[carriers[i]] for i, row in enumerate(factors)
+                   if i in carriers and wholes[i] in heads} - heads:  # fmt: skip
+        heads |= more  # query heads = shared heads x repeats: what carries heads is heads
     plain = space.partition(*_statements(space, carriers))
     before = {i: _count_free(space.products[i].factors[j], plain) for i, j in carriers.items()}
     fits: dict[int, bool] = {}
     for i, row in enumerate(factors):
         j = carriers.get(i)
-        heads = j is not None and row[j] in preferred and wholes[i] not in everywhere
+        carried = j is not None and row[j] in heads and wholes[i] not in everywhere
         for k, f in enumerate(row):
             if k != j:
-                own = heads and k == len(row) - 1 and row.count(f) == 1
+                own = carried and k == len(row) - 1 and row.count(f) == 1
                 fits[f] = fits.get(f, True) and own
             else:
                 fits[f] = False
@@ -161,8 +165,8 @@ def _inside(
         for i, k in second.items():
             product = space.products[i]
             both = np.isin(now.labels[product.whole], now.composed[nested]).any()
-            heads = _count_free(product.factors[carriers[i]], now) < before[i]
-            if both or heads or _count_free(product.factors[k], now) < 2:
+            fewer = _count_free(product.factors[carriers[i]], now) < before[i]
+            if both or fewer or _count_free(product.factors[k], now) < 2:
                 wrong.add(factors[i][k])
         if not wrong:
             return second

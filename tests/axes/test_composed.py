@@ -104,3 +104,18 @@ def test_halves_of_the_merged_axis_that_go_together() -> None:
     width = found.labels[ids["kd"]]
     assert np.array_equal(width[: WIDTH // 2], width[WIDTH // 2 :])
     assert len(np.unique(width)) == WIDTH // 2
+
+
+def test_heads_that_share_keys() -> None:
+    """Query heads are shared heads times repeats; the inside goes, the repeats stay."""
+    space = Space()
+    query, key, joint = space.new(2 * HEADS * WIDTH), space.new(HEADS * WIDTH), space.new(2 * HEADS)
+    shared, repeats, width = space.new(HEADS), space.new(2), space.new(WIDTH)
+    space.product(query, [joint, width], "query")
+    space.product(key, [shared, width], "key")
+    space.product(joint, [shared, repeats], "repeat")
+    space.prefer_carrier(joint)
+    found = solve(space, inside_heads=True)
+    assert found.frozen[found.labels[repeats]].all()
+    assert not found.frozen[found.labels[np.concatenate([shared, width, query, key])]].any()
+    assert len(found.composed) == 3 * HEADS * WIDTH
