@@ -1,11 +1,13 @@
 """Element and N:M pruning of a large model with external data: memory beyond the page cache, time.
 
-    python benchmarks/large.py [--gigabytes 4] [--folder DIR] [--patterns element,2:4] [--json]
+    python benchmarks/large.py [--gigabytes 4] [--folder DIR] [--patterns element,2:4]
+        [--rounds 3] [--json]
 
-Generates a stack of matrix products and convolutions with random weights, copies its data once with
+Generates a stack of matrix products and convolutions with random weights, copies its data with
 ``shutil.copyfile`` and a flush to disk (what a copy costs here), prunes it in a process of its own
-for each pattern, and compares. Memory is the peak of anonymous pages (``RssAnon``), sampled 50
-times a second; mapped file pages are the page cache's. The files are deleted afterwards.
+for each pattern, in turn, and compares medians: a disk is not the same twice. Memory is the peak of anonymous pages (``RssAnon``), sampled 50
+times a second; mapped file pages are the page cache's. The files are deleted afterwards, but not a
+model that was there before (``--generate-only``).
 """
 
 from __future__ import annotations
@@ -19,6 +21,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import numpy as np
@@ -102,41 +105,51 @@ def main() -> None:
     parser.add_argument("--gigabytes", type=float, default=4.0)
     parser.add_argument("--folder", type=Path)
     parser.add_argument("--patterns", default="element,2:4")
+    parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--generate-only", action="store_true")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
-    folder: Path | None = options.folder or Path(tempfile.mkdtemp(prefix="onnxprune-large-"))
-    assert folder is not None
+    folder: Path = options.folder or Path(tempfile.mkdtemp(prefix="onnxprune-large-"))
+    keep = False
     folder = folder.absolute()
     folder.mkdir(parents=True, exist_ok=True)
     source, target = folder / "large.onnx", folder / "out.onnx"
     rows: list[dict[str, Any]] = []
     try:
         data = source.with_name(source.name + ".data")
-        size = data.stat().st_size if data.exists() else generate(source, options.gigabytes)
+        there = data.exists()
+        size = data.stat().st_size if there else generate(source, options.gigabytes)
+        keep = there or options.generate_only
         if options.generate_only:
-            folder = None
             return
-        copied = copy(data)
-        for pattern in options.patterns.split(","):
-            command = [sys.executable, "-m", "onnxprune", "prune", str(source), "-o", str(target)]
-            command += ["--pattern", pattern]
-            command += [] if ":" in pattern else ["--sparsity", "0.5"]
-            seconds, peak = watch(command, folder)
+        patterns = options.patterns.split(",")
+        copied: list[float] = []
+        took: dict[str, list[tuple[float, int]]] = {p: [] for p in patterns}
+        for _ in range(options.rounds):
+            copied.append(copy(data))
+            for pattern in patterns:
+                command = [sys.executable, "-m", "onnxprune", "prune", str(source)]
+                command += ["-o", str(target), "--pattern", pattern]
+                command += [] if ":" in pattern else ["--sparsity", "0.5"]
+                took[pattern].append(watch(command, folder))
+                for file in (target, target.with_name(target.name + ".data")):
+                    file.unlink(missing_ok=True)
+        for pattern, runs in took.items():
+            seconds, copying = median(s for s, _ in runs), median(copied)
             rows.append(
                 {
                     "pattern": pattern,
                     "bytes": size,
-                    "copy_seconds": round(copied, 2),
+                    "copy_seconds": round(copying, 2),
                     "seconds": round(seconds, 2),
-                    "speed_of_copy": round(copied / seconds, 3),
-                    "peak_anonymous_mb": round(peak / 1e6),
+                    "speed_of_copy": round(copying / seconds, 3),
+                    "peak_anonymous_mb": round(max(peak for _, peak in runs) / 1e6),
+                    "all_copies": [round(s, 2) for s in copied],
+                    "all_runs": [round(s, 2) for s, _ in runs],
                 }
             )
-            for file in (target, target.with_name(target.name + ".data")):
-                file.unlink(missing_ok=True)
     finally:
-        if folder is not None:
+        if not keep:
             shutil.rmtree(folder, ignore_errors=True)
     print(json.dumps(rows) if options.json else "\n".join(map(str, rows)))
 

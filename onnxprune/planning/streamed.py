@@ -80,8 +80,13 @@ def _groups(layer: Layer, pattern: NM, criterion: Criterion, step: int) -> tuple
     done = hollow = 0
     for start in range(0, layer.shape[0], step):
         slab = array[start : start + step]
-        part = replace(layer, atoms=(((role, len(slab)),), *layer.atoms[1:]))
-        mask = part.unview(pattern.mask(criterion.elementwise(part.view(slab))))
+        if role == "i":
+            # Groups run down the rows: as they are stored, each column like a kernel position.
+            columns = criterion.elementwise(slab).reshape(1, 1, len(slab), -1)
+            mask = pattern.mask(columns).reshape(slab.shape)
+        else:
+            part = replace(layer, atoms=(((role, len(slab)),), *layer.atoms[1:]))
+            mask = part.unview(pattern.mask(criterion.elementwise(part.view(slab))))
         packed = np.packbits(mask.reshape(-1))
         bits[done : done + packed.size] = packed
         done += packed.size
