@@ -5,9 +5,9 @@
 
 Generates a stack of matrix products and convolutions with random weights, copies its data with
 ``shutil.copyfile`` and a flush to disk (what a copy costs here), prunes it in a process of its own
-for each pattern, in turn, and compares medians: a disk is not the same twice. Memory is the peak of anonymous pages (``RssAnon``), sampled 50
-times a second; mapped file pages are the page cache's. The files are deleted afterwards, but not a
-model that was there before (``--generate-only``).
+for each pattern, in turn, and compares medians: a disk is not the same twice. Memory is the peak
+of anonymous pages (``RssAnon``), sampled 50 times a second; mapped file pages are the page cache's.
+The files are deleted afterwards, but not a model that was there before (``--generate-only``).
 """
 
 from __future__ import annotations

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import numpy as np
 import onnx
@@ -105,6 +107,15 @@ def _set_metadata(proto: onnx.TensorProto, props: dict[str, str]) -> None:
         proto.metadata_props.add(key=key, value=props[key])
 
 
+def _ahead(pieces: Iterator[Any]) -> Iterator[Any]:
+    """Yield what an iterator does, the next one made while the caller writes this one."""
+    with ThreadPoolExecutor(1) as pool:
+        pending = pool.submit(next, pieces, None)
+        while (piece := pending.result()) is not None:
+            pending = pool.submit(next, pieces, None)
+            yield piece
+
+
 def copy_data(tensor: ir.TensorProtocol, file: BinaryIO) -> None:
     """Write the ``tensor.nbytes`` bytes of a tensor as ONNX stores them: little-endian, packed.
 
@@ -119,7 +130,7 @@ def copy_data(tensor: ir.TensorProtocol, file: BinaryIO) -> None:
         tensor.tofile(file)
         return
     if isinstance(tensor, DerivedTensor) and tensor.dtype.bitwidth % 8 == 0:
-        for piece in tensor.pieces():
+        for piece in _ahead(tensor.pieces()):
             if not piece.dtype.newbyteorder("<").isnative:
                 piece = piece.astype(piece.dtype.newbyteorder("<"))
             file.write(piece.view(np.uint8).data)

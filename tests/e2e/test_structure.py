@@ -37,6 +37,21 @@ def test_auto_is_every_exact_kind() -> None:
     assert mobile == {"channels"}
 
 
+def test_heads_and_what_is_inside_them_replay() -> None:
+    """A head's coordinate goes with the head or with the coordinate; the plan tells which."""
+    net = MODELS / "digits_transformer.onnx"
+    result = onnxprune.prune(net, sparsity=0.5, structure="heads,head_dim")
+    assert kinds(result.report, pruned=True) == {"heads", "head_dim"}
+    assert result.report["proof"]["passed"]
+    again = onnxprune.prune(net, plan=onnxprune.PrunePlan.from_dict(result.plan.as_dict()))
+    first, second = (
+        {name: value.const_value.numpy() for name, value in r.model.graph.initializers.items()}
+        for r in (result, again)
+    )
+    assert first.keys() == second.keys()
+    assert all(np.array_equal(first[name], second[name]) for name in first)
+
+
 def test_hidden_says_that_it_is_approximate_and_replays(tmp_path: Path) -> None:
     net = MODELS / "digits_transformer.onnx"
     result = onnxprune.prune(net, sparsity=0.5, structure="hidden")
