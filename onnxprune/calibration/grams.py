@@ -59,8 +59,12 @@ class Sums:
         if self._shift is None:
             self._shift = columns.mean(axis=2, keepdims=True)
         moved = columns - self._shift
-        flipped = np.ascontiguousarray(moved.transpose(0, 2, 1))
-        gram = np.matmul(moved, flipped).astype(np.float64)
+        flipped = moved.transpose(0, 2, 1)
+        if len(moved) == 1:  # numpy takes the symmetric product of half the cost
+            gram = (moved[0] @ moved[0].T)[None].astype(np.float64)
+        else:
+            flipped = np.ascontiguousarray(flipped)
+            gram = np.matmul(moved, flipped).astype(np.float64)
         total = moved.sum(axis=2, dtype=np.float64)
         self._gram = gram if self._gram is None else self._gram + gram
         self._sum = total if self._sum is None else self._sum + total
@@ -68,7 +72,8 @@ class Sums:
             if self._offset is None:
                 self._offset = target.mean(axis=2, keepdims=True)
             aim = target - self._offset
-            cross = np.matmul(aim, flipped).astype(np.float64)
+            cross = (aim[0] @ flipped[0])[None] if len(aim) == 1 else np.matmul(aim, flipped)
+            cross = cross.astype(np.float64)
             goal = aim.sum(axis=2, dtype=np.float64)
             self._cross = cross if self._cross is None else self._cross + cross
             self._target = goal if self._target is None else self._target + goal

@@ -8,7 +8,9 @@ for what the ones before it lost (methods.md 1.0, asymmetric mode; 6.4 for what 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -34,8 +36,8 @@ Progress = Callable[[str, float], None]
 HOLD_OUT = 6
 #: Columns per layer, as a multiple of d; more, up to a number, where products are cheap.
 COLUMNS_PER_INPUT = 48
-MOST_COLUMNS = 131072
-CHEAP_FLOPS = 2e10
+MOST_COLUMNS = 49152
+CHEAP_FLOPS = 8e9
 
 
 @dataclass
@@ -74,6 +76,18 @@ def columns_wanted(size: int) -> int:
 def few_columns(size: int) -> int:
     """Return how many columns are enough to tell one trial from another."""
     return max(8192, COLUMNS_PER_INPUT // 2 * size)
+
+
+def ahead(make: Callable[[int], Any], count: int) -> Iterator[Any]:
+    """Yield ``make(0)``, ``make(1)`` and so on in order, made on another thread meanwhile."""
+    with ThreadPoolExecutor(1) as pool:
+        coming: deque[Future[Any]] = deque()
+        for index in range(count):
+            coming.append(pool.submit(make, index))
+            if len(coming) > 2:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()
 
 
 def quiet(stage: str, done: float) -> None:
@@ -270,7 +284,9 @@ class Reconstruction:
         weight = np.asarray(operand.layer.tensor.numpy())
         matrix = operand.matrix(weight).astype(np.float32)
         sums = (Sums(), Sums())
-        for index, (clean, thin) in enumerate(zip(dense.values, pruned.values, strict=True)):
+
+        def unfolded(index: int) -> tuple[Any, Any]:
+            clean, thin = dense.values[index], pruned.values[index]
             array = thin[source]
             limit = max(1, int(np.ceil(operand.count(array) * share)))
             chosen = operand.positions(array, limit, np.random.default_rng((self.seed, index)))
@@ -280,6 +296,9 @@ class Reconstruction:
                 target = np.matmul(matrix, operand.columns(clean[source], chosen))
                 if beside is not None:
                     target += rows_like(operand, clean[beside] - thin[beside], chosen)
+            return columns, target
+
+        for index, (columns, target) in enumerate(ahead(unfolded, len(pruned.values))):
             sums[self.held[index]].add(columns, target)
         other = sums[1].result() if sums[1].columns else None
         train = sums[0].result() if sums[0].columns else other

@@ -26,7 +26,7 @@ from onnxprune.errors import UsageError
 from onnxprune.patterns import Pattern, parse_pattern
 from onnxprune.planning import SelectOptions, find_layers
 from onnxprune.planning.masks import choose_layers
-from onnxprune.recovery.apply import Progress, Reconstruction, quiet, rows_of
+from onnxprune.recovery.apply import Progress, Reconstruction, few_columns, quiet, rows_of
 from onnxprune.recovery.apply_layer import solve_layer
 from onnxprune.rules.analysis import analyze
 
@@ -41,8 +41,9 @@ CHOICES = np.concatenate([np.arange(0.03, 0.3, 0.015), np.arange(0.3, 1.0, 0.05)
 LEAST = 1e-9
 #: Levels measured for a division, as multiples of the odds (removed to kept) that are wanted; and
 #: the share of damage that it must promise to save.
-NEARBY = (0.25, 0.5, 1.0, 2.0)
-PROMISE = 0.05
+NEARBY = (0.35, 1.0, 2.0)
+FEW = 96  # samples then
+PROMISE = 0.2
 
 
 @dataclass(frozen=True)
@@ -89,6 +90,7 @@ def measure(
     pattern: Pattern,
     *,
     levels: Sequence[float] = LEVELS,
+    samples: int | None = None,
     progress: Progress = quiet,
 ) -> list[Sensitivity]:
     """Prune every layer alone at every level and compare outputs.
@@ -98,6 +100,7 @@ def measure(
         tensors: names of the weights to measure.
         pattern: pattern of the masks; one of fixed density has that level only.
         levels: fractions removed, ascending.
+        samples: on which damage is measured; :data:`SAMPLES` when None.
         progress: called with (stage, fraction done).
 
     Returns:
@@ -116,7 +119,7 @@ def measure(
         if place is not None and isinstance(found, Operand):
             todo.append((place, found))
     todo.sort(key=lambda pair: pair[0])
-    chosen = chosen_feeds(work)
+    chosen = chosen_feeds(work, samples)
     judge = Judge(Stream(work.stages, [work.feeds[i] for i in chosen]).finish(), tokens=work.tokens)
     dense = Stream(work.stages, work.feeds)
     table = []
@@ -288,7 +291,9 @@ def divided_masks(
     if odds <= 0:
         return None
     levels = [odds * times / (1 + odds * times) for times in NEARBY]
-    table = measure(work, free, pattern, levels=levels, progress=progress)
+    every, work.columns = work.columns, few_columns
+    table = measure(work, free, pattern, levels=levels, samples=FEW, progress=progress)
+    work.columns = every
     names = {entry.tensor for entry in table}
     kept = float(sum(np.count_nonzero(masks[name]) for name in names))
     densities = divide(table, kept)

@@ -72,8 +72,9 @@ def recover_masks(
         pattern: spelling of the masks' pattern.
         method: see :meth:`Reconstruction.run`.
         steps: of :data:`STEPS`: solve layer by layer, masks searched unless ``method`` forbids;
-            divide the same number of weights by a measured table; for N:M, other orders of coupled
-            channels; train block-wise, masks fixed.
+            where a measured table promises enough, divide the same number of weights by it first
+            and solve these masks instead; for N:M, other orders of coupled channels; train
+            block-wise, masks fixed.
         fixed: names of layers whose number of weights stays as it is.
         seed: for the draw of positions.
         progress: called with (stage, fraction done).
@@ -103,14 +104,15 @@ def recover_masks(
         rows = found.report["layers"] if kept or not rows else rows
         return kept
 
-    if "reconstruct" in steps:
-        enter("reconstruct", work.run(masks, kind, method=method, progress=progress))
+    divided = None
     if "allocate" in steps and search and kind.fixed_density is None and not contest.settled:
-        other = divided_masks(work, plan.masks, kind, fixed=fixed, progress=progress)
-        if other is not None:
-            found = work.run(other, kind, method=method, progress=progress)
-            if enter("allocate", found):
-                masks, left_dense = other, []
+        divided = divided_masks(work, plan.masks, kind, fixed=fixed, progress=progress)
+    if divided is not None:
+        found = work.run(divided, kind, method=method, progress=progress)
+        if enter("allocate", found):
+            masks, left_dense = divided, []
+    elif "reconstruct" in steps:
+        enter("reconstruct", work.run(masks, kind, method=method, progress=progress))
     if "permute" in steps and search and isinstance(kind, NM) and not contest.settled:
         turned, after, told = permuted(work, masks, kind, method, judge, progress)
         if turned is not None and contest.enter("permute", turned, after, told):

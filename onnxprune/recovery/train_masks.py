@@ -33,7 +33,7 @@ from onnxprune.recovery.train_blocks import (
 
 Array = npt.NDArray[Any]
 #: Multiply-accumulates of the dense network over samples and epochs; fewer epochs beyond it.
-BUDGET = 1e12
+BUDGET = 6e11
 EPOCHS = 16
 #: First step size, as a share of a tensor's root mean square; it falls along a cosine.
 RATE = 0.01
