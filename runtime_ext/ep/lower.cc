@@ -10,12 +10,6 @@
 #include "ep/tasks.h"
 
 namespace onnxprune::ep {
-namespace {
-
-// Fraction of zeros from which compressed rows are the quicker way to a packed weight.
-constexpr double kGatherFrom = 0.3;
-
-}  // namespace
 
 int LowerContext::activation(const GraphNode& node, size_t i) const {
   int index = Graph::input(node, i);
@@ -143,7 +137,6 @@ void look_at_weight(double pack_from, Unit* unit) {
   WeightSource& source = *unit->op.source;
   const kernels::ConvGeometry& geometry = unit->op.geometry;
   const double size = static_cast<double>(geometry.columns()) * geometry.out_channels;
-  int64_t nonzero = 0;
   if (source.blob) {
     unit->sparsity = 1.0 - static_cast<double>(source.blob->nnz()) / size;
     const auto rows = packed_source(*source.blob, geometry, {source.dense.row_stride, source.dense.column_stride});
@@ -152,15 +145,11 @@ void look_at_weight(double pack_from, Unit* unit) {
     source.values = std::move(rows->values);
     source.blob.reset();
   } else if (pack_from <= 1) {
-    nonzero = count_nonzero(source.dense.data, static_cast<int64_t>(size));
+    const int64_t nonzero = kernels::count_nonzeros(source.dense.data, static_cast<int64_t>(size));
     unit->sparsity = 1.0 - static_cast<double>(nonzero) / size;
   }
   if (pack_from > 1 || (!unit->packed && unit->sparsity < pack_from)) return;
-  const bool gather = !unit->packed && unit->sparsity > kGatherFrom;
-  if (gather) gather_rows(geometry.out_channels, geometry.columns(), nonzero, &source);
   pack_weight(&unit->op);
-  // Packing again, with another factor or bias, can start from the dense numbers.
-  if (gather) source.indptr.clear(), source.indices.clear(), source.values.clear();
 }
 
 // What the operation implies, completed by what the graph states.

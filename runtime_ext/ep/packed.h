@@ -20,12 +20,4 @@ std::shared_ptr<WeightSource> packed_source(const Blob& blob, const kernels::Con
 // Throws BlobError unless the blob is of this shape and element type.
 void check_declared(const Blob& blob, const Shape& shape, int64_t dtype);
 
-// The non-zero numbers of a dense matrix, row by row, into `source` (its compressed rows). One of the
-// strides of source.dense is 1; `nonzero` is their number. Much faster than looking at one number at a
-// time and deciding.
-void gather_rows(int64_t rows, int64_t columns, int64_t nonzero, WeightSource* source);
-
-// How many of `count` numbers are not zero.
-int64_t count_nonzero(const float* data, int64_t count);
-
 }  // namespace onnxprune::ep

@@ -53,6 +53,10 @@ class Builder final : public WeightsBuilder {
     }
     const float scale = options_.row_scale == nullptr ? 1.0f : options_.row_scale[row];
     const std::int64_t limit = csr_->columns();
+    if (scale == 1.0f && options_.column_map == nullptr && plain(columns, values, count)) {
+      take(columns, values, count);
+      return {};
+    }
     row_.clear();
     bool rising = true;
     for (std::int32_t i = 0; i < count; ++i) {
@@ -84,6 +88,29 @@ class Builder final : public WeightsBuilder {
     }
     csr_->pointers.push_back(static_cast<std::int64_t>(csr_->values.size()));
     return {};
+  }
+
+  // Whether the row can be taken as it is: columns in range and rising, no zeros.
+  bool plain(const std::int32_t* columns, const float* values, std::int32_t count) const {
+    if (count == 0) return true;
+    bool good = columns[0] >= 0 && columns[count - 1] < csr_->columns();
+    for (std::int32_t i = 1; i < count; ++i) good &= columns[i - 1] < columns[i];
+    for (std::int32_t i = 0; i < count; ++i) good &= values[i] != 0.0f;
+    return good;
+  }
+
+  void take(const std::int32_t* columns, const float* values, std::int32_t count) {
+    WeightsImpl& w = *csr_;
+    const std::size_t begin = w.values.size();
+    w.values.insert(w.values.end(), values, values + count);
+    if (w.is_narrow()) {
+      w.narrow.resize(w.values.size());
+      std::transform(columns, columns + count, w.narrow.begin() + static_cast<std::ptrdiff_t>(begin),
+                     [](std::int32_t c) { return static_cast<std::uint16_t>(c); });
+    } else {
+      w.wide.insert(w.wide.end(), columns, columns + count);
+    }
+    w.pointers.push_back(static_cast<std::int64_t>(w.values.size()));
   }
 
   using Entry = std::pair<std::int32_t, float>;
@@ -156,37 +183,131 @@ std::unique_ptr<WeightsImpl> copy_dense(const ConvGeometry& g, const DenseView& 
   return w;
 }
 
-Status gather_dense(const ConvGeometry& g, const DenseView& dense, std::int64_t nnz,
-                    Builder* builder) {
-  const std::int64_t columns = g.columns();
-  builder->reserve(nnz);
-  std::vector<std::int32_t> kept;
-  std::vector<float> values;
-  for (std::int64_t row = 0; row < g.out_channels; ++row) {
-    kept.clear();
-    values.clear();
-    for (std::int64_t c = 0; c < columns; ++c) {
-      const float value = element(dense, row, c);
-      if (value == 0.0f) continue;
-      kept.push_back(static_cast<std::int32_t>(c));
-      values.push_back(value);
+// The kept weights of rows [first, last), in compressed rows. Every number is written and the end moves
+// on only if it counts: no branch to guess wrong, but room for one number more than is kept.
+class DenseGather {
+ public:
+  DenseGather(const DenseView& dense, const PackOptions& options, std::int64_t nnz, WeightsImpl* csr)
+      : dense_(dense), options_(options), csr_(*csr), columns_(csr->columns()) {
+    const auto room = static_cast<std::size_t>(nnz) + 1;
+    csr_.values.resize(room);
+    if (csr_.is_narrow()) {
+      csr_.narrow.resize(room);
+    } else {
+      csr_.wide.resize(room);
     }
-    const Status status =
-        builder->add_row(kept.data(), values.data(), static_cast<std::int32_t>(kept.size()));
-    if (!status.ok()) return status;
   }
-  return {};
-}
 
-std::int64_t count_nonzeros(const ConvGeometry& g, const DenseView& dense) {
+  void run() {
+    if (csr_.is_narrow()) {
+      gather(csr_.narrow.data());
+    } else {
+      gather(csr_.wide.data());
+    }
+    const auto kept = static_cast<std::size_t>(end_);
+    csr_.values.resize(kept);
+    if (csr_.is_narrow()) {
+      csr_.narrow.resize(kept);
+    } else {
+      csr_.wide.resize(kept);
+    }
+    csr_.nonzeros = end_;
+  }
+
+ private:
+  float scale(std::int64_t row) const {
+    return options_.row_scale == nullptr ? 1.0f : options_.row_scale[row];
+  }
+
+  template <class Index>
+  void gather(Index* index) {
+    if (dense_.row_stride == 1 && dense_.column_stride != 1) {
+      across(index);
+    } else {
+      along(index);
+    }
+  }
+
+  template <class Index>
+  void along(Index* index) {
+    float* const value = csr_.values.data();
+    for (std::int64_t row = 0; row < csr_.rows(); ++row) {
+      const float factor = scale(row);
+      const float* const from = dense_.data + row * dense_.row_stride;
+      for (std::int64_t c = 0; c < columns_; ++c) {
+        const float given = from[c * dense_.column_stride], v = given * factor;
+        index[end_] = static_cast<Index>(c);
+        value[end_] = v;
+        end_ += (given != 0.0f) & (v != 0.0f);
+      }
+      csr_.pointers.push_back(end_);
+    }
+  }
+
+  // Rows lie across the memory: a few cache lines of rows at a time, each into a strip of its own.
+  template <class Index>
+  void across(Index* index) {
+    constexpr std::int64_t kStrip = 64;
+    std::vector<Index> strip_index(static_cast<std::size_t>(kStrip * (columns_ + 1)));
+    std::vector<float> strip_value(strip_index.size());
+    for (std::int64_t first = 0; first < csr_.rows(); first += kStrip) {
+      const std::int64_t width = std::min(kStrip, csr_.rows() - first);
+      std::int64_t ends[kStrip];
+      float factor[kStrip];
+      for (std::int64_t j = 0; j < width; ++j) {
+        ends[j] = j * (columns_ + 1);
+        factor[j] = scale(first + j);
+      }
+      for (std::int64_t c = 0; c < columns_; ++c) {
+        const float* const line = dense_.data + c * dense_.column_stride + first;
+        for (std::int64_t j = 0; j < width; ++j) {
+          const float given = line[j], v = given * factor[j];
+          strip_index[static_cast<std::size_t>(ends[j])] = static_cast<Index>(c);
+          strip_value[static_cast<std::size_t>(ends[j])] = v;
+          ends[j] += (given != 0.0f) & (v != 0.0f);
+        }
+      }
+      for (std::int64_t j = 0; j < width; ++j) {
+        const std::int64_t begin = j * (columns_ + 1);
+        std::copy(strip_index.begin() + begin, strip_index.begin() + ends[j], index + end_);
+        std::copy(strip_value.begin() + begin, strip_value.begin() + ends[j],
+                  csr_.values.begin() + end_);
+        end_ += ends[j] - begin;
+        csr_.pointers.push_back(end_);
+      }
+    }
+  }
+
+  const DenseView& dense_;
+  const PackOptions& options_;
+  WeightsImpl& csr_;
+  std::int64_t columns_, end_ = 0;
+};
+
+std::int64_t nonzeros_of(const ConvGeometry& g, const DenseView& dense) {
+  const std::int64_t rows = g.out_channels, columns = g.columns();
+  const bool gapless = (dense.column_stride == 1 && dense.row_stride == columns) ||
+                       (dense.row_stride == 1 && dense.column_stride == rows);
+  if (gapless) return count_nonzeros(dense.data, rows * columns);
   std::int64_t nnz = 0;
-  for (std::int64_t row = 0; row < g.out_channels; ++row) {
-    for (std::int64_t c = 0; c < g.columns(); ++c) nnz += element(dense, row, c) != 0.0f;
+  for (std::int64_t row = 0; row < rows; ++row) {
+    for (std::int64_t c = 0; c < columns; ++c) nnz += element(dense, row, c) != 0.0f;
   }
   return nnz;
 }
 
 }  // namespace
+
+std::int64_t count_nonzeros(const float* data, std::int64_t count) {
+  std::int64_t total = 0;
+  for (std::int64_t begin = 0; begin < count; begin += 4096) {
+    const std::int64_t end = std::min<std::int64_t>(count, begin + 4096);
+    std::int32_t part = 0;  // narrow, so that the loop becomes vector code
+    for (std::int64_t i = begin; i < end; ++i) part += data[i] != 0.0f ? 1 : 0;
+    total += part;
+  }
+  return total;
+}
 
 Status make_builder(const ConvGeometry& geometry, const PackOptions& options,
                     std::unique_ptr<WeightsBuilder>* builder) {
@@ -212,10 +333,9 @@ Status analyse(const ConvGeometry& geometry, const DenseView& dense, Analysis* a
 Status pack_dense(const ConvGeometry& geometry, const DenseView& dense, const PackOptions& options,
                   WeightsPtr* weights) {
   return guarded([&]() -> Status {
-    std::unique_ptr<Builder> builder;
-    if (const Status status = start(geometry, options, &builder); !status.ok()) return status;
+    if (const Status status = check_geometry(geometry); !status.ok()) return status;
     if (dense.data == nullptr) return failure(Code::invalid_argument, "weights: no data");
-    const std::int64_t nnz = count_nonzeros(geometry, dense);
+    const std::int64_t nnz = nonzeros_of(geometry, dense);
     Analysis rough;
     rough.rows = geometry.out_channels;
     rough.columns = geometry.columns();
@@ -228,9 +348,14 @@ Status pack_dense(const ConvGeometry& geometry, const DenseView& dense, const Pa
       *weights = copy_dense(geometry, dense, options);
       return {};
     }
-    if (const Status status = gather_dense(geometry, dense, nnz, builder.get()); !status.ok())
-      return status;
-    return builder->finish(weights);
+    auto csr = std::make_unique<WeightsImpl>();
+    csr->shape = geometry;
+    csr->pointers.reserve(static_cast<std::size_t>(geometry.out_channels) + 1);
+    csr->pointers.push_back(0);
+    if (options.bias != nullptr)
+      csr->biases.assign(options.bias, options.bias + geometry.out_channels);
+    DenseGather(dense, options, nnz, csr.get()).run();
+    return convert_storage(options, std::move(csr), weights);
   });
 }
 
@@ -247,19 +372,27 @@ Status pack_csr(const ConvGeometry& geometry, IndexView indptr, IndexView indice
     if (const Status s = check_pointers(indptr, geometry.out_channels, nnz); !s.ok()) return s;
     builder->reserve(nnz);
     std::vector<std::int32_t> columns;
+    // Indices beyond 31 bits come out negative, which no column is.
+    const bool aligned = reinterpret_cast<std::uintptr_t>(indices.data) % alignof(std::int32_t) == 0;
+    const auto* direct =
+        indices.bytes == 4 && aligned ? static_cast<const std::int32_t*>(indices.data) : nullptr;
     for (std::int64_t row = 0; row < geometry.out_channels; ++row) {
       const std::int64_t begin = index_at(indptr, row), end = index_at(indptr, row + 1);
       if (end - begin > geometry.columns()) {
         return failure(Code::corrupt, "sparse weights: row %lld holds more entries than columns",
                        static_cast<long long>(row));
       }
-      columns.clear();
-      for (std::int64_t i = begin; i < end; ++i) {
-        columns.push_back(
-            static_cast<std::int32_t>(std::min<std::int64_t>(index_at(indices, i), INT32_MAX)));
+      const std::int32_t* row_columns = direct == nullptr ? nullptr : direct + begin;
+      if (direct == nullptr) {
+        columns.clear();
+        for (std::int64_t i = begin; i < end; ++i) {
+          columns.push_back(
+              static_cast<std::int32_t>(std::min<std::int64_t>(index_at(indices, i), INT32_MAX)));
+        }
+        row_columns = columns.data();
       }
-      const Status s = builder->add_row(columns.data(), values + begin,
-                                        static_cast<std::int32_t>(columns.size()));
+      const Status s =
+          builder->add_row(row_columns, values + begin, static_cast<std::int32_t>(end - begin));
       if (!s.ok()) return s;
     }
     return builder->finish(weights);

@@ -20,6 +20,11 @@ constexpr double kHopeless = 2.2;
 constexpr std::size_t kKernels = 3;  // tried at most
 constexpr int kRounds = 3;           // timed runs of each; the fastest counts
 constexpr double kLongRun = 1e-3;    // seconds; of longer runs a part is timed
+// Seconds a weight that building all candidates takes: problems too large for what is left of the
+// time are not begun.
+constexpr double kBuild = 3e-7;
+// What the cost model prefers counts as this much faster than it was timed: timings are not exact.
+constexpr double kTrust = 0.96;
 
 struct Choice {
   const char* kernel = nullptr;
@@ -172,7 +177,7 @@ Status Tuner::tune(const Weights& weights, const PlaneLayout& in, const PlaneLay
     if (!buffers_) buffers_ = std::make_unique<Buffers>();
     const Key key = key_of(w, in, out, options);
     Choice known;
-    if (recall(key, &known)) return {};
+    if (recall(key, &known) || kBuild * static_cast<double>(w.nnz()) > left_) return {};
     const double start = now();
     const CostInput cost = cost_input(w, flat_pixels(out.height, out.width, in.pitch));
     const bool code = options.generate_code && code_generation_available(nullptr);
@@ -195,11 +200,13 @@ Status Tuner::tune(const Weights& weights, const PlaneLayout& in, const PlaneLay
     if (candidates.empty()) return {};  // make_plan will say why
     auto faster = [](const Candidate& a, const Candidate& b) { return a.best < b.best; };
     buffers_->time(w, &candidates);
+    candidates.front().best *= kTrust;
     std::stable_sort(candidates.begin(), candidates.end(), faster);
     candidates.resize(1);
     const KernelRecord& kernel = kernel_record(find_kernel(candidates[0].choice.kernel));
     for (const Tuning& tuning : variants(kernel)) add(kernel, tuning);
     buffers_->time(w, &candidates);
+    candidates.front().best *= kTrust;
     auto best = std::min_element(candidates.begin(), candidates.end(), faster);
     keep(key, best->choice);
     *plan = std::move(best->plan);

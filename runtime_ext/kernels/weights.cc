@@ -1,4 +1,5 @@
 // What the zeros look like, which storage fits them, and conversion between storages.
+#include <algorithm>
 #include <cstdio>
 
 #include "weights_impl.h"
@@ -32,7 +33,12 @@ class ColumnUnion {
 
 void detect_segments(const WeightsImpl& csr, Analysis* a) {
   std::int32_t most[3] = {0, 0, 0};
-  for (std::int64_t row = 0; row < csr.rows(); ++row) {
+  auto possible = [&] {
+    bool any = false;
+    for (int s = 0; s < 3; ++s) any |= most[s] <= kSegment[s] / 2;
+    return any;
+  };
+  for (std::int64_t row = 0; row < csr.rows() && possible(); ++row) {
     std::int64_t segment[3] = {-1, -1, -1};
     std::int32_t held[3] = {0, 0, 0};
     csr.for_each_in_row(row, [&](std::uint32_t column, float) {
@@ -89,28 +95,29 @@ void to_block(std::int32_t height, WeightsImpl* w) {
 bool to_nm(std::int32_t n, std::int32_t m, WeightsImpl* w) {
   w->n = n;
   w->m = m;
-  const std::int64_t segments = w->segments();
-  const int bits = w->position_bits();
-  std::vector<float> values(static_cast<std::size_t>(w->rows() * segments * n), 0.0f);
-  std::vector<std::uint8_t> positions(static_cast<std::size_t>(w->rows() * w->position_row_bytes()),
-                                      0);
+  const std::int64_t slots = w->segments() * n, row_bytes = w->position_row_bytes();
+  const auto bits = static_cast<std::uint32_t>(w->position_bits());
+  std::vector<float> values(static_cast<std::size_t>(w->rows() * slots), 0.0f);
+  std::vector<std::uint8_t> positions(static_cast<std::size_t>(w->rows() * row_bytes), 0);
+  std::uint32_t shift = 0;  // m is 1 << shift, or it is divided by
+  while ((2u << shift) <= static_cast<std::uint32_t>(m)) ++shift;
+  const bool power = (1 << shift) == m;
   for (std::int64_t row = 0; row < w->rows(); ++row) {
-    std::int64_t segment = -1;
-    std::int32_t slot = 0;
-    bool fits = true;
+    float* const row_values = values.data() + row * slots;
+    std::uint8_t* const row_positions = positions.data() + row * row_bytes;
+    std::uint32_t segment = UINT32_MAX, slot = 0, most = 0;
     w->for_each_in_row(row, [&](std::uint32_t column, float value) {
-      slot = column / m == segment ? slot + 1 : 0;
-      segment = column / m;
-      if (slot >= n) {
-        fits = false;
-        return;
-      }
-      const std::int64_t index = segment * n + slot;
-      values[static_cast<std::size_t>(row * segments * n + index)] = value;
-      positions[static_cast<std::size_t>(row * w->position_row_bytes() + index * bits / 8)] |=
-          static_cast<std::uint8_t>((column % m) << (index * bits % 8));
+      const std::uint32_t here = power ? column >> shift : column / static_cast<std::uint32_t>(m);
+      slot = here == segment ? slot + 1 : 0;
+      segment = here;
+      most = std::max(most, slot);
+      if (slot >= static_cast<std::uint32_t>(n)) return;
+      const std::uint32_t index = here * static_cast<std::uint32_t>(n) + slot, bit = index * bits;
+      row_values[index] = value;
+      row_positions[bit / 8] |= static_cast<std::uint8_t>(
+          (column - here * static_cast<std::uint32_t>(m)) << bit % 8);
     });
-    if (!fits) return false;
+    if (most >= static_cast<std::uint32_t>(n)) return false;
   }
   w->kind = Storage::nm;
   w->values.swap(values);
@@ -159,20 +166,46 @@ void WeightsImpl::to_dense(float* dense) const {
   }
 }
 
+namespace {
+
+// Kept weights over weights stored in blocks of `height` rows, of every `step`th sixteen rows.
+double fill_of(const WeightsImpl& csr, std::int32_t height, std::int64_t step, ColumnUnion* columns) {
+  std::int64_t stored = 0, kept = 0;
+  for (std::int64_t first = 0; first < csr.rows(); first += 16 * step) {
+    const std::int64_t last = std::min<std::int64_t>(first + 16, csr.rows());
+    for (std::int64_t row = first; row < last; row += height) {
+      const std::int64_t end = std::min<std::int64_t>(row + height, last);
+      stored += columns->count(csr, row, end) * (end - row);
+    }
+    kept += csr.pointers[last] - csr.pointers[first];
+  }
+  return stored == 0 ? 0.0 : static_cast<double>(kept) / static_cast<double>(stored);
+}
+
+// What the choice of storage needs to know. Zeros that are nowhere near blocks show it in a few rows.
+Analysis analyse_for_storage(const WeightsImpl& csr) {
+  constexpr double kNoBlocks = 0.5;
+  Analysis a;
+  a.rows = csr.rows();
+  a.columns = csr.columns();
+  a.nnz = csr.nonzeros;
+  ColumnUnion columns(a.columns);
+  const std::int64_t step = std::max<std::int64_t>(1, a.rows / 16 / 8);
+  const bool hopeless = fill_of(csr, 4, step, &columns) < kNoBlocks;
+  for (const int i : {1, 2}) a.block_fill[i] = fill_of(csr, kBlockRows[i], hopeless ? step : 1, &columns);
+  detect_segments(csr, &a);
+  return a;
+}
+
+}  // namespace
+
 Analysis analyse_csr(const WeightsImpl& csr) {
   Analysis a;
   a.rows = csr.rows();
   a.columns = csr.columns();
   a.nnz = csr.nonzeros;
   ColumnUnion columns(a.columns);
-  for (int i = 0; i < 4; ++i) {
-    std::int64_t stored = 0;
-    for (std::int64_t row = 0; row < a.rows; row += kBlockRows[i]) {
-      const std::int64_t end = row + kBlockRows[i] < a.rows ? row + kBlockRows[i] : a.rows;
-      stored += columns.count(csr, row, end) * (end - row);
-    }
-    a.block_fill[i] = stored == 0 ? 0.0 : static_cast<double>(a.nnz) / static_cast<double>(stored);
-  }
+  for (int i = 0; i < 4; ++i) a.block_fill[i] = fill_of(csr, kBlockRows[i], 1, &columns);
   for (std::int64_t row = 0; row < a.rows; ++row)
     a.empty_rows += csr.pointers[row] == csr.pointers[row + 1];
   a.empty_columns = a.columns - columns.count(csr, 0, a.rows);
@@ -206,7 +239,7 @@ Status convert_storage(const PackOptions& options, std::unique_ptr<WeightsImpl> 
   const bool missing =
       (storage == Storage::block && block_rows == 0) || (storage == Storage::nm && m == 0);
   if (storage == Storage::automatic || missing) {
-    const Analysis a = analyse_csr(*w);
+    const Analysis a = analyse_for_storage(*w);
     std::int32_t best_rows = 0;
     if (storage == Storage::automatic) storage = choose_storage(a, &best_rows);
     if (block_rows == 0)

@@ -53,6 +53,8 @@ struct DenseView {
   std::int64_t row_stride = 0, column_stride = 1;
 };
 Status analyse(const ConvGeometry& geometry, const DenseView& dense, Analysis* analysis);
+// How many of `count` numbers are not zero.
+std::int64_t count_nonzeros(const float* data, std::int64_t count);
 
 // Immutable after building; safe to share between threads, sessions and plans.
 class Weights {

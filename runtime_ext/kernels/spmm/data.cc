@@ -136,48 +136,61 @@ class Build {
   // and equal trip counts in a row are predicted.
   void csr_part(std::int32_t first, std::int32_t last) {
     struct Piece {
-      std::uint32_t begin, count;
+      std::int64_t begin;  // in the row's columns and values, see below
+      std::uint32_t count;
       std::int32_t row;
       std::uint32_t flags;
     };
-    std::vector<std::uint32_t> columns;
-    std::vector<float> values;
+    // The part's kept weights: where they lie already, or listed here.
+    const bool listed = w_.kind != Storage::csr;
+    std::vector<std::uint32_t> list;
+    std::vector<float> list_values;
     std::vector<std::vector<Piece>> pieces(static_cast<std::size_t>(d_.blocks));
     const std::int32_t per_group = w_.shape.out_channels / w_.shape.groups;
     for (std::int32_t row = first; row < last; ++row) {
-      const auto base = static_cast<std::uint32_t>(row / per_group * w_.columns());
-      std::int64_t current = -1, first_block = -1;
-      w_.for_each_in_row(row, [&](std::uint32_t column, float value) {
-        const std::uint32_t c = base + column;
-        const std::int64_t b = c / block_columns_;
-        if (b != current) {
-          const std::uint32_t flags = current < 0 ? kFirst : 0;
-          if (current < 0) first_block = b;
-          pieces[static_cast<std::size_t>(b)].push_back(
-              {static_cast<std::uint32_t>(columns.size()), 0, row, flags});
-          current = b;
+      const std::int64_t base = row / per_group * w_.columns();
+      std::int64_t at = listed ? static_cast<std::int64_t>(list.size()) : w_.pointers[row];
+      if (listed) {
+        w_.for_each_in_row(row, [&](std::uint32_t column, float value) {
+          list.push_back(column);
+          list_values.push_back(value);
+        });
+      }
+      const std::int64_t end = listed ? static_cast<std::int64_t>(list.size()) : w_.pointers[row + 1];
+      if (at == end) {  // an empty row still gets its bias and epilogue
+        pieces[0].push_back({at, 0, row, kFirst | kLast});
+        continue;
+      }
+      std::uint32_t flags = kFirst;
+      while (at < end) {
+        auto column = [&](std::int64_t i) -> std::int64_t {
+          return base + (listed ? list[static_cast<std::size_t>(i)] : w_.column(i));
+        };
+        const std::int64_t block = column(at) / block_columns_, limit = (block + 1) * block_columns_;
+        std::int64_t stop = end;
+        if (column(end - 1) >= limit) {
+          stop = at + 1;
+          while (column(stop) < limit) ++stop;
         }
-        ++pieces[static_cast<std::size_t>(b)].back().count;
-        columns.push_back(c);
-        values.push_back(value);
-      });
-      if (first_block < 0) {  // an empty row still gets its bias and epilogue
-        pieces[0].push_back({static_cast<std::uint32_t>(columns.size()), 0, row, kFirst | kLast});
-      } else {
-        pieces[static_cast<std::size_t>(current)].back().flags |= kLast;
+        if (stop == end) flags |= kLast;
+        pieces[static_cast<std::size_t>(block)].push_back(
+            {at, static_cast<std::uint32_t>(stop - at), row, flags});
+        flags = 0;
+        at = stop;
       }
     }
-    for (auto& list : pieces) {
-      std::stable_sort(list.begin(), list.end(), [](const Piece& a, const Piece& b) {
+    for (auto& of_block : pieces) {
+      std::stable_sort(of_block.begin(), of_block.end(), [](const Piece& a, const Piece& b) {
         return a.flags != b.flags ? a.flags < b.flags : a.count > b.count;
       });
-      for (const Piece& piece : list) {
-        const auto at = static_cast<std::uint32_t>(offset_count());
-        d_.spans.push_back({at, at, piece.count, piece.row, piece.flags});
-        for (std::uint32_t i = piece.begin; i < piece.begin + piece.count; ++i) {
-          add_offset(columns[i]);
-          d_.values.push_back(values[i]);
-        }
+      for (const Piece& piece : of_block) {
+        const auto to = static_cast<std::uint32_t>(offset_count());
+        d_.spans.push_back({to, to, piece.count, piece.row, piece.flags});
+        const auto base = static_cast<std::uint32_t>(piece.row / per_group * w_.columns());
+        for (std::int64_t i = piece.begin; i < piece.begin + piece.count; ++i)
+          add_offset(base + (listed ? list[static_cast<std::size_t>(i)] : w_.column(i)));
+        const float* const from = (listed ? list_values.data() : w_.values.data()) + piece.begin;
+        d_.values.insert(d_.values.end(), from, from + piece.count);
       }
       end_list();
     }
