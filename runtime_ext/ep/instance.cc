@@ -320,7 +320,9 @@ void InstanceBuilder::plan_kernels() {
     }
     options_.tuner->release();
   }
-  run_tasks(program_.ops.size(), [&](size_t i) {
+  std::vector<int64_t> weights;
+  for (const Op& op : program_.ops) weights.push_back(op.kind == OpKind::conv ? op.weights->stored() : 0);
+  run_tasks(weights, [&](size_t i) {
     const Op& op = program_.ops[i];
     if (op.kind != OpKind::conv || plans_[i]) return;
     const OpPlan& o = plan_.ops[i];

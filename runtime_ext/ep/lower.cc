@@ -228,7 +228,10 @@ Lowering lower(const Graph& graph, double pack_from, bool alone) {
     for (int n : unit.nodes) result.unit_of[static_cast<size_t>(n)] = static_cast<int>(result.units.size());
     result.units.push_back(std::move(unit));
   }
-  run_tasks(result.units.size(), [&](size_t u) {
+  std::vector<int64_t> sizes;
+  for (const Unit& unit : result.units)
+    sizes.push_back(unit.anchor ? unit.op.geometry.columns() * unit.op.geometry.out_channels : 0);
+  run_tasks(sizes, [&](size_t u) {
     Unit& unit = result.units[u];
     if (!unit.supported || !unit.anchor) return;
     try {

@@ -4,20 +4,24 @@
 #include <atomic>
 #include <exception>
 #include <mutex>
+#include <numeric>
 #include <system_error>
 #include <thread>
-#include <vector>
 
 namespace onnxprune::ep {
 
-void run_tasks(size_t count, const std::function<void(size_t)>& task) {
+void run_tasks(const std::vector<int64_t>& costs, const std::function<void(size_t)>& task) {
+  const size_t count = costs.size();
+  std::vector<size_t> order(count);
+  std::iota(order.begin(), order.end(), size_t{0});
+  std::stable_sort(order.begin(), order.end(), [&](size_t a, size_t b) { return costs[a] > costs[b]; });
   std::atomic<size_t> next{0};
   std::mutex mutex;
   std::exception_ptr failure;
   auto work = [&] {
     for (size_t i = next++; i < count; i = next++) {
       try {
-        task(i);
+        task(order[i]);
       } catch (...) {
         std::lock_guard<std::mutex> lock(mutex);
         if (!failure) failure = std::current_exception();

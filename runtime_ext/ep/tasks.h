@@ -2,12 +2,14 @@
 #pragma once
 
 #include <cstddef>
+#include <cstdint>
 #include <functional>
+#include <vector>
 
 namespace onnxprune::ep {
 
-// Calls task(0) .. task(count - 1), each once, on up to four threads; the first exception is rethrown
-// after all have stopped.
-void run_tasks(size_t count, const std::function<void(size_t)>& task);
+// Calls task(i) once for every entry of `costs`, on up to four threads, the costliest first, so that
+// none is left with a long one at the end; the first exception is rethrown after all have stopped.
+void run_tasks(const std::vector<int64_t>& costs, const std::function<void(size_t)>& task);
 
 }  // namespace onnxprune::ep

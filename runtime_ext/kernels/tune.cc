@@ -20,9 +20,9 @@ constexpr double kHopeless = 2.2;
 constexpr std::size_t kKernels = 3;  // tried at most
 constexpr int kRounds = 3;           // timed runs of each; the fastest counts
 constexpr double kLongRun = 1e-3;    // seconds; of longer runs a part is timed
-// Seconds a weight that building all candidates takes: problems too large for what is left of the
-// time are not begun.
-constexpr double kBuild = 3e-7;
+// Seconds a weight that building all candidates takes, and those that timing all of them takes at
+// least: problems too large for what is left of the time are not begun.
+constexpr double kBuild = 3e-7, kTime = 4e-3;
 // What the cost model prefers counts as this much faster than it was timed: timings are not exact.
 constexpr double kTrust = 0.96;
 
@@ -177,7 +177,7 @@ Status Tuner::tune(const Weights& weights, const PlaneLayout& in, const PlaneLay
     if (!buffers_) buffers_ = std::make_unique<Buffers>();
     const Key key = key_of(w, in, out, options);
     Choice known;
-    if (recall(key, &known) || kBuild * static_cast<double>(w.nnz()) > left_) return {};
+    if (recall(key, &known) || kBuild * static_cast<double>(w.nnz()) + kTime > left_) return {};
     const double start = now();
     const CostInput cost = cost_input(w, flat_pixels(out.height, out.width, in.pitch));
     const bool code = options.generate_code && code_generation_available(nullptr);
