@@ -22,7 +22,7 @@ using abi::fn;
 using abi::guarded;
 
 // Time that a session may spend on choosing kernels by timing.
-constexpr double kTuneSeconds = 0.02;
+constexpr double kTuneSeconds = 0.01;
 
 // What onnxruntime holds for a fused node. Its `compute` may be called by several threads at once.
 struct FusedNode : abi::NodeComputeInfo {

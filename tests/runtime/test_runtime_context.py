@@ -39,8 +39,9 @@ def test_round_trip(tmp_path: Path, dims: list[int | str]) -> None:
     assert [n.op_type for n in compiled.graph.node] == ["EPContext"]
     assert len(compiled.SerializeToString()) < 0.6 * len(model.SerializeToString())
     given = feed(net.rng, {"x": [1, 3, 64, 64]})
-    direct = runtime.session(model, 1, force=True).run(None, given)[0]
-    loaded = runtime.session(compiled, 1)
+    # Without timing: kernels chosen by it add in different orders.
+    direct = runtime.session(model, 1, force=True, timing=False).run(None, given)[0]
+    loaded = runtime.session(compiled, 1, timing=False)
     assert loaded.run(None, given)[0].tobytes() == direct.tobytes()
     assert claimed_ops(loaded) == ["EPContext"]
 
