@@ -201,6 +201,22 @@ def divide(
     return {s.tensor: float(CHOICES[i]) for s, i in zip(table, picks, strict=True)}
 
 
+def filled(
+    densities: Mapping[str, float], sizes: Mapping[str, int], kept: float
+) -> dict[str, float]:
+    """Return densities that keep as many weights as there may be: choices leave a rest."""
+    found = dict(densities)
+    for _ in range(len(found)):
+        free = [name for name in found if found[name] < 1.0]
+        spent = sum(found[name] * sizes[name] for name in found)
+        part = sum(found[name] * sizes[name] for name in free)
+        if not part or abs(kept - spent) < 0.5:
+            break
+        for name in free:
+            found[name] = min(1.0, found[name] * (1 + (kept - spent) / part))
+    return found
+
+
 def as_rows(table: Sequence[Sensitivity]) -> list[dict[str, Any]]:
     """Return the table as plain data, a row a layer and level."""
     return [
@@ -296,7 +312,7 @@ def divided_masks(
     work.columns = every
     names = {entry.tensor for entry in table}
     kept = float(sum(np.count_nonzero(masks[name]) for name in names))
-    densities = divide(table, kept)
+    densities = filled(divide(table, kept), {e.tensor: e.weights for e in table}, kept)
     before = sum(float(e.at(np.array([masks[e.tensor].mean()]))[0]) for e in table)
     after = sum(float(e.at(np.array([densities[e.tensor]]))[0]) for e in table)
     if after > (1 - PROMISE) * before:

@@ -11,7 +11,7 @@ import pytest
 
 import onnxprune
 from onnxprune.errors import UsageError
-from onnxprune.recovery.apply_levels import CHOICES, STEPS, Sensitivity, divide
+from onnxprune.recovery.apply_levels import CHOICES, STEPS, Sensitivity, divide, filled
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 CALIB = f"{MODELS / 'calib.py'}:samples"
@@ -74,3 +74,10 @@ def test_measured_table_of_a_network():
 def test_levels_that_cannot_be_meant(levels):
     with pytest.raises(UsageError, match="levels"):
         onnxprune.sensitivity(MODELS / "digits_mobile.onnx", CALIB, levels=levels, samples=8)
+
+
+def test_a_division_leaves_no_rest():
+    sizes = {"a": 100, "b": 1000, "c": 50}
+    found = filled({"a": 0.5, "b": 0.3, "c": 0.95}, sizes, 420)
+    assert sum(found[n] * sizes[n] for n in sizes) == pytest.approx(420, abs=0.5)
+    assert found["c"] == 1.0 and found["b"] / found["a"] == pytest.approx(0.6)
