@@ -48,7 +48,7 @@ def resize(n: NodeView) -> None:
         else:
             n.freeze(ids, "is resampled here")
             n.freeze(out, "is resampled here")
-    if sizes:
+    if sizes and stretch:  # a bound is not the size of what comes out
         n.keep_sizes(3, [n.out_ids(axis) for axis in axes])
 
 
@@ -87,6 +87,13 @@ register(
             {"axes": [2, 3], "keep_aspect_ratio_policy": "not_larger", "mode": "linear"},
             {3: [6, 9]},
             dtypes={3: "int64"},
+        ),
+        Sample(
+            ((2, 3, 2, 4), None, None, (2,)),
+            {"axes": [2, 3], "keep_aspect_ratio_policy": "not_smaller", "mode": "nearest"},
+            {3: [1, 3]},
+            dtypes={3: "int64"},
+            result=(2, 3, 2, 3),
         ),
         Sample((_X, (4,)), {}, {1: [1.0, 1.0, 2.0, 2.0]}, opset=10),
     ],
