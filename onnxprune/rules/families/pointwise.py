@@ -1,5 +1,7 @@
 """Operators that work element by element, with numpy broadcasting."""
 
+import numpy as np
+
 from onnxprune.rules.base import GiveUp, Sample, register
 from onnxprune.rules.text import TextRule
 from onnxprune.rules.view import NodeView
@@ -78,6 +80,16 @@ register("Cast", TextRule(_UNARY_TEXT), _UNARY_TEXT, [Sample(((3, 4),), {"to": 1
 register(
     "CastLike", TextRule(_UNARY_TEXT), _UNARY_TEXT, [Sample(((3, 4), (1,)), dtypes={1: "float64"})]
 )
+
+
+def dropout(n: NodeView) -> None:
+    """State what Dropout does outside training: nothing."""
+    training = n.const(2) if n.has(2) else np.False_
+    if training is None or bool(np.any(training)):
+        raise GiveUp("Dropout in training draws for every element in turn")
+    TextRule("*d -> *d, *d")(n)
+
+
 register(
     "Clip",
     TextRule(_UNARY_TEXT),
@@ -90,9 +102,13 @@ register(
 )
 register(
     "Dropout",
-    TextRule("*d -> *d, *d"),
-    "*d -> *d, *d",
-    [Sample(((2, 3, 4),), outputs=2), Sample(((2, 3),), {"ratio": 0.3}, opset=7)],
+    dropout,
+    "*d -> *d, *d outside training",
+    [
+        Sample(((2, 3, 4),), outputs=2),
+        Sample(((2, 3),), {"ratio": 0.3}, opset=7),
+        Sample(((2, 3), (), ()), {}, {1: 0.5, 2: False}, dtypes={2: "bool"}),
+    ],
 )
 
 

@@ -56,6 +56,7 @@ _GRID = "n c *s, n *p -> n c *t"
 _DCR = "n (r q c) h w -> n c (h r) (w q)"
 _CRD = "n (c r q) h w -> n c (h r) (w q)"
 _S2D = "n c (h r) (w q) -> n (r q c) h w"
+_S2D_CRD = "n c (h r) (w q) -> n (c r q) h w"
 
 
 def _bind(n: NodeView) -> dict[str, int]:
@@ -68,6 +69,11 @@ def _bind(n: NodeView) -> dict[str, int]:
 def depth_to_space(n: NodeView) -> None:
     """State what DepthToSpace does in either of its modes."""
     TextRule(_CRD if n.attr("mode", "DCR") == "CRD" else _DCR, _bind)(n)
+
+
+def space_to_depth(n: NodeView) -> None:
+    """State what SpaceToDepth does in either of its modes, of which the second is of opset 28."""
+    TextRule(_S2D_CRD if n.attr("mode", "DCR") == "CRD" else _S2D, _bind)(n)
 
 
 _X = (2, 3, 4, 4)
@@ -125,4 +131,12 @@ register(
         Sample(((2, 12, 3, 3),), {"blocksize": 2, "mode": "CRD"}),
     ],
 )
-register("SpaceToDepth", TextRule(_S2D, _bind), _S2D, [Sample(((2, 3, 4, 6),), {"blocksize": 2})])
+register(
+    "SpaceToDepth",
+    space_to_depth,
+    _S2D + " or its CRD order",
+    [
+        Sample(((2, 3, 4, 6),), {"blocksize": 2}),
+        Sample(((2, 3, 4, 6),), {"blocksize": 2, "mode": "CRD"}, opset=28),
+    ],
+)
