@@ -18,8 +18,7 @@ constexpr double kFarOutput = 1.2;      // cycles for each number written to a t
 constexpr double kFarBytes = 4e6;
 constexpr double kCurved = 0.6;         // cycles an element of Sigmoid and its like
 constexpr double kTap = 0.2;            // cycles for each number a pooling window looks at
-constexpr double kEdgeWindow = 60;      // ... and for each of ours that reaches into the padding, with
-constexpr double kEdgeTap = 12;         // so much for each number it looks at
+constexpr double kPoolRow = 60;         // ... and for each row of windows of ours
 constexpr double kCall = 800;           // onnxruntime's own time for one node
 constexpr double kGroupCall = 2000;     // ... and for one of ours
 constexpr double kTransposed = 1.0;     // ... with a transposition, or out of cache
@@ -167,14 +166,9 @@ void CostModel::attention(const Lowering& lowering, const Unit& unit, double* pr
 double CostModel::pooling(const Unit& unit) const {
   const kernels::ConvGeometry& g = unit.op.geometry;
   const View y = sizes_of(*this, unit.dims, unit.domains);
+  const double rows = static_cast<double>(y.height), all = static_cast<double>(y.pixels());
   const double planes = static_cast<double>(y.images * y.channels);
-  auto inner = [](int64_t size, int32_t begin, int32_t end, int32_t stride) {
-    return static_cast<double>(std::max<int64_t>(0, size - (begin + stride - 1) / stride - (end + stride - 1) / stride));
-  };
-  const double all = static_cast<double>(y.pixels());
-  const double edge = all - inner(y.height, g.pad_top, g.pad_bottom, g.stride_h) * inner(y.width, g.pad_left, g.pad_right, g.stride_w);
-  const double taps = unit.op.maximum && g.taps() >= 16 ? g.kernel_h + g.kernel_w : g.taps();
-  return planes * (kTap * taps * all + (kEdgeWindow + kEdgeTap * taps) * edge);
+  return planes * (kPoolRow * rows + kTap * (g.kernel_h * g.stride_w + g.kernel_w) * all);
 }
 
 double CostModel::cpu(const Graph& graph, const Lowering& lowering, const Unit& unit) const {
@@ -268,9 +262,9 @@ double dense_factor() {
       plan->run(args, 0, plan->work_items(1), aligned(scratch.data()));
       runs.push_back(std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count());
     }
-    std::nth_element(runs.begin(), runs.begin() + 20, runs.end());
+    std::nth_element(runs.begin(), runs.begin() + 10, runs.end());
     const double estimate = kernels::estimate_dense_cycles(g, 14 * 14, options.isa);
-    return std::clamp(kOurShare * runs[20] * cycles_per_microsecond() / estimate, 0.5, 4.0);
+    return std::clamp(kOurShare * runs[10] * cycles_per_microsecond() / estimate, 0.5, 4.0);
   }();
   return measured;
 }
@@ -281,8 +275,9 @@ double cycles_per_microsecond() {
     // seeing through it.
     using clock = std::chrono::steady_clock;
     double best = 0;
-    for (int round = 0; round < 3; ++round) {
-      constexpr int kSteps = 400000;
+    // Many short rounds: on a busy machine some of them are not interrupted.
+    for (int round = 0; round < 60; ++round) {
+      constexpr int kSteps = 20000;
       uint64_t x = 1;
       const auto start = clock::now();
       for (int i = 0; i < kSteps; ++i) {

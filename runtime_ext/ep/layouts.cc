@@ -78,8 +78,7 @@ class Planner {
           }
           break;
         case OpKind::pool:
-          o.in = {op.geometry.stride_h, op.geometry.stride_w};
-          o.out = kPlain;
+          o.in = o.out = kPlain;
           break;
         case OpKind::global_pool:
           o.in = kPlain;
@@ -158,12 +157,12 @@ class Planner {
     for (size_t i = 0; i < program_.ops.size(); ++i) {
       const Op& op = program_.ops[i];
       const OpPlan& o = plan_.ops[i];
-      if ((op.kind != OpKind::conv && op.kind != OpKind::pool) || o.in.dense()) continue;
+      if (op.kind != OpKind::conv || o.in.dense()) continue;
       const View& x = value(op.in[0]).view;
       int in = node_of(op.in[0], o.in), out = node_of(op.out, o.out);
       kernels::merge_need(&nodes_[at(in)].need,
                           kernels::conv_need(op.geometry, static_cast<int32_t>(x.height), static_cast<int32_t>(x.width)));
-      if (op.kind == OpKind::conv && o.out.plain()) equal_pitch.emplace_back(in, out);
+      if (o.out.plain()) equal_pitch.emplace_back(in, out);
     }
     // A convolution runs over one flat pixel vector when its input and output have the same pitch.
     Sets pitch(nodes_.size());

@@ -235,33 +235,7 @@ Shape op_shape(const Program& program, const Op& op, const std::vector<Shape>& s
 
 }  // namespace
 
-namespace {
-
-// A large maximum window is first a row of it, then a column: 13 + 13 numbers to look at, not 169.
-void split_large_windows(Program* program) {
-  constexpr int32_t kWorthwhile = 16;
-  for (size_t i = 0; i < program->ops.size(); ++i) {
-    const kernels::ConvGeometry& g = program->ops[i].geometry;
-    if (program->ops[i].kind != OpKind::pool || !program->ops[i].maximum || g.kernel_h < 2 || g.kernel_w < 2 ||
-        g.taps() < kWorthwhile)
-      continue;
-    Op row = program->ops[i];
-    Op& column = program->ops[i];
-    row.geometry.kernel_h = row.geometry.stride_h = row.geometry.dilation_h = 1;
-    row.geometry.pad_top = row.geometry.pad_bottom = 0;
-    column.geometry.kernel_w = column.geometry.stride_w = column.geometry.dilation_w = 1;
-    column.geometry.pad_left = column.geometry.pad_right = 0;
-    row.out = program->value_count++;
-    column.in = {row.out};
-    program->ops.insert(program->ops.begin() + static_cast<std::ptrdiff_t>(i), std::move(row));
-    ++i;
-  }
-}
-
-}  // namespace
-
 void fuse(Program* program) {
-  split_large_windows(program);
   for (bool changed = true; changed;) {
     changed = false;
     Uses uses(*program);

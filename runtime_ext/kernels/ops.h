@@ -11,9 +11,8 @@
 
 namespace onnxprune::kernels {
 
-// ---- pooling: window, stride, pads from `geometry` (in_channels = out_channels = groups)
-// ---------- `in` is laid out by conv_need(geometry), plain or in phases. Padding does not take
-// part.
+// ---- pooling: window, stride, pads from `geometry` (in_channels = out_channels = groups). `in` is
+// plain and need not have any padding, which does not take part.
 Status max_pool(const ConvGeometry& geometry, const PlaneLayout& in, const float* source,
                 const PlaneLayout& out, float* planes, std::int32_t first, std::int32_t last);
 Status average_pool(const ConvGeometry& geometry, bool count_include_pad, const PlaneLayout& in,

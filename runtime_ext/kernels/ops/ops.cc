@@ -76,19 +76,9 @@ void on_planes(const PlaneLayout& l, float* out, std::int32_t first, std::int32_
 
 // ---- pooling ------------------------------------------------------------------------------------
 
-// For each output position along one axis: does its window reach into the padding?
-struct Border {
-  std::int32_t begin = 0, end = 0;  // outputs [begin, end) see no padding
-};
-Border interior(std::int32_t in, std::int32_t out, std::int32_t kernel, std::int32_t dilation,
-                std::int32_t stride, std::int32_t pad) {
-  Border b;
-  b.begin = std::min(out, (pad + stride - 1) / stride);
-  const std::int32_t room = in - 1 - dilation * (kernel - 1) + pad;
-  b.end = room < 0 ? b.begin : std::max(b.begin, std::min(out, room / stride + 1));
-  return b;
-}
-
+// Windows of plain planes, any stride: first the rows of a window are put together, over the whole
+// width, then the columns. Padding never takes part: missing rows are left out, missing columns hold
+// what changes nothing, and a mean counts what is there.
 class Pool {
  public:
   Pool(const ConvGeometry& g, bool is_max, bool include_pad, const PlaneLayout& in,
@@ -98,58 +88,84 @@ class Pool {
         include_pad_(include_pad),
         in_(in),
         out_(out),
-        taps_(tap_offsets(g, in)),
-        y_(interior(in.height, out.height, g.kernel_h, g.dilation_h, g.stride_h, g.pad_top)),
-        x_(interior(in.width, out.width, g.kernel_w, g.dilation_w, g.stride_w, g.pad_left)),
-        row_(static_cast<std::size_t>(out.width)) {}
+        inverse_(static_cast<std::size_t>(g.kernel_h) + 1),
+        row_(static_cast<std::size_t>(out.width)) {
+    const float nothing = is_max ? -std::numeric_limits<float>::infinity() : 0.0f;
+    const std::int64_t width = std::int64_t{g.pad_left} + in.width + g.pad_right;
+    evens_ = (width + 1) / 2;
+    wide_.assign(static_cast<std::size_t>(width), nothing);
+    split_.resize(static_cast<std::size_t>(width));
+    for (std::int32_t ky = 0; ky < g.kernel_h; ++ky)
+      rows_.push_back(std::int64_t{ky} * g.dilation_h * in.pitch);
+    for (std::int32_t kx = 0; kx < g.kernel_w; ++kx) {
+      const std::int64_t at = std::int64_t{kx} * g.dilation_w;
+      columns_.push_back(g.stride_w == 2 ? at / 2 + at % 2 * evens_ : at);
+    }
+  }
 
   void plane(const float* source, float* target) {
     zero_around(out_, target);
-    const OpsTable& ops = active();
-    const auto taps = static_cast<std::int64_t>(taps_.size());
     for (std::int32_t y = 0; y < out_.height; ++y) {
       float* row = out_.plain() ? target + out_.lead + static_cast<std::int64_t>(y) * out_.pitch
                                 : row_.data();
-      const float* from = source + static_cast<std::int64_t>(y) * in_.pitch;
-      if (max_) {
-        ops.window_max(from, taps_.data(), taps, row, out_.width);
-      } else {
-        ops.window_sum(from, taps_.data(), taps, 1.0f / static_cast<float>(taps), row, out_.width);
-      }
-      if (max_ || !include_pad_) mend_row(source, y, row);
+      windows(source + in_.lead, y, row);
       if (!out_.plain()) spread(y, row, target);
     }
   }
 
  private:
-  // Windows that reach into the padding, again and exactly.
-  void mend_row(const float* source, std::int32_t y, float* row) const {
-    const bool whole_row = y < y_.begin || y >= y_.end;
-    for (std::int32_t x = 0; x < out_.width; ++x) {
-      if (!whole_row && x >= x_.begin && x < x_.end) {
-        x = x_.end - 1;
-        continue;
-      }
-      row[x] = window(source, y, x);
+  void reduce(const float* from, const std::vector<std::int64_t>& offsets, std::int32_t taps,
+              float* to, std::int64_t count) const {
+    if (max_) {
+      ops_.window_max(from, offsets.data(), taps, to, count);
+    } else {
+      ops_.window_sum(from, offsets.data(), taps, 1.0f, to, count);
     }
   }
 
-  float window(const float* source, std::int32_t y, std::int32_t x) const {
-    float best = -std::numeric_limits<float>::infinity(), total = 0.0f;
-    std::int32_t count = 0, t = 0;
-    for (std::int32_t ky = 0; ky < g_.kernel_h; ++ky) {
-      for (std::int32_t kx = 0; kx < g_.kernel_w; ++kx, ++t) {
-        const std::int32_t iy = y * g_.stride_h + ky * g_.dilation_h - g_.pad_top;
-        const std::int32_t ix = x * g_.stride_w + kx * g_.dilation_w - g_.pad_left;
-        if (iy < 0 || ix < 0 || iy >= in_.height || ix >= in_.width) continue;
-        const float v = source[taps_[static_cast<std::size_t>(t)] +
-                               static_cast<std::int64_t>(y) * in_.pitch + x];
-        best = v > best || std::isnan(v) ? v : best;
-        total += v;
-        ++count;
-      }
+  void windows(const float* pixels, std::int32_t y, float* row) {
+    const std::int32_t top = y * g_.stride_h - g_.pad_top;
+    std::int32_t first = 0, last = g_.kernel_h;  // rows of the window that exist
+    while (first < last && top + first * g_.dilation_h < 0) ++first;
+    while (last > first && top + (last - 1) * g_.dilation_h >= in_.height) --last;
+    if (first < last) {
+      reduce(pixels + (std::int64_t{top} + std::int64_t{first} * g_.dilation_h) * in_.pitch, rows_,
+             last - first, wide_.data() + g_.pad_left, in_.width);
+    } else {
+      std::fill_n(wide_.begin() + g_.pad_left, in_.width, wide_[0]);
     }
-    return max_ ? best : total / static_cast<float>(std::max(count, 1));
+    if (g_.stride_w == 1) {
+      reduce(wide_.data(), columns_, g_.kernel_w, row, out_.width);
+    } else if (g_.stride_w == 2) {
+      ScatterRun halves;
+      halves.pixels = evens_;
+      halves.other = evens_;
+      halves.others = static_cast<std::int64_t>(wide_.size()) - evens_;
+      halves.step = 2;
+      ops_.scatter(&halves, 1, wide_.data(), split_.data());
+      reduce(split_.data(), columns_, g_.kernel_w, row, out_.width);
+    } else {
+      for (std::int32_t x = 0; x < out_.width; ++x)
+        reduce(wide_.data() + std::int64_t{x} * g_.stride_w, columns_, g_.kernel_w, row + x, 1);
+    }
+    if (max_) return;
+    const float* inverse = inverses(last - first);
+    ops_.binary(Binary::multiply, Epilogue{}, row, inverse, row, nullptr, out_.width);
+  }
+
+  // One over the number of pixels in each window of a row of windows that have `rows` rows.
+  const float* inverses(std::int32_t rows) {
+    std::vector<float>& inverse = inverse_[static_cast<std::size_t>(rows)];
+    for (std::int32_t x = static_cast<std::int32_t>(inverse.size()); x < out_.width; ++x) {
+      std::int32_t columns = 0;
+      for (std::int32_t kx = 0; kx < g_.kernel_w; ++kx) {
+        const std::int32_t ix = x * g_.stride_w + kx * g_.dilation_w - g_.pad_left;
+        columns += ix >= 0 && ix < in_.width;
+      }
+      const std::int64_t count = include_pad_ ? g_.taps() : std::int64_t{rows} * columns;
+      inverse.push_back(1.0f / static_cast<float>(std::max<std::int64_t>(count, 1)));
+    }
+    return inverse.data();
   }
 
   void spread(std::int32_t y, const float* row, float* target) const {
@@ -163,12 +179,15 @@ class Pool {
     }
   }
 
+  const OpsTable& ops_ = active();
   const ConvGeometry& g_;
   bool max_, include_pad_;
   const PlaneLayout& in_;
   const PlaneLayout& out_;
-  std::vector<std::int64_t> taps_;
-  Border y_, x_;
+  std::vector<std::int64_t> rows_, columns_;  // offsets of the window's rows, of its columns
+  std::int64_t evens_ = 0;
+  std::vector<float> wide_, split_;  // rows put together, with padding; the same, evens first
+  std::vector<std::vector<float>> inverse_;
   std::vector<float> row_;
 };
 
@@ -181,8 +200,7 @@ Status pool(const ConvGeometry& g, bool is_max, bool include_pad, const PlaneLay
                      "pooling: the output layout is %d x %d, the window yields %d x %d", out.height,
                      out.width, g.out_height(in.height), g.out_width(in.width));
     }
-    if (!reads_within(g, in))
-      return failure(Code::unsupported, "pooling: the input layout lacks padding or phases");
+    if (!in.plain()) return failure(Code::unsupported, "pooling: the input is split into phases");
     Pool one(g, is_max, include_pad, in, out);
     for (std::int32_t c = first; c < last; ++c)
       one.plane(source + c * in.plane_stride, planes + c * out.plane_stride);
