@@ -158,7 +158,8 @@ double estimate_dense_cycles(const ConvGeometry& g, std::int64_t pixels, Isa) {
   const Isa best = isa_supported(Isa::avx512) ? Isa::avx512
                    : isa_supported(Isa::avx2) ? Isa::avx2
                                               : Isa::scalar;
-  const double lanes = best == Isa::scalar ? 2.0 : 2.0 * vector_width(best);
+  const double units = best == Isa::avx512 && wide_is_split() ? 1.0 : 2.0;
+  const double lanes = best == Isa::scalar ? 2.0 : units * vector_width(best);
   return static_cast<double>(g.columns()) * g.out_channels * static_cast<double>(pixels) /
          (lanes * 0.86);
 }
