@@ -41,6 +41,9 @@ MOMENTUM, MEMORY = 0.9, 0.95
 DAMPING = 1e-2
 #: Numbers in the inverses of a layer's rows; beyond it the rows share the inverse of all inputs.
 ROOM = 6_000_000
+#: Steps grow over the first tenth of them. Where the loss exceeds so many times the first one, the
+#: best weights so far are taken up again with half the step size.
+RISE, WILD = 0.1, 20.0
 
 
 @dataclass(frozen=True)
@@ -171,7 +174,8 @@ def train(
     history: list[tuple[int, float | None, float | None]] = [(0, None, least)]
     rows = max(1, int(next(iter(feeds[0].values())).shape[0]))
     join = min(len(feeds), max(1, -(-batch // rows)))
-    total, step = epochs * (len(feeds) // join), 0
+    total, step, since = epochs * (len(feeds) // join), 0, 0
+    limit = 0.0
     for epoch in range(1, epochs + 1):
         losses = []
         order = rng.permutation(len(feeds))
@@ -181,23 +185,26 @@ def train(
                 loss, found = graph.run(feeds[index], wants[index], now)
                 losses.append(loss)
                 grads = {n: g + grads[n] if grads else g for n, g in found.items()}
-            if not np.isfinite(losses[-1]):  # it has diverged; what was best stands
-                history.append((epoch, None, None))
-                return Trained(best, least, tuple(history))
+            limit = limit or WILD * losses[0]
             step += 1
-            size = 0.5 * rate * (1 + np.cos(np.pi * step / total))
+            if not max(losses[-join:]) < limit:
+                now = {n: a.copy() for n, a in best.items()}
+                first, second = {n: np.zeros_like(now[n]) for n in names}, dict.fromkeys(names, 0.0)
+                since, rate = 0, 0.5 * rate
+                continue
+            since += 1
+            rise = min(1.0, since / (RISE * total))
+            size = 0.5 * rate * rise * (1 + np.cos(np.pi * step / total))
             for name in names:
                 grad = grads[name]
                 if name in masks:
                     grad = grad * masks[name]
                 way = spaces[name].step(grad) if name in spaces else grad
                 strength = float(np.vdot(grad, way)) / counts[name]
-                if not np.isfinite(strength):
-                    continue
                 first[name] += (1 - MOMENTUM) * (way - first[name])
                 second[name] += (1 - MEMORY) * (strength - second[name])
-                root = np.sqrt(second[name] / (1 - MEMORY**step)) + 1e-30
-                length = size * scale[name] / (root * (1 - MOMENTUM**step))
+                root = np.sqrt(second[name] / (1 - MEMORY**since)) + 1e-30
+                length = size * scale[name] / (root * (1 - MOMENTUM**since))
                 now[name] -= np.float32(length) * first[name]
             if progress is not None:
                 progress("train", step / total)

@@ -1,0 +1,84 @@
+"""Steps of training: over what a row keeps, and back from a loss that has run away."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from onnxprune.recovery import distil
+from onnxprune.recovery.distil import Space, train
+
+
+@dataclass(frozen=True)
+class Plain:
+    """An operand whose weights already are [G, R, d]."""
+
+    def matrix(self, array):
+        return array
+
+    def unmatrix(self, array):
+        return array
+
+
+RNG = np.random.default_rng(0)
+
+
+def moment_of(d):
+    columns = RNG.standard_normal((d, 3 * d)) + 1
+    return (columns @ columns.T)[None]
+
+
+def test_a_step_is_newtons_on_what_a_row_keeps():
+    d, rows = 12, 5
+    moment = moment_of(d)
+    mask = RNG.random((1, rows, d)) < 0.4
+    mask[:, 0] = True
+    space = Space.build(Plain(), moment, mask)
+    damped = moment[0] / (np.trace(moment[0]) / d) + distil.DAMPING * np.eye(d)
+    gradient = RNG.standard_normal((1, rows, d)).astype(np.float32)
+    found = space.step(gradient * mask)
+    for row in range(rows):
+        on = np.flatnonzero(mask[0, row])
+        want = np.linalg.solve(damped[np.ix_(on, on)], gradient[0, row, on])
+        np.testing.assert_allclose(found[0, row, on], want, rtol=1e-4, atol=1e-4)
+    assert not found[~mask].any()
+    weight = RNG.standard_normal((1, rows, d))
+    want = sum(w @ damped @ w for w in weight[0])
+    np.testing.assert_allclose(space.energy(weight), want, rtol=1e-6)
+
+
+def test_large_layers_share_an_inverse(monkeypatch):
+    monkeypatch.setattr(distil, "ROOM", 10)
+    mask = RNG.random((1, 4, 8)) < 0.5
+    space = Space.build(Plain(), moment_of(8), mask)
+    found = space.step((RNG.standard_normal((1, 4, 8)) * mask).astype(np.float32))
+    assert space.places is None and not found[~mask].any() and found[mask].all()
+
+
+class Cliff:
+    """A loss of one weight: a parabola around 1 that turns into a cliff beyond 1.02."""
+
+    weights = ("w",)
+
+    def __init__(self):
+        self.falls = 0
+
+    def run(self, feed, want, weights):
+        w = float(weights["w"][0])
+        if not w < 1.02:
+            self.falls += 1
+            return float("nan"), {"w": np.array([np.nan], np.float32)}
+        return (w - 1) ** 2 + 0.1, {"w": np.array([2 * (w - 1)], np.float32)}
+
+
+def test_a_loss_that_ran_away_starts_again_with_smaller_steps():
+    graph = Cliff()
+    feeds = [{"x": np.zeros((1, 1), np.float32)}] * 10
+    start = {"w": np.array([0.9], np.float32)}
+    done = train(
+        graph, start, feeds, [{}] * 10, {}, lambda w: abs(float(w["w"][0]) - 1),
+        epochs=10, rate=0.1, batch=1,
+    )  # fmt: skip
+    assert graph.falls and np.isfinite(done.weights["w"]).all()
+    assert done.loss < 0.05 and abs(float(done.weights["w"][0]) - 1) < 0.05
