@@ -68,6 +68,8 @@ void all_forms(Listing* l) {
     l->say("vminps " + A + "," + B + "," + C);
     e.move(wide, a, b);
     l->say("vmovaps " + A + "," + B);
+    e.clear(wide, a);
+    l->say((wide ? "vpxord " : "vxorps ") + A + "," + A + "," + A);
     if (wide) {
       const std::string kept = "{k" + std::to_string(k) + "}{z}";
       e.fma_broadcast(a, b, m);

@@ -86,6 +86,7 @@ class Generator {
     older_ = 0;
     start(first);
     while (begin != end) begin = column(begin, end, offset);
+    if (!first) add_earlier();
     if (last) finish();
     store();
     advance(first, last);
@@ -132,7 +133,7 @@ class Generator {
     for (int r = 0; r < rows_; ++r) {
       for (int p = 0; p < s_.pixels; ++p) {
         if (!first) {
-          x_.load(s_.wide, sum(r, p), out(r, p));
+          x_.clear(s_.wide, sum(r, p));
         } else if (p == 0) {
           x_.broadcast(s_.wide, sum(r, 0), {kBias, r * 4});
         } else {
@@ -271,6 +272,12 @@ class Generator {
     }
   }
 
+  // What earlier column blocks left in the output, at the end: see spmm/finish.h.
+  void add_earlier() {
+    for (int r = 0; r < rows_; ++r)
+      for (int p = 0; p < s_.pixels; ++p) x_.add(s_.wide, sum(r, p), sum(r, p), out(r, p));
+  }
+
   void finish() {
     const bool wide = s_.wide;
     const int low = input(0), high = input(0) + 1;  // no input is needed any more
@@ -337,7 +344,7 @@ std::size_t code_bound(const WeightsImpl& w, const ColumnShape& s, std::size_t g
   const std::size_t per_weight = s.embedded ? 8 * pixels : 8 + 6 * pixels;
   std::size_t bytes = nnz * (per_weight + (s.shift ? 30 : 10) * pixels) + nnz / 16 * 8 +
                       nnz / 8 * 8;  // every weight its own column
-  bytes += blocks * (rows * (pixels * 60 + 8) + groups * (400 + 12 * pixels));
+  bytes += blocks * (rows * (pixels * 72 + 8) + groups * (400 + 12 * pixels));
   if (s.iterations != 0)
     bytes += bytes / (kFetchGap * static_cast<std::size_t>(s.iterations)) * 9;
   return bytes + nnz * sizeof(float) + 4096;

@@ -30,7 +30,7 @@ class ColumnPlan final : public PixelPlan {
     const bool packed = tuning.pack > 0 && g.groups == 1;  // did not pay on any layer tried
     const std::int64_t budget =
         tuning.input_budget != 0 ? tuning.input_budget : input_budget(request.weights, packed);
-    if (!plan_input(g, budget, packed, true))
+    if (!plan_input(g, budget, exact_columns(request.weights), packed, true))
       return failure(Code::unsupported, "plan: more than 2^31 floats in one image");
     shape.block_columns = input_.block_columns;
     shape.shift = shape.wide && shape.pixels == 1 && !packed && g.kernel_w > 1 && tuning.shift;

@@ -77,6 +77,9 @@ class Encoder {
   void move(bool wide, int dst, int src, int keep = 0) {
     registers(wide, 0x28, kMap0F, kNone, dst, 0, src, keep);
   }  // vmovaps
+  void clear(bool wide, int reg) {  // vpxord zmm, vxorps ymm
+    registers(wide, wide ? 0xef : 0x57, kMap0F, wide ? k66 : kNone, reg, reg, reg, 0);
+  }
   // dst = (high:low) >> 32 * lanes, the lower 512 bits
   void shift_lanes(int dst, int high, int low, std::uint8_t lanes) {  // valignd
     registers(true, 0x03, kMap0F3A, k66, dst, high, low, 0);

@@ -11,6 +11,9 @@ using onnxprune::kernels::Span;
 using onnxprune::kernels::TileJob;
 using onnxprune::kernels::TileSet;
 
+// Every column block has a chain of additions of its own, and what earlier blocks left in the output
+// is added at its end: rounding errors grow with the length of a chain, not with that of the row
+// (blocked summation: Higham, Accuracy and Stability of Numerical Algorithms, section 4.2).
 template <int P>
 inline void start_row(const TileJob& job, std::uint32_t flags, std::int64_t row,
                       Simd::Reg (&sum)[P]) {
@@ -22,8 +25,8 @@ inline void start_row(const TileJob& job, std::uint32_t flags, std::int64_t row,
       for (int i = 0; i < P; ++i) sum[i] = Simd::add(bias, Simd::load(add + i * Simd::kWidth));
     }
   } else {
-    const float* out = job.out + row * job.out_stride;
-    for (int i = 0; i < P; ++i) sum[i] = Simd::load(out + i * Simd::kWidth);
+    const Simd::Reg zero = Simd::set1(0.0f);
+    for (int i = 0; i < P; ++i) sum[i] = zero;
   }
 }
 
@@ -31,6 +34,9 @@ template <int P>
 inline void finish_row(const TileJob& job, std::uint32_t flags, std::int64_t row,
                        Simd::Reg (&sum)[P]) {
   float* out = job.out + row * job.out_stride;
+  if (!(flags & kFirst)) {
+    for (int i = 0; i < P; ++i) sum[i] = Simd::add(sum[i], Simd::load(out + i * Simd::kWidth));
+  }
   if (flags & kLast) {
     const Simd::Reg low = Simd::set1(job.low), high = Simd::set1(job.high);
     for (int i = 0; i < P; ++i) sum[i] = Simd::min(high, Simd::max(low, sum[i]));

@@ -104,8 +104,14 @@ bool PixelPlan::packing_pays(const WeightsImpl& w) const {
          uses >= 40.0;
 }
 
-bool PixelPlan::plan_input(const ConvGeometry& g, std::int64_t budget, bool packed,
-                           bool by_vector) {
+std::int64_t PixelPlan::exact_columns(const WeightsImpl& w) {
+  constexpr double kChain = 256;
+  const double kept = static_cast<double>(w.nnz()) / std::max(1.0, static_cast<double>(w.rows()));
+  return static_cast<std::int64_t>(kChain * static_cast<double>(w.columns()) / std::max(1.0, kept));
+}
+
+bool PixelPlan::plan_input(const ConvGeometry& g, std::int64_t budget, std::int64_t most_columns,
+                           bool packed, bool by_vector) {
   std::vector<std::int32_t> absolute;
   if (!column_offsets(g, in_, &absolute)) return false;
   const auto columns = static_cast<std::int64_t>(absolute.size());
@@ -113,11 +119,13 @@ bool PixelPlan::plan_input(const ConvGeometry& g, std::int64_t budget, bool pack
   in.packed = packed;
   const std::int64_t vector_bytes = static_cast<std::int64_t>(width_) * 4;
   if (packed) {
-    const std::int64_t fit = std::max<std::int64_t>(budget / (longest_ * vector_bytes), 32);
+    const std::int64_t fit = std::max<std::int64_t>(
+        std::min(budget / (longest_ * vector_bytes), most_columns), 32);
     const std::int64_t blocks = (columns + fit - 1) / fit;
     in.block_columns = (columns + blocks - 1) / blocks;
   } else {
-    const std::int64_t fit = std::max<std::int64_t>(budget / bytes_per_channel(g), 8);
+    const std::int64_t fit = std::max<std::int64_t>(
+        std::min(budget / bytes_per_channel(g), most_columns / g.taps()), 8);
     const std::int64_t blocks = g.groups > 1 ? 1 : (g.in_channels + fit - 1) / fit;
     in.block_columns = (g.in_channels + blocks - 1) / blocks * g.taps();
   }

@@ -70,9 +70,13 @@ class PixelPlan : public PlanBase {
     std::vector<std::int32_t> source;  // packed: of each column from the tile's first pixel
     std::int64_t column_stride = 0, vector_stride = 0;  // packed: floats
   };
-  // `budget` bytes of input per block and tile; `by_vector`: packed [vector][column] instead of
-  // [column][vector]. False when an offset does not fit 31 bits.
-  bool plan_input(const ConvGeometry& geometry, std::int64_t budget, bool packed, bool by_vector);
+  // `budget` bytes of input per block and tile, and at most about `most` columns; `by_vector`: packed
+  // [vector][column] instead of [column][vector]. False when an offset does not fit 31 bits.
+  bool plan_input(const ConvGeometry& geometry, std::int64_t budget, std::int64_t most, bool packed,
+                  bool by_vector);
+  // Columns in which a row keeps some 256 weights, for `plan_input`: longer chains of additions lose
+  // digits that the CPU provider, which adds in short ones, has.
+  static std::int64_t exact_columns(const WeightsImpl& weights);
   // Whether packing pays: every packed vector is used for enough multiply-adds.
   bool packing_pays(const WeightsImpl& weights) const;
   // Where block `b` of the tile begins, packing it into `area` first if need be.

@@ -31,7 +31,7 @@ class TilePlan final : public PixelPlan {
     const std::int64_t budget = tuning.input_budget != 0
                                     ? tuning.input_budget
                                     : input_budget(request.weights, kernel.family, packed);
-    const bool fits = plan_input(g, budget, packed, false);
+    const bool fits = plan_input(g, budget, exact_columns(request.weights), packed, false);
     TileDataOptions options;
     options.family = kernel.family;
     options.block_rows = set_.block_rows;
