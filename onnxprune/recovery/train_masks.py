@@ -37,6 +37,9 @@ BUDGET = 6e11
 EPOCHS = 16
 #: First step size, as a share of a tensor's root mean square; it falls along a cosine.
 RATE = 0.01
+#: Squared error of a compared value, over its variance, from which on that step is taken; where the
+#: network is nearer to the dense one, steps are smaller in proportion to the error.
+FAR = 0.1
 #: Samples behind one step, at least.
 BATCH = 32
 
@@ -103,9 +106,11 @@ def train_masks(
     thin = Stream(work.stages, moment_feeds(feeds))
     work.dress(thin, found.weights, found.biases)
     spaces = spaces_of(work, thin, found.masks)
+    far = graph.run(feeds[0], wants[0], start)[0] / max(len(graph.compared), 1)
+    rate = RATE * min(1.0, float(np.sqrt(far / FAR)))
     done = train(
         graph, start, feeds, wants, spaces, disagreement,
-        masks=found.masks, epochs=epochs, rate=RATE, batch=BATCH, seed=work.seed, progress=progress,
+        masks=found.masks, epochs=epochs, rate=rate, batch=BATCH, seed=work.seed, progress=progress,
     )  # fmt: skip
     account = {
         "weights": len(graph.weights),
