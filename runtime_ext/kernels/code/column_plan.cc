@@ -49,8 +49,7 @@ class ColumnPlan final : public PixelPlan {
     if (!direct_) row_parts = std::max(row_parts, (rows_ + height - 1) / height);
     shape.row_parts = row_parts;
     shape.iterations = tuning.fetch ? (longest_ + shape.pixels - 1) / shape.pixels : 0;
-    shape.claim = tuning.fetch && direct_ && (tuning.claim >= 0 ? tuning.claim > 0 :
-                  4 * out_.image_floats(g.out_channels) > cache_sizes().l2);
+    shape.claim = tuning.fetch && (tuning.claim >= 0 ? tuning.claim > 0 : large_output(g));
     const Status status =
         generate_columns(request.weights, input_.offset, shape, epilogue, out_stride(), &code_);
     if (!status.ok()) return status;

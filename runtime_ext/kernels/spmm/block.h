@@ -11,6 +11,7 @@ struct BlockTile {
   static void run(const TileJob& job) {
     const Span* const end = job.spans + job.span_count;
     for (const Span* span = job.spans; span != end; ++span) {
+      claim_next<P, R>(job, span, end);
       Simd::Reg sum[R][P];
 #pragma GCC unroll 8
       for (int r = 0; r < R; ++r) {

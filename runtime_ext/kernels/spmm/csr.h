@@ -18,6 +18,7 @@ struct CsrTile {
   static void run(const TileJob& job) {
     const Span* const end = job.spans + job.span_count;
     for (const Span* span = job.spans; span != end; ++span) {
+      claim_next<P, 1>(job, span, end);
       Simd::Reg sum[P];
       start_row<P>(job, span->flags, span->row, sum);
       const Offsets offset(job, span->offsets);

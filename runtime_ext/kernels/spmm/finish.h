@@ -30,6 +30,18 @@ inline void start_row(const TileJob& job, std::uint32_t flags, std::int64_t row,
   }
 }
 
+// Lines to be written come from memory first, row by row from distant places: those of the span
+// after the one at hand are asked for while it is computed.
+template <int P, int R>
+inline void claim_next(const TileJob& job, const Span* span, const Span* end) {
+  if (!job.claim || span + 1 == end || (span[1].flags & kFirst) == 0) return;
+  const float* out = job.out + span[1].row * job.out_stride;
+  for (int r = 0; r < R && span[1].row + r < job.rows; ++r) {
+    for (int i = 0; i < P * Simd::kWidth; i += 16) __builtin_prefetch(out + i, 1, 3);
+    out += job.out_stride;
+  }
+}
+
 template <int P>
 inline void finish_row(const TileJob& job, std::uint32_t flags, std::int64_t row,
                        Simd::Reg (&sum)[P]) {

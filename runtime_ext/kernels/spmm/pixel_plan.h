@@ -53,6 +53,10 @@ class PixelPlan : public PlanBase {
     const std::int64_t lines = (tile_floats() + kLane - 1) / kLane;
     return (lines + 1 - lines % 2) * kLane;
   }
+  // Whether the output is stored in place and too large to be in the caches already.
+  bool large_output(const ConvGeometry& geometry) const {
+    return direct_ && 4 * out_.image_floats(geometry.out_channels) > cache_sizes().l2;
+  }
   // Bytes of input that a tile touches in one channel.
   std::int64_t bytes_per_channel(const ConvGeometry& geometry) const;
   std::int64_t shared_bytes() const;

@@ -48,6 +48,7 @@ class TilePlan final : public PixelPlan {
     }
     input_.offset = {};
     part_rows_ = data_.part_rows;
+    claim_ = tuning.claim >= 0 ? tuning.claim > 0 : large_output(g);
     info_.kernel = kernel.entry.name;
     info_.bytes = static_cast<std::int64_t>(sizeof *this) + shared_bytes() + data_.bytes();
     return {};
@@ -62,6 +63,7 @@ class TilePlan final : public PixelPlan {
     job->narrow = data_.narrow.data();
     job->values = data_.values.data();
     job->rows = rows_;
+    job->claim = claim_;
     for (std::int32_t b = 0; b < data_.blocks; ++b) {
       const auto list = static_cast<std::size_t>(part) * data_.blocks + b;
       const std::int64_t begin = data_.list_begin[list];
@@ -103,6 +105,7 @@ class TilePlan final : public PixelPlan {
 
   TileSet set_;
   TileData data_;
+  bool claim_ = false;
 };
 
 }  // namespace

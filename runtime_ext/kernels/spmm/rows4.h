@@ -35,6 +35,7 @@ struct Rows4Tile {
   static void run(const TileJob& job) {
     for (std::int64_t s = 0; s < job.span_count; ++s) {
       const Span& span = job.spans[s];
+      claim_next<P, 4>(job, &span, job.spans + job.span_count);
       const std::uint32_t* counts = job.patterns + s * 15;
       Simd::Reg sum[4][P];
 #pragma GCC unroll 4
