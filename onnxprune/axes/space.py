@@ -121,7 +121,7 @@ class Partition:
         """Return removed components [count] with the composed ones that go with them."""
         if not len(self.composed):
             return removed
-        every = removed.copy()
+        every: Bools = removed.copy()
         every[self.composed] |= removed[self.parts].any(axis=1)
         return every
 
@@ -134,7 +134,7 @@ class Partition:
         """
         if not len(self.composed):
             return removed
-        every = removed.copy()
+        every: Bools = removed.copy()
         known = told[self.composed]
         gone = removed[self.composed[known]]
         for part in self.parts[known].T:
