@@ -89,9 +89,17 @@ def open_dims(model: onnx.ModelProto, size: int) -> dict[str, int]:
     return dims
 
 
+def quiet_afterwards() -> ort.SessionOptions:
+    """Options of a session whose threads do not spin on while the next contender runs."""
+    options = ort.SessionOptions()
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.force_spinning_stop", "1")
+    return options
+
+
 def cpu_session(model: onnx.ModelProto, threads: int, dims: dict[str, int]) -> ort.InferenceSession:
     """The dense network as onnxruntime runs it by itself."""
-    options = ort.SessionOptions()
+    options = quiet_afterwards()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
     for name, size in dims.items():
@@ -119,7 +127,8 @@ def measure(
     for kind in kinds:
         data = prune(model, kind).SerializeToString()
         extra = {"isa": options.isa} if options.isa else {}
-        sparse, created = timed(partial(runtime.session, data, threads=threads, dims=dims, **extra))
+        make = partial(runtime.session, data, threads=threads, dims=dims, **extra)
+        sparse, created = timed(partial(make, session_options=quiet_afterwards()))
         decisions = runtime.explain(sparse)
         rows.append(
             {
