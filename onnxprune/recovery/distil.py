@@ -44,6 +44,8 @@ ROOM = 6_000_000
 #: Steps grow over the first tenth of them. Where the loss exceeds so many times the first one, the
 #: best weights so far are taken up again with half the step size.
 RISE, WILD = 0.1, 20.0
+#: Training ends where the start is still the best after so many epochs.
+PATIENCE = 6
 
 
 @dataclass(frozen=True)
@@ -213,6 +215,8 @@ def train(
             history.append((epoch, float(np.mean(losses)), seen))
             if seen < least:
                 best, least = {n: a.copy() for n, a in now.items()}, seen
+            elif epoch >= PATIENCE and least == history[0][2]:
+                break
     return Trained(best, least, tuple(history))
 
 
