@@ -12,9 +12,10 @@ from onnxprune.allocation.uniform import Uniform
 class Auto(Strategy):
     """The same sparsity for all; with ``--data`` and a ``--target``, channels by measured damage.
 
-    A sparsity says what each group is to lose. A target leaves that open, and then recovery
-    divides by a measured table (:mod:`onnxprune.recovery.channel_levels`) where it turns out
-    better.
+    For channels a sparsity says what each group is to lose. A target leaves that open, and then
+    recovery divides by a measured table (:mod:`onnxprune.recovery.channel_levels`) where it turns
+    out better. Masks of free density are divided by a table of their own
+    (:mod:`onnxprune.recovery.apply_levels`), with a sparsity too.
     """
 
     summary: ClassVar[str] = "uniform; with --data, what a target leaves open is measured"
