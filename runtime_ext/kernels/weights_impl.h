@@ -78,10 +78,18 @@ struct WeightsImpl final : Weights {
         break;
       }
       case Storage::nm: {
-        const std::int64_t slots = segments() * n;
-        for (std::int64_t i = 0; i < slots; ++i) {
-          const float v = values[r * static_cast<std::size_t>(slots) + static_cast<std::size_t>(i)];
-          if (v != 0.0f) body(static_cast<std::uint32_t>(i / n * m) + position(row, i), v);
+        const std::int64_t groups = segments();
+        const int bits = position_bits();
+        const std::uint32_t mask = (1u << bits) - 1u;
+        const std::uint8_t* const place = positions.data() + row * position_row_bytes();
+        const float* value = values.data() + row * groups * n;
+        std::int64_t bit = 0;
+        for (std::int64_t group = 0; group < groups; ++group) {
+          for (std::int32_t i = 0; i < n; ++i, ++value, bit += bits) {
+            if (*value == 0.0f) continue;
+            const std::uint32_t shifted = static_cast<std::uint32_t>(place[bit / 8]) >> (bit % 8);
+            body(static_cast<std::uint32_t>(group * m) + (shifted & mask), *value);
+          }
         }
         break;
       }
