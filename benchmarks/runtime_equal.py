@@ -7,7 +7,8 @@ terms. Some networks amplify any rounding: where an output exceeds the limit, th
 compared with itself, without its graph optimisations, and, eight times, with every weight moved by
 one unit in the last place at random (a sum in another order is the exact sum of weights moved by
 up to as many units as it has terms: Higham, Accuracy and Stability of Numerical Algorithms,
-section 3.1). The output still counts as right (``noise``) if our error is at most twice the larger difference.
+section 3.1). The output still counts as right (``noise``) if our error is at most twice the largest
+difference.
 
     python benchmarks/runtime_equal.py [--only RE] [--kinds u90,2:4] [--configs default,force]
 
