@@ -56,6 +56,8 @@ class Sums:
 
     def add(self, columns: F32, target: F32 | None = None) -> None:
         """Add X [G, d, n] and, except in the symmetric mode, T [G, R, n]."""
+        if not columns.shape[2]:
+            return
         if self._shift is None:
             self._shift = columns.mean(axis=2, keepdims=True)
         moved = columns - self._shift

@@ -1,7 +1,8 @@
 """Where a layer's data operand comes from, how it unfolds, and where its bias is.
 
 Everything an operator's geometry means for statistics is here: a layer becomes a matrix
-``W [G, R, d]`` that multiplies columns ``X [G, d, N]``.
+``W [G, R, d]`` that multiplies columns ``X [G, d, N]``. Groups are those of a convolution, or the
+directions of a recurrent layer.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from onnxprune.rules.analysis import Analyzer
 Array = npt.NDArray[Any]
 F32 = npt.NDArray[np.float32]
 CONVS = ("Conv", "ConvTranspose")
+RECURRENT = ("LSTM", "GRU", "RNN")
 
 
 @dataclass(frozen=True)
@@ -62,11 +64,13 @@ class Operand:
         layer: the layer.
         source: name of the data operand.
         bias: where a mean can go; None where the operator has no place for one.
+        state: the data operand is not ``source`` but the state that the node makes of it.
     """
 
     layer: Layer
     source: str
     bias: BiasSite | None
+    state: bool = False
 
     @property
     def key(self) -> tuple[Any, ...]:
@@ -81,7 +85,7 @@ class Operand:
                 self.layer.view_shape[2:],
                 attributes,
             )
-        return (self.source, self.axis(2))
+        return (self.source, self.axis(2), self.layer.node.name if self.state else None)
 
     def matrix(self, array: Array) -> Array:
         """Return weights, in the layout of the tensor, as [G, R, d]."""
@@ -126,7 +130,10 @@ class Operand:
         rows = np.moveaxis(array, self.axis(array.ndim), -1)
         rows = rows.reshape(-1, rows.shape[-1])
         rows = rows if chosen is None else rows[chosen]
-        return np.ascontiguousarray(rows.T.astype(np.float32, copy=False))[None]
+        columns = np.ascontiguousarray(rows.T.astype(np.float32, copy=False))
+        groups, _, size = self.layer.view_shape
+        columns = columns.reshape(-1, size, columns.shape[1])
+        return columns if len(columns) == groups else np.repeat(columns, groups, axis=0)
 
     def _window(self, array: Array) -> Window:
         return _window(self.layer, tuple(array.shape[2:]))
@@ -134,7 +141,7 @@ class Operand:
     def axis(self, rank: int) -> int:
         """The contracted axis of the data operand."""
         node = self.layer.node
-        left = _weight_index(node, self.layer) == 1  # data comes first
+        left = _weight_index(node, self.layer) > 0  # data comes first
         if node.op_type == "Gemm":
             turned = node.attributes.get_int("transA" if left else "transB", 0)
             return (0 if turned else 1) if left else (1 if turned else 0)
@@ -143,7 +150,7 @@ class Operand:
 
 def _weight_index(node: ir.Node, layer: Layer) -> int:
     """Which operand the weight is, possibly behind a Transpose or Cast."""
-    for index, value in enumerate(node.inputs[:2]):
+    for index, value in enumerate(node.inputs[:3]):
         while value is not None:
             if value is layer.value:
                 return index
@@ -209,7 +216,10 @@ def find_operand(analyzer: Analyzer, layer: Layer) -> Operand | str:
     of an operator that is not known here, no columns.
     """
     node = layer.node
-    if node.op_type not in (*CONVS, "Gemm", "MatMul") or node.domain not in ("", "ai.onnx"):
+    if node.op_type not in (*CONVS, *RECURRENT, "Gemm", "MatMul") or node.domain not in (
+        "",
+        "ai.onnx",
+    ):
         return f"{node.op_type}: no statistics are taken of this operator"
     if layer.stored.quantised:
         return "quantised weights keep the values they have"
@@ -228,12 +238,18 @@ def find_operand(analyzer: Analyzer, layer: Layer) -> Operand | str:
         value = user.outputs[0]
     if node.op_type in CONVS:
         data = node.inputs[0] if index == 1 else None
+    elif node.op_type in RECURRENT:
+        if node.attributes.get_int("layout", 0):
+            return "onnxruntime does not run recurrent layers with the batch first"
+        data = node.inputs[0]
     else:
         data = node.inputs[1 - index]
         if len(layer.tensor.shape) != 2:
             return f"the weight has {len(layer.tensor.shape)} axes"
     if data is None or not data.name or analyzer.is_weight(data):
         return "the data operand is a constant"
+    if node.op_type in RECURRENT:
+        return Operand(layer, data.name, None, state=index == 2)
     if node.op_type == "Gemm" and index == 0:
         return Operand(layer, data.name, None)
     return Operand(layer, data.name, _bias(analyzer, layer, index))

@@ -62,6 +62,10 @@ class Stages:
         """Return the index of the node that makes ``output``; None for constants and inputs."""
         return self._place.get(output)
 
+    def place_of(self, node: ir.Node) -> int | None:
+        """Return the index of a node, whose first outputs may be left out; None for constants."""
+        return next((self.place(v.name) for v in node.outputs if v.name), None)
+
     def live(self, name: str, stop: int) -> bool:
         """Whether the nodes from ``stop`` on, or the graph's outputs, read ``name``."""
         return self._last.get(name, -1) >= stop
@@ -91,10 +95,18 @@ class Stages:
             The model, its inputs and its outputs; None when nothing of it is ever read.
         """
         nodes = [edits.get(i, self.nodes[i]) for i in range(start, stop)]
-        made = {name for node in nodes for name in node.output if name}
         outs = [n for node in nodes for n in node.output if n and self.live(n, stop)]
-        if not outs:
-            return None
+        return self.model(nodes, outs, types, weights) if outs else None
+
+    def model(
+        self,
+        nodes: Sequence[onnx.NodeProto],
+        outs: list[str],
+        types: Mapping[str, int],
+        weights: Mapping[str, onnx.TensorProto],
+    ) -> tuple[bytes, list[str], list[str]]:
+        """Return ``nodes`` as a model of their own that gives ``outs``; see :meth:`cut`."""
+        made = {name for node in nodes for name in node.output if name}
         todo = [n for node in nodes for n in _used(node)] + outs
         held: dict[str, onnx.TensorProto] = {}
         makers: dict[str, onnx.NodeProto] = {}
@@ -214,16 +226,40 @@ class Stream:
             runner = session(model)
             keeper = _Keeper(len(self.values))
             for index, feed in enumerate(self.values):
-                try:
-                    got = runner.run(outputs, {n: feed[n] for n in inputs})
-                except Exception as error:
-                    told = " ".join(str(error).split())[:300]
-                    raise DataError(f"onnxruntime cannot run the samples: {told}") from error
+                got = _run(runner, outputs, inputs, feed)
                 dead = [n for n in feed if not self.stages.live(n, stop)]
                 for name in dead:
                     del feed[name]
                 feed.update(zip(outputs, keeper.keep(index, got), strict=True))
         self.at = stop
+
+    def peek(self, nodes: Sequence[onnx.NodeProto], names: Sequence[str]) -> list[list[Array]]:
+        """Return values by name, a list a feed, without advancing.
+
+        Args:
+            nodes: run for it; they read what is live here, and constants.
+            names: what they make, what is live, and constants.
+
+        Raises:
+            DataError: onnxruntime cannot run the nodes.
+        """
+        first = self.values[0] if self.values else {}
+        inner = {n: f"{n}:seen" for n in names if n not in first}
+        if not inner:
+            return [[feed[n] for n in names] for feed in self.values]
+        # A constant cannot be an output; what copies it can.
+        copies = [helper.make_node("Identity", [n], [name]) for n, name in inner.items()]
+        types = {n: _type(a) for n, a in first.items()}
+        made = [*nodes, *copies]
+        model, inputs, outputs = self.stages.model(made, list(inner.values()), types, self.weights)
+        runner = session(model)
+        keeper = _Keeper(len(self.values))
+        found = []
+        for index, feed in enumerate(self.values):
+            got = dict(zip(inner, keeper.keep(index, _run(runner, outputs, inputs, feed)),
+                           strict=True))  # fmt: skip
+            found.append([got[n] if n in got else feed[n] for n in names])
+        return found
 
     def finish(self) -> list[list[Array]]:
         """Run what is left and return the graph's outputs, a list a feed.
@@ -233,6 +269,19 @@ class Stream:
         """
         self.advance(len(self.stages.nodes))
         return [[feed[n] for n in self.stages.outputs if n in feed] for feed in self.values]
+
+
+def _run(
+    runner: ort.InferenceSession,
+    outputs: Sequence[str],
+    inputs: Sequence[str],
+    feed: Mapping[str, Array],
+) -> list[Any]:
+    try:
+        return list(runner.run(outputs, {n: feed[n] for n in inputs}))
+    except Exception as error:
+        told = " ".join(str(error).split())[:300]
+        raise DataError(f"onnxruntime cannot run the samples: {told}") from error
 
 
 class _Keeper:

@@ -21,6 +21,7 @@ import onnx
 from onnxprune.calibration.agreement import Agreement, Judge
 from onnxprune.calibration.blas import one_thread
 from onnxprune.calibration.grams import Statistics, Sums
+from onnxprune.calibration.inputs import inputs_of
 from onnxprune.calibration.operands import BiasSite, Operand, find_operand
 from onnxprune.calibration.residual import rows_like, shortcut_of
 from onnxprune.calibration.stages import Stages, Stream, tensor_of
@@ -209,7 +210,7 @@ class Reconstruction:
         for name in masks:
             layer = self.layers[name]
             found = find_operand(self.analyzer, layer)
-            place = self.stages.place(layer.node.outputs[0].name or "")
+            place = self.stages.place_of(layer.node)
             if isinstance(found, str) or place is None:
                 why = found if isinstance(found, str) else "the node computes a constant"
                 rows.append({"layer": layer.name, "method": "none", "why": why})
@@ -267,17 +268,17 @@ class Reconstruction:
         self, operand: Operand, dense: Stream, pruned: Stream
     ) -> tuple[Statistics, Statistics | None]:
         """Collect training and held-out moments of a layer."""
-        source = operand.source
-        total = sum(operand.count(v[source]) for v in pruned.values)
+        seen = inputs_of(pruned, operand)
+        wanted = seen if dense is pruned else inputs_of(dense, operand)
+        total = sum(map(operand.count, seen))
         size = int(np.prod(operand.layer.view_shape[2:]))
         share = min(1.0, self.columns(size) / max(total, 1))
         beside = shortcut_of(self.analyzer, operand)
         if beside is not None and any(beside not in v for v in (dense.values[0], pruned.values[0])):
             beside = None
-        same = all(
-            a[name] is b[name]
-            for name in (source, *([beside] if beside else []))
-            for a, b in zip(dense.values, pruned.values, strict=True)
+        same = all(a is b for a, b in zip(wanted, seen, strict=True)) and (
+            beside is None
+            or all(a[beside] is b[beside] for a, b in zip(dense.values, pruned.values, strict=True))
         )
         if self._last is not None and self._last[0] == operand.key and same:
             return self._last[1], self._last[2]
@@ -286,16 +287,16 @@ class Reconstruction:
         sums = (Sums(), Sums())
 
         def unfolded(index: int) -> tuple[Any, Any]:
-            clean, thin = dense.values[index], pruned.values[index]
-            array = thin[source]
+            array = seen[index]
             limit = max(1, int(np.ceil(operand.count(array) * share)))
             chosen = operand.positions(array, limit, np.random.default_rng((self.seed, index)))
             columns = operand.columns(array, chosen)
             target = None
             if not same:
-                target = np.matmul(matrix, operand.columns(clean[source], chosen))
+                target = np.matmul(matrix, operand.columns(wanted[index], chosen))
                 if beside is not None:
-                    target += rows_like(operand, clean[beside] - thin[beside], chosen)
+                    lost = dense.values[index][beside] - pruned.values[index][beside]
+                    target += rows_like(operand, lost, chosen)
             return columns, target
 
         for index, (columns, target) in enumerate(ahead(unfolded, len(pruned.values))):

@@ -114,7 +114,7 @@ def measure(
     todo: list[tuple[int, Operand]] = []
     for name in tensors:
         layer = work.layers[name]
-        place = work.stages.place(layer.node.outputs[0].name or "")
+        place = work.stages.place_of(layer.node)
         found = find_operand(work.analyzer, layer)
         if place is not None and isinstance(found, Operand):
             todo.append((place, found))

@@ -65,7 +65,7 @@ class Channels:
         found: dict[str, Operand] = {}
         for name, layer in work.layers.items():
             operand = find_operand(work.analyzer, layer)
-            place = work.stages.place(layer.node.outputs[0].name or "")
+            place = work.stages.place_of(layer.node)
             if not isinstance(operand, str) and place is not None:
                 odd = layer.node.op_type == "ConvTranspose"
                 if odd or (operand.bias is not None and operand.bias.shared):

@@ -13,6 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune.calibration.blas import one_thread
+from onnxprune.calibration.inputs import inputs_of
 from onnxprune.calibration.operands import CONVS, Operand, find_operand
 from onnxprune.calibration.stages import Stream
 from onnxprune.criteria import Criterion
@@ -118,7 +119,7 @@ def _evidence(
     work = Reconstruction(analyzer, feeds, seed=seed)
     todo: list[tuple[int, Operand]] = []
     for name, layer in work.layers.items():
-        place = work.stages.place(layer.node.outputs[0].name or "")
+        place = work.stages.place_of(layer.node)
         operand = find_operand(analyzer, layer)
         wanted = tensors is None or name in tensors
         if wanted and place is not None and isinstance(operand, Operand):
@@ -133,7 +134,7 @@ def _evidence(
             train, _ = work.statistics(operand, dense, dense)
             raw = train.raw()
             matrix = operand.matrix(np.asarray(layer.tensor.numpy())).astype(np.float64)
-            size, zeros = _activity(operand, [v[operand.source] for v in dense.values])
+            size, zeros = _activity(operand, inputs_of(dense, operand))
             yield (
                 layer,
                 [
@@ -147,15 +148,17 @@ def _activity(operand: Operand, arrays: Sequence[npt.NDArray[Any]]) -> tuple[F64
     """``E|x|`` and the share of zeros [G, d], over the input itself, so without its padding."""
     groups, _, inputs, *kernel = operand.layer.view_shape
     axis = 1 if operand.layer.node.op_type in CONVS else operand.axis(arrays[0].ndim)
-    size, zeros, count = np.zeros(groups * inputs), np.zeros(groups * inputs), 0
+    width = arrays[0].shape[axis]  # Directions of a recurrent layer may share their input.
+    size, zeros, count = np.zeros(width), np.zeros(width), 0
     for array in arrays:
-        rows = np.moveaxis(array, axis, 0).reshape(groups * inputs, -1)
+        rows = np.moveaxis(array, axis, 0).reshape(width, -1)
         size += np.abs(rows).sum(axis=1, dtype=np.float64)
         zeros += (rows == 0).sum(axis=1)
         count += rows.shape[1]
     positions = int(np.prod(kernel, dtype=np.int64))
 
     def spread(values: F64) -> F64:
-        return np.repeat(values.reshape(groups, inputs) / max(count, 1), positions, axis=1)
+        rows = np.tile(values / max(count, 1), groups * inputs // width).reshape(groups, inputs)
+        return np.repeat(rows, positions, axis=1)
 
     return spread(size), spread(zeros)

@@ -19,6 +19,7 @@ from onnx import numpy_helper
 from onnxprune import io
 from onnxprune.axes import Bools
 from onnxprune.calibration.agreement import Agreement, Judge
+from onnxprune.calibration.inputs import inputs_of
 from onnxprune.calibration.operands import find_operand
 from onnxprune.calibration.stages import Stages, Stream
 from onnxprune.errors import DataError
@@ -197,7 +198,7 @@ def spaces_of(
     todo = []
     for name, layer in work.layers.items():
         operand = find_operand(work.analyzer, layer)
-        place = work.stages.place(layer.node.outputs[0].name or "")
+        place = work.stages.place_of(layer.node)
         if not isinstance(operand, str) and place is not None:
             todo.append((place, name, operand))
     found = {}
@@ -206,11 +207,11 @@ def spaces_of(
             continue
         stream.advance(place)
         size = int(np.prod(operand.layer.view_shape[2:]))
-        total = sum(operand.count(v[operand.source]) for v in stream.values)
+        seen = inputs_of(stream, operand)
+        total = sum(map(operand.count, seen))
         share = min(1.0, MOMENT_COLUMNS * size / max(total, 1))
         moment = np.zeros((operand.layer.view_shape[0], size, size))
-        for index, values in enumerate(stream.values):
-            array = values[operand.source]
+        for index, array in enumerate(seen):
             limit = max(1, int(np.ceil(operand.count(array) * share)))
             chosen = operand.positions(array, limit, np.random.default_rng((work.seed, index)))
             columns = operand.columns(array, chosen)
