@@ -97,7 +97,10 @@ def prune(
         samples: how many samples of ``data`` to use; when None 64 for the proof, 1024 for recovery.
         recover: ``auto``: with ``data``, masks are searched and kept weights solved anew so that
             the outputs stay what they were, as far as that helps on held-out samples; ``none``:
-            kept weights stay as they are. None for what the recipe says, which is ``auto``.
+            kept weights stay as they are; or a list of the steps to try, commas between:
+            ``reconstruct``, ``allocate``, ``permute``, ``train`` for masks, ``choose``,
+            ``reconstruct``, ``statistics``, ``train`` for channels. None for what the recipe says,
+            which is ``auto``.
         recipe: takes the place of all options above but ``plan``, ``data``, ``samples`` and
             ``recover``, which win over what it says; a :class:`Recipe` or the path of one.
         progress: called with (stage, fraction done).
@@ -158,7 +161,7 @@ def prune(
         else:
             feeds = list(open_feeds(data, inputs, samples or PROOF_SAMPLES))
         looks = parse_criterion(recipe.select.criterion).needs
-        if recipe.recover == "auto" or "activations" in looks:
+        if recipe.recover != "none" or "activations" in looks:
             calibration = synthetic or calibration_feeds(data, loaded.model, samples)
     return run_prune(
         loaded,
@@ -169,7 +172,7 @@ def prune(
         feeds=feeds,
         calibration=calibration,
         synthetic=isinstance(data, str) and data == "synthetic",
-        recover=recipe.recover == "auto",
+        recover=recipe.recover,
         before=recipe.before,
         after=recipe.after,
         progress=progress,

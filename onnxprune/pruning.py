@@ -25,6 +25,7 @@ from onnxprune.planning.cost import CostModel
 from onnxprune.planning.masks import select_masks
 from onnxprune.planning.structure import removed_from, select_structure
 from onnxprune.proof.structure import prove_mask, prove_structure
+from onnxprune.recovery.steps import steps_for
 from onnxprune.report.facts import (
     forget_shapes,
     frozen_units,
@@ -77,7 +78,7 @@ def run_prune(
     prove: bool = True,
     feeds: Sequence[Mapping[str, np.ndarray[Any, Any]]] | None = None,
     calibration: Sequence[Mapping[str, np.ndarray[Any, Any]]] | None = None,
-    recover: bool = True,
+    recover: str = "auto",
     synthetic: bool = False,
     after: Sequence[Pass] = (),
     before: Sequence[Pass] = (),
@@ -93,7 +94,8 @@ def run_prune(
         prove: compare against the dense model in onnxruntime.
         feeds: inputs for the proof; random ones when None.
         calibration: samples, for criteria that look at activations and for ``recover``.
-        recover: with ``calibration``, give what stays new values.
+        recover: what gives what stays new values, with ``calibration``; see
+            :mod:`onnxprune.recovery.steps`.
         synthetic: whether ``calibration`` are random inputs; the report says what that costs.
         before: passes that run on the dense model first.
         after: passes that run on the pruned model.
@@ -114,6 +116,7 @@ def run_prune(
         if plan is not None
         else ("structure" if parse_pattern(options.pattern).structural else "mask")
     )
+    steps = steps_for(recover, kind)
     if options.shrink_states is not None and kind == "mask":
         raise UsageError("states shrink only where whole units go; give a pattern such as channel")
     size_before = io.stored_size(loaded)
@@ -156,7 +159,7 @@ def run_prune(
     orders: dict[str, list[int]] = {}
     replay = plan is not None
     wanted = parse_pattern(options.pattern)
-    alone = options.permute == "on" and (calibration is None or not recover)
+    alone = options.permute == "on" and (calibration is None or not steps)
     if plan is not None and plan.orders:
         permute_units(analyzer, plan.orders)
         analyzer = analyze(model)
@@ -171,7 +174,7 @@ def run_prune(
             orders = {o.group: list(o.order) for o in found.orders}
     criterion = parse_criterion(options.criterion)
     measured = "activations" in criterion.needs
-    calibrated = calibration if recover else None
+    calibrated = calibration if steps else None
     if calibrated is not None and synthetic:
         notes.append(SYNTHETIC_NOTE)
     elif calibration is None and plan is None and kind == "mask":
@@ -212,8 +215,9 @@ def run_prune(
             from onnxprune.recovery.apply_structure import recover_structure
 
             mended = recover_structure(
-                analyzer, plan, options, calibrated, replay=replay, progress=progress
-            )
+                analyzer, plan, options, calibrated,
+                replay=replay, steps=steps, progress=progress,
+            )  # fmt: skip
             plan, removed, again = mended.plan, mended.removed, mended.again
             analyzer, report["recovery"] = mended.analyzer, mended.account
         units["removed"] = int(np.count_nonzero(removed[units.pop("labels")]))
@@ -229,8 +233,9 @@ def run_prune(
             from onnxprune.recovery.apply_prune import recover_and_prove
 
             proof, report["recovery"], analyzer = recover_and_prove(
-                analyzer, plan, options, calibrated, replay=replay, on=prove, progress=progress
-            )
+                analyzer, plan, options, calibrated,
+                replay=replay, on=prove, steps=steps, progress=progress,
+            )  # fmt: skip
             model = analyzer.model
             spared = (report["recovery"] or {}).get("spared", [])
             if spared:

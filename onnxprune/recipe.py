@@ -21,9 +21,9 @@ from onnxprune.errors import UsageError
 from onnxprune.passes.apply_plan import ApplyPlan
 from onnxprune.passes.base import PASSES, Pass
 from onnxprune.planning import PrunePlan, SelectOptions
+from onnxprune.recovery.steps import parse_recover
 
 VERSION = 1
-RECOVER = ("auto", "none")
 APPLY = ApplyPlan.name
 
 
@@ -69,7 +69,8 @@ class Recipe:
         plan: path of a plan to replay instead of selecting.
         passes: in this order; exactly one is ``apply-plan``, those before it see the dense model.
         data: samples.
-        recover: what is done with samples beside the proof: ``auto`` or ``none``.
+        recover: what is done with samples beside the proof: ``auto``, ``none`` or steps
+            (:mod:`onnxprune.recovery.steps`).
         proof: the proof.
     """
 
@@ -86,8 +87,7 @@ class Recipe:
         Raises:
             UsageError: they do not, or it is not.
         """
-        if self.recover not in RECOVER:
-            raise UsageError(f"recover is {self.recover!r}; choose from: {', '.join(RECOVER)}")
+        parse_recover(self.recover)
         count = sum(isinstance(p, ApplyPlan) for p in self.passes)
         if count != 1:
             raise UsageError(

@@ -15,7 +15,8 @@ from onnxprune.errors import ProofError
 from onnxprune.planning import PrunePlan, SelectOptions, find_layers
 from onnxprune.proof.equivalence import open_session
 from onnxprune.recovery.apply import Feed, Progress
-from onnxprune.recovery.recover_masks import STEPS, recover_masks
+from onnxprune.recovery.recover_masks import recover_masks
+from onnxprune.recovery.steps import MASK_STEPS
 from onnxprune.recovery.write_values import apply_recovered
 from onnxprune.rules.analysis import Analyzer
 
@@ -28,7 +29,7 @@ def recover_and_prove(
     *,
     replay: bool,
     on: bool,
-    steps: Collection[str] = STEPS,
+    steps: Collection[str] = MASK_STEPS,
     progress: Progress,
 ) -> tuple[dict[str, Any], dict[str, Any], Analyzer]:
     """Recover a mask plan and write the result into the analyzed model.
@@ -40,7 +41,7 @@ def recover_and_prove(
         feeds: calibration samples.
         replay: the masks are given and only values are solved.
         on: whether to check the result.
-        steps: of :data:`~onnxprune.recovery.recover_masks.STEPS`.
+        steps: of :data:`~onnxprune.recovery.steps.MASK_STEPS`.
         progress: called with (stage, fraction done).
 
     Returns:

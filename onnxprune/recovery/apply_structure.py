@@ -7,7 +7,7 @@ inputs of the pruned prefix, against dense targets, with the lost mean moved int
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +32,7 @@ from onnxprune.recovery.apply import (
 )
 from onnxprune.recovery.choose_units import candidates
 from onnxprune.recovery.repair import repair
+from onnxprune.recovery.steps import CHANNEL_STEPS
 from onnxprune.recovery.train_blocks import train_blocks, write_back
 from onnxprune.recovery.write_values import apply_recovered
 from onnxprune.rules.analysis import Analyzer, analyze
@@ -86,6 +87,7 @@ def recover_structure(
     feeds: Sequence[Feed],
     *,
     replay: bool = False,
+    steps: Collection[str] = CHANNEL_STEPS,
     progress: Progress = quiet,
 ) -> Recovery:
     """Choose units and new values by samples, each step kept only if held-out agreement holds.
@@ -101,6 +103,7 @@ def recover_structure(
         options: what was asked for.
         feeds: calibration samples.
         replay: the plan is not to be improved upon.
+        steps: of :data:`~onnxprune.recovery.steps.CHANNEL_STEPS`.
         progress: called with (stage, fraction done).
 
     Raises:
@@ -112,11 +115,11 @@ def recover_structure(
     removed = removed_from(analyzer, plan)
     first = Recovered(weights=work.masked(column_masks(analyzer, removed)))
     before = work.agreement(judge, first.weights, [])
-    steps: list[dict[str, Any]] = [{"step": "delete", **before.as_dict(), "kept": True}]
+    told: list[dict[str, Any]] = [{"step": "delete", **before.as_dict(), "kept": True}]
     best, choice, least = first, removed, before.loss
     table: list[dict[str, Any]] = []
     ways: Iterable[tuple[str, Bools]] = ()
-    if not replay:
+    if "choose" in steps and not replay:
         ways = candidates(work, plan, options, seed=options.seed, progress=progress, table=table)
 
     def solved(wanted: Bools) -> Recovered:
@@ -133,7 +136,7 @@ def recover_structure(
         found = solved(wanted)
         after = work.agreement(judge, found.weights, found.biases)
         kept = after.loss <= least
-        steps.append({"step": name, **after.as_dict(), "kept": kept})
+        told.append({"step": name, **after.as_dict(), "kept": kept})
         if kept:
             best, choice, least = found, wanted, after.loss
 
@@ -141,12 +144,15 @@ def recover_structure(
     for name, wanted in ways:
         take(name, wanted)
     work.columns = every
-    take("refit", choice)
+    if "reconstruct" in steps:
+        take("refit", choice)
     statistics: dict[str, npt.NDArray[Any]] = {}
-    mended = repair(work, best, judge) if best is not first else None
+    mended = None
+    if "statistics" in steps and best is not first:
+        mended = repair(work, best, judge)
     if mended is not None:
         kept = mended.agreement.loss < least
-        steps.append({"step": mended.name, **mended.agreement.as_dict(), "kept": kept})
+        told.append({"step": mended.name, **mended.agreement.as_dict(), "kept": kept})
         if kept:
             best, statistics = mended.recovered, mended.statistics
             least = mended.agreement.loss
@@ -159,23 +165,27 @@ def recover_structure(
     training = [f for f, h in zip(work.feeds, work.held, strict=True) if not h] or list(feeds)
     again = _anew(analyzer, options)
     gone = removed_from(again, extended(plan, created))
-    trained = train_blocks(
-        again, gone, dense, training, held, judge,
-        seed=options.seed, progress=progress,
-    )  # fmt: skip
+    trained = None
+    if "train" in steps:
+        trained = train_blocks(
+            again, gone, dense, training, held, judge,
+            seed=options.seed, progress=progress,
+        )  # fmt: skip
     account: dict[str, Any] = {
         "samples": sum(rows_of(f) for f in feeds),
         "held_out": sum(rows_of(f) for f in held),
-        "steps": steps,
+        "steps": told,
         "layers": best.report.get("layers", []),
     }
     if table:
         account["sensitivity"] = table
-    if trained.agreement is None:
+    if trained is None:
+        account["training"] = {"why": "not among the steps to take"}
+    elif trained.agreement is None:
         account["training"] = {"why": trained.why}
     else:
         kept = trained.agreement.loss < least
-        steps.append({"step": "train blocks", **trained.agreement.as_dict(), "kept": kept})
+        told.append({"step": "train blocks", **trained.agreement.as_dict(), "kept": kept})
         account["training"] = trained.account
         if kept:
             write_back(again, trained)

@@ -17,11 +17,9 @@ from onnxprune.planning import PrunePlan
 from onnxprune.recovery.apply import Feed, Progress, Reconstruction, Recovered, quiet, rows_of
 from onnxprune.recovery.apply_levels import divided_masks
 from onnxprune.recovery.apply_orders import as_rows, reorder
+from onnxprune.recovery.steps import MASK_STEPS
 from onnxprune.recovery.train_masks import train_masks
 from onnxprune.rules.analysis import Analyzer
-
-#: What may be done for a mask plan, in this order.
-STEPS = ("reconstruct", "allocate", "permute", "train")
 
 
 class Contest:
@@ -55,7 +53,7 @@ def recover_masks(
     *,
     pattern: str,
     method: str = "auto",
-    steps: Collection[str] = STEPS,
+    steps: Collection[str] = MASK_STEPS,
     fixed: Collection[str] = (),
     seed: int = 0,
     progress: Progress = quiet,
@@ -71,10 +69,10 @@ def recover_masks(
         feeds: calibration samples.
         pattern: spelling of the masks' pattern.
         method: see :meth:`Reconstruction.run`.
-        steps: of :data:`STEPS`: solve layer by layer, masks searched unless ``method`` forbids;
-            where a measured table promises enough, divide the same number of weights by it first
-            and solve these masks instead; for N:M, other orders of coupled channels; train
-            block-wise, masks fixed.
+        steps: of :data:`MASK_STEPS`: solve layer by layer, masks searched unless ``method``
+            forbids; where a measured table promises enough, divide the same number of weights by
+            it first and solve these masks instead; for N:M, other orders of coupled channels;
+            train block-wise, masks fixed.
         fixed: names of layers whose number of weights stays as it is.
         seed: for the draw of positions.
         progress: called with (stage, fraction done).
