@@ -98,7 +98,7 @@ def prune(
         recover: ``auto``: with ``data``, masks are searched and kept weights solved anew so that
             the outputs stay what they were, as far as that helps on held-out samples; ``none``:
             kept weights stay as they are; or a list of the steps to try, commas between:
-            ``reconstruct``, ``allocate``, ``permute``, ``train`` for masks, ``choose``,
+            ``reconstruct``, ``allocate``, ``permute``, ``train`` for masks, ``select``,
             ``reconstruct``, ``statistics``, ``train`` for channels. None for what the recipe says,
             which is ``auto``.
         recipe: takes the place of all options above but ``plan``, ``data``, ``samples`` and

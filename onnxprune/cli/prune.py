@@ -149,7 +149,7 @@ def _layers(context: click.Context, parameter: click.Parameter, texts: tuple[str
     help="auto: with --data, search masks and solve kept weights anew so that outputs stay what "
     "they were; none: kept weights stay as they are; or the steps to try, with commas between: "
     "reconstruct (solve layer by layer), allocate (divide weights by measured damage first), "
-    "permute (reorder channels for N:M), train (block-wise) for masks; choose (units and widths by "
+    "permute (reorder channels for N:M), train (block-wise) for masks; select (units and widths by "
     "samples), reconstruct, statistics (of normalisations), train for channels. Each is kept only "
     "if it agrees better on held-out samples.  [default: auto]",
 )

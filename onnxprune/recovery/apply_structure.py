@@ -119,7 +119,7 @@ def recover_structure(
     best, choice, least = first, removed, before.loss
     table: list[dict[str, Any]] = []
     ways: Iterable[tuple[str, Bools]] = ()
-    if "choose" in steps and not replay:
+    if "select" in steps and not replay:
         ways = candidates(work, plan, options, seed=options.seed, progress=progress, table=table)
 
     def solved(wanted: Bools) -> Recovered:

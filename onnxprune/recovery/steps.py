@@ -8,9 +8,9 @@ AUTO, NONE = "auto", "none"
 #: What may be done for a mask plan, in this order: solve layer by layer; divide the weights over
 #: layers by a measured table first; other orders of coupled channels (N:M); train block-wise.
 MASK_STEPS = ("reconstruct", "allocate", "permute", "train")
-#: What may be done for a channel plan, in this order: choose units and widths by samples; solve the
+#: What may be done for a channel plan, in this order: select units and widths by samples; solve the
 #: layers that read them; put the moments of normalisations right; train block-wise.
-CHANNEL_STEPS = ("choose", "reconstruct", "statistics", "train")
+CHANNEL_STEPS = ("select", "reconstruct", "statistics", "train")
 _OF = {"mask": MASK_STEPS, "structure": CHANNEL_STEPS}
 
 

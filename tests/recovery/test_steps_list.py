@@ -47,12 +47,12 @@ def test_names_are_parsed():
     assert steps_for("auto", "structure") == CHANNEL_STEPS
     assert steps_for("none", "mask") == ()
     for text in ("some", "reconstruct,some", "", "auto,train"):
-        with pytest.raises(UsageError, match="reconstruct, allocate, permute, train, choose"):
+        with pytest.raises(UsageError, match="reconstruct, allocate, permute, train, select"):
             parse_recover(text)
     with pytest.raises(UsageError, match="'permute' is no step for channels"):
         steps_for("permute", "structure")
-    with pytest.raises(UsageError, match="'choose' is no step for masks"):
-        steps_for("choose", "mask")
+    with pytest.raises(UsageError, match="'select' is no step for masks"):
+        steps_for("select", "mask")
 
 
 @pytest.mark.parametrize(
