@@ -85,7 +85,11 @@ class Operand:
                 self.layer.view_shape[2:],
                 attributes,
             )
-        return (self.source, self.axis(2), self.layer.node.name if self.state else None)
+        if self.layer.node.op_type in RECURRENT:  # steps that are left out, directions, states
+            lengths = self.layer.node.inputs[4] if len(self.layer.node.inputs) > 4 else None
+            own = self.layer.value.name if self.state else None
+            return (self.source, lengths and lengths.name, self.layer.view_shape[0], own)
+        return (self.source, self.axis(2))
 
     def matrix(self, array: Array) -> Array:
         """Return weights, in the layout of the tensor, as [G, R, d]."""

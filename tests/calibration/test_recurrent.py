@@ -190,3 +190,43 @@ def test_the_state_is_that_of_the_weights_a_stream_holds():
     np.testing.assert_allclose(dense, want[1][0], atol=1e-5)
     assert np.abs(dense - thin).max() > 0.1
     np.testing.assert_array_equal(thin[:B], 0)
+
+
+def test_a_layer_beside_shares_no_statistics_with_directions_or_states():
+    """A MatMul on the same value has one group, another layer's state is another."""
+    rng = np.random.default_rng(5)
+    held = {"m": (D, 7)}
+    nodes = [
+        helper.make_node("Tanh", ["x"], ["a"]),
+        helper.make_node("MatMul", ["a", "m"], ["y0"]),
+    ]
+    for i, direction in enumerate(["bidirectional", "forward", "forward"], 1):
+        ways = len(WAYS[direction])
+        held |= {f"w{i}": (ways, 3 * H, D), f"r{i}": (ways, 3 * H, H)}
+        nodes.append(
+            helper.make_node(
+                "GRU", ["a", f"w{i}", f"r{i}"], [f"y{i}"], hidden_size=H, direction=direction
+            )
+        )
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [T, B, D])],
+        [helper.make_tensor_value_info(f"y{i}", TensorProto.FLOAT, None) for i in range(4)],
+        [numpy_helper.from_array(rng.random(s, np.float32), n) for n, s in held.items()],
+    )
+    model = ir.from_proto(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    )
+    infer_shapes(model)
+    feeds = [{"x": rng.standard_normal((T, B, D)).astype(np.float32)} for _ in range(3)]
+    work = Reconstruction(analyze(model), feeds)
+    grams = {}
+    for name in ("m", "w1", "w2", "r2", "r3"):
+        layer = work.layers[name]
+        stream = Stream(work.stages, feeds)
+        stream.advance(work.stages.place_of(layer.node))
+        grams[name] = work.statistics(find_operand(work.analyzer, layer), stream, stream)[0].gram
+    assert [len(g) for g in grams.values()] == [1, 2, 1, 1, 1]
+    np.testing.assert_allclose(grams["w1"][1], grams["m"][0], atol=1e-5)
+    assert np.abs(grams["r2"] - grams["r3"]).max() > 1e-3
