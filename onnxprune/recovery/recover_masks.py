@@ -21,6 +21,9 @@ from onnxprune.recovery.steps import MASK_STEPS
 from onnxprune.recovery.train_masks import train_masks
 from onnxprune.rules.analysis import Analyzer
 
+_MENDED = 0.1
+"""Share of what zeros alone do that may be left, for the even division not to be solved as well."""
+
 
 class Contest:
     """The best candidate so far and the account of all."""
@@ -39,6 +42,16 @@ class Contest:
         if kept:
             self.best, self.agreement = candidate, after
         return kept
+
+    @property
+    def mended(self) -> bool:
+        """Whether a division by measurement has done what it promised.
+
+        The table adds up what single layers do, which need not hold for all together.
+        """
+        divided = any(s["step"] == "allocate" for s in self.steps)
+        enough = self.settled or self.agreement.loss <= _MENDED * self.steps[0]["loss"]
+        return divided and enough
 
     @property
     def settled(self) -> bool:
@@ -71,8 +84,9 @@ def recover_masks(
         method: see :meth:`Reconstruction.run`.
         steps: of :data:`MASK_STEPS`: solve layer by layer, masks searched unless ``method``
             forbids; where a measured table promises enough, divide the same number of weights by
-            it first and solve these masks instead; for N:M, other orders of coupled channels;
-            train block-wise, masks fixed.
+            it first, solve these masks, and solve the even division only if they did not mend
+            what was promised; for N:M, other orders of coupled channels; train block-wise, masks
+            fixed.
         fixed: names of layers whose number of weights stays as it is.
         seed: for the draw of positions.
         progress: called with (stage, fraction done).
@@ -86,14 +100,10 @@ def recover_masks(
     contest = Contest(judge, plain, work.agreement(judge, plain.weights, []))
     kind = parse_pattern(pattern)
     search = method != "given"
-    masks: Mapping[str, npt.NDArray[np.bool_]] = plan.masks
+    even: Mapping[str, npt.NDArray[np.bool_]] = plan.masks
     if search:
-        masks = spared(work, masks, kind, fixed)
-    left_dense = [
-        work.layers[name].name
-        for name, mask in masks.items()
-        if mask.all() and not plan.masks[name].all()
-    ]
+        even = spared(work, even, kind, fixed)
+    masks, left_dense = even, left_out(work, even, plan.masks)
     rows: list[dict[str, Any]] = []
 
     def enter(step: str, found: Recovered) -> bool:
@@ -109,8 +119,10 @@ def recover_masks(
         found = work.run(divided, kind, method=method, progress=progress)
         if enter("allocate", found):
             masks, left_dense = divided, []
-    elif "reconstruct" in steps:
-        enter("reconstruct", work.run(masks, kind, method=method, progress=progress))
+    if "reconstruct" in steps and not contest.mended:
+        found = work.run(even, kind, method=method, progress=progress)
+        if enter("reconstruct", found):
+            masks, left_dense = even, left_out(work, even, plan.masks)
     if "permute" in steps and search and isinstance(kind, NM) and not contest.settled:
         turned, after, told = permuted(work, masks, kind, method, judge, progress)
         if turned is not None and contest.enter("permute", turned, after, told):
@@ -133,6 +145,19 @@ def recover_masks(
         "spared": left_dense if best is not plain else [],
     }
     return best
+
+
+def left_out(
+    work: Reconstruction,
+    masks: Mapping[str, npt.NDArray[np.bool_]],
+    asked: Mapping[str, npt.NDArray[np.bool_]],
+) -> list[str]:
+    """Return the names of layers that stay dense although the plan has masks for them."""
+    return [
+        work.layers[name].name
+        for name, mask in masks.items()
+        if mask.all() and not asked[name].all()
+    ]
 
 
 def permuted(
