@@ -101,7 +101,6 @@ def cpu_session(model: onnx.ModelProto, threads: int, dims: dict[str, int]) -> o
     """The dense network as onnxruntime runs it by itself."""
     options = quiet_afterwards()
     options.intra_op_num_threads = threads
-    options.log_severity_level = 3
     for name, size in dims.items():
         options.add_free_dimension_override_by_name(name, size)
     return ort.InferenceSession(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -55,12 +56,16 @@ class Judge:
 
     def close(self, found: Agreement) -> bool:
         """Whether nothing that samples could show is left to gain."""
+        return found.loss <= self._close
+
+    @cached_property
+    def _close(self) -> float:
         limits = [
             CLOSE_VALUES if kind == "value" else CLOSE_CLASSES * self._information(index)
             for index, kind in enumerate(self.kinds)
             if kind is not None
         ]
-        return found.loss <= min(limits, default=0.0)
+        return min(limits, default=0.0)
 
     def _information(self, index: int) -> float:
         """How far the dense rows of classes are from their mean, in nats a row."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from onnxprune.errors import UsageError
 
 AUTO, NONE = "auto", "none"
-#: What may be done for a mask plan, in this order: solve layer by layer; divide the weights over
-#: layers by a measured table first; other orders of coupled channels (N:M); train block-wise.
+#: What may be done for a mask plan: solve layer by layer; before that, divide the weights over
+#: layers by a measured table; other orders of coupled channels (N:M); train block-wise.
 MASK_STEPS = ("reconstruct", "allocate", "permute", "train")
 #: What may be done for a channel plan, in this order: select units and widths by samples; solve the
 #: layers that read them; put the moments of normalisations right; train block-wise.
