@@ -116,8 +116,8 @@ void Executor::bind(std::vector<size_t> inputs, std::vector<size_t> outputs) {
   output_slots_ = std::move(outputs);
 }
 
-std::vector<Executor::Timing> Executor::measure(const std::vector<Shape>& shapes, double budget_us) {
-  std::shared_ptr<const Entry> entry = entry_for(shapes);
+std::vector<Executor::Timing> Executor::measure(const std::vector<Shape>& shapes, double budget_us, PlanStore* plans) {
+  std::shared_ptr<const Entry> entry = entry_for(shapes, plans);
   if (!entry->instance) return {};
   const Instance& instance = *entry->instance;
   // Numbers of ordinary size; all-zero data would do as well, but denormals would not.
@@ -164,7 +164,7 @@ Executor::~Executor() {
   for (const Workspace& workspace : idle_) std::free(workspace.data);
 }
 
-void Executor::prepare() {
+void Executor::prepare(PlanStore* plans) {
   if (!all_known(program_.input_shapes)) {
     // What was built to measure at assumed sizes is of no use.
     entries_.clear();
@@ -173,12 +173,12 @@ void Executor::prepare() {
   }
   for (const Shape& shape : program_.input_shapes)
     if (elements(shape) == 0) return;
-  entry_for(program_.input_shapes);
+  entry_for(program_.input_shapes, plans);
   for (Op& op : program_.ops) op.weights.reset();
   fixed_ = true;
 }
 
-std::shared_ptr<const Instance> Executor::instance_for(const std::vector<Shape>& image_shapes) {
+std::shared_ptr<const Instance> Executor::instance_for(const std::vector<Shape>& image_shapes, PlanStore* plans) {
   for (auto& known : instances_)
     if (known.first == image_shapes) return known.second;
   if (fixed_)
@@ -189,13 +189,14 @@ std::shared_ptr<const Instance> Executor::instance_for(const std::vector<Shape>&
   options.threads = plan_threads_;
   options.generate_code = options_.generate_code;
   options.tuner = options_.tuner.get();
+  options.plans = plans;
   auto instance = std::make_shared<const Instance>(program_, image_shapes, options);
   if (instances_.size() >= kMaxInstances) instances_.pop_back();
   instances_.insert(instances_.begin(), {image_shapes, instance});
   return instance;
 }
 
-std::shared_ptr<const Executor::Entry> Executor::make_entry(const std::vector<Shape>& shapes) {
+std::shared_ptr<const Executor::Entry> Executor::make_entry(const std::vector<Shape>& shapes, PlanStore* plans) {
   auto entry = std::make_shared<Entry>();
   entry->inputs = shapes;
   std::vector<Shape> all = infer_shapes(program_, shapes);
@@ -212,11 +213,11 @@ std::shared_ptr<const Executor::Entry> Executor::make_entry(const std::vector<Sh
       shape[0] = 1;
     }
   }
-  entry->instance = instance_for(image_shapes);
+  entry->instance = instance_for(image_shapes, plans);
   return entry;
 }
 
-std::shared_ptr<const Executor::Entry> Executor::entry_for(const std::vector<Shape>& shapes) {
+std::shared_ptr<const Executor::Entry> Executor::entry_for(const std::vector<Shape>& shapes, PlanStore* plans) {
   std::lock_guard<std::mutex> lock(mutex_);
   for (size_t i = 0; i < entries_.size(); ++i) {
     if (entries_[i]->inputs != shapes) continue;
@@ -224,7 +225,7 @@ std::shared_ptr<const Executor::Entry> Executor::entry_for(const std::vector<Sha
                            entries_.begin() + static_cast<std::ptrdiff_t>(i) + 1);
     return entries_[0];
   }
-  auto entry = make_entry(shapes);
+  auto entry = make_entry(shapes, plans);
   if (entries_.size() >= kMaxEntries) entries_.pop_back();
   entries_.insert(entries_.begin(), entry);
   return entry;
@@ -270,7 +271,7 @@ void Executor::run(abi::KernelContext* context) {
     inputs[i] = static_cast<const float*>(abi::tensor_data(value));
   }
   if (threads_ == 0) find_threads(context);
-  std::shared_ptr<const Entry> entry = entry_for(shapes);
+  std::shared_ptr<const Entry> entry = entry_for(shapes, nullptr);
   std::vector<float*> outputs(program_.outputs.size());
   for (size_t i = 0; i < outputs.size(); ++i) {
     abi::Value* value = nullptr;

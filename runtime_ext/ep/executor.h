@@ -30,7 +30,7 @@ class Executor {
 
   // Builds the instance for the shapes known at compile time, if all are known, and then forgets the
   // canonical weights: the kernels hold their own.
-  void prepare();
+  void prepare(PlanStore* plans = nullptr);
   void run(abi::KernelContext* context);
   // Tells which input and output of the fused node each of the program's is. Default: the same order.
   void bind(std::vector<size_t> inputs, std::vector<size_t> outputs);
@@ -40,7 +40,7 @@ class Executor {
     std::vector<int> units;
     double us = 0;
   };
-  std::vector<Timing> measure(const std::vector<Shape>& shapes, double budget_us);
+  std::vector<Timing> measure(const std::vector<Shape>& shapes, double budget_us, PlanStore* plans = nullptr);
   const Program& program() const { return program_; }
   int group() const { return options_.group; }
   void set_group(int group) { options_.group = group; }
@@ -56,9 +56,9 @@ class Executor {
     std::shared_ptr<const Instance> instance;  // null when there is nothing to compute
   };
 
-  std::shared_ptr<const Entry> entry_for(const std::vector<Shape>& shapes);
-  std::shared_ptr<const Entry> make_entry(const std::vector<Shape>& shapes);
-  std::shared_ptr<const Instance> instance_for(const std::vector<Shape>& image_shapes);
+  std::shared_ptr<const Entry> entry_for(const std::vector<Shape>& shapes, PlanStore* plans);
+  std::shared_ptr<const Entry> make_entry(const std::vector<Shape>& shapes, PlanStore* plans);
+  std::shared_ptr<const Instance> instance_for(const std::vector<Shape>& image_shapes, PlanStore* plans);
   void find_threads(abi::KernelContext* context);
   void record(const Instance& instance, const std::vector<double>& microseconds);
 

@@ -285,7 +285,7 @@ class InstanceBuilder {
   std::vector<Buffer> buffers_;
   std::map<std::pair<int, Form>, int> buffers_by_form_;
   std::vector<Pending> pending_;
-  std::vector<kernels::PlanPtr> plans_;  // by operation, until its step is made
+  std::vector<std::shared_ptr<kernels::Plan>> plans_;  // by operation, until its step is made
   std::vector<int> units_;  // of the operation being emitted
   std::vector<std::pair<int, Place>> output_copies_;
   std::set<int> in_place_;  // buffers that took the place of a residual
@@ -303,28 +303,39 @@ void InstanceBuilder::plan_kernels() {
     options.epilogue = op.epilogue;
     return options;
   };
+  std::vector<size_t> missing;
+  for (size_t i = 0; i < program_.ops.size(); ++i) {
+    const Op& op = program_.ops[i];
+    if (op.kind != OpKind::conv) continue;
+    const OpPlan& o = plan_.ops[i];
+    if (options_.plans != nullptr)
+      plans_[i] = options_.plans->find(op.weights, layout(op.in[0], o.in), layout(op.out, o.out), op.epilogue);
+    if (!plans_[i]) missing.push_back(i);
+  }
   if (options_.tuner != nullptr) {
     std::vector<std::pair<double, size_t>> heaviest;
-    for (size_t i = 0; i < program_.ops.size(); ++i) {
+    for (size_t i : missing) {
       const Op& op = program_.ops[i];
-      if (op.kind == OpKind::conv)
-        heaviest.emplace_back(-static_cast<double>(op.weights->nnz() * value(op.out).view.pixels()), i);
+      heaviest.emplace_back(-static_cast<double>(op.weights->nnz() * value(op.out).view.pixels()), i);
     }
     std::sort(heaviest.begin(), heaviest.end());
     for (const auto& [weight, i] : heaviest) {
       const Op& op = program_.ops[i];
       const OpPlan& o = plan_.ops[i];
+      kernels::PlanPtr made;
       kernels::Status status = options_.tuner->tune(*op.weights, layout(op.in[0], o.in), layout(op.out, o.out),
-                                                   options_of(op), &plans_[i]);
+                                                   options_of(op), &made);
+      plans_[i] = std::move(made);
       if (!status.ok()) throw std::runtime_error("onnxprune: " + std::string(status.message));
     }
     options_.tuner->release();
   }
   std::vector<int64_t> weights;
-  for (const Op& op : program_.ops) weights.push_back(op.kind == OpKind::conv ? op.weights->stored() : 0);
-  run_tasks(weights, [&](size_t i) {
+  for (size_t i : missing) weights.push_back(program_.ops[i].weights->stored());
+  run_tasks(weights, [&](size_t m) {
+    const size_t i = missing[m];
     const Op& op = program_.ops[i];
-    if (op.kind != OpKind::conv || plans_[i]) return;
+    if (plans_[i]) return;
     const OpPlan& o = plan_.ops[i];
     const kernels::PlanOptions options = options_of(op);
     const PlaneLayout &from = layout(op.in[0], o.in), &to = layout(op.out, o.out);
@@ -336,6 +347,8 @@ void InstanceBuilder::plan_kernels() {
       throw std::runtime_error("onnxprune: no kernel for '" + op.label + "': " + std::string(status.message));
     plans_[i] = std::move(made);
   });
+  if (options_.plans == nullptr) return;
+  for (size_t i : missing) options_.plans->keep(program_.ops[i].weights, program_.ops[i].epilogue, plans_[i]);
 }
 
 // Lets the output take the place of a residual that nobody reads afterwards: it is in the caches, and

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "ep/layouts.h"
+#include "ep/plan_store.h"
 #include "ep/program.h"
 
 namespace onnxprune::ep {
@@ -61,6 +62,7 @@ struct InstanceOptions {
   int threads = 1;
   bool generate_code = true;
   kernels::Tuner* tuner = nullptr;  // chooses kernels by timing; null = the cost model, repeatably
+  PlanStore* plans = nullptr;       // plans made before, and to be made; may be null
 };
 
 class Instance {

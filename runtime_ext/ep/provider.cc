@@ -5,6 +5,7 @@
 #endif
 
 #include <algorithm>
+#include <chrono>
 #include <cstdio>
 #include <fstream>
 #include <limits>
@@ -23,6 +24,8 @@ using abi::guarded;
 
 // Time that a session may spend on choosing kernels by timing.
 constexpr double kTuneSeconds = 0.01;
+// Time that it may spend on running what is too close to call, microseconds.
+constexpr double kMeasure = 60000;
 
 // What onnxruntime holds for a fused node. Its `compute` may be called by several threads at once.
 struct FusedNode : abi::NodeComputeInfo {
@@ -204,35 +207,34 @@ void Provider::prepare_all(const Graph& graph, const Lowering& lowering, const s
   }
 }
 
-// What was packed to be measured and is not claimed. Where nothing is claimed, `compile` never comes.
-void Provider::forget_others(const Graph& graph, const Lowering& lowering, const std::vector<Group>& groups) {
+// Where nothing is claimed, `compile` never comes.
+void Provider::finish_claims(const Graph& graph, const Lowering& lowering, const std::vector<Group>& groups, PlanStore* plans) {
   std::unordered_map<std::string, Prepared> kept;
   for (const Group& group : groups) {
     const auto known = prepared_.find(key_of(graph, lowering, group));
-    if (known != prepared_.end()) kept.insert(prepared_.extract(known));
+    if (known == prepared_.end()) continue;
+    known->second.executor->prepare(plans);
+    kept.insert(prepared_.extract(known));
   }
-  const bool less = !prepared_.empty();
   prepared_ = std::move(kept);
-  if (less) return_memory();
 }
 
 bool Provider::doubtful(const Group& group) {
-  // Estimates are good to some 25 %: where we are predicted to win clearly, a measurement is made only if
-  // it hardly takes time.
-  constexpr double kClear = 0.62, kQuick = 4000;  // microseconds
+  // Estimates are good to some 25 %, and a claim must save 15 %: where more is predicted a measurement is
+  // made only if it hardly takes time.
+  constexpr double kClear = 0.68, kQuick = 2000;  // microseconds
   return group.ours > kClear * group.cpu || group.ours < kQuick * cycles_per_microsecond();
 }
 
-std::vector<double> Provider::measure(const Graph& graph, const Lowering& lowering, const std::vector<Group>& groups) {
-  // Together about this long, so that creating a session stays quick.
-  constexpr double kBudget = 60000;  // microseconds
+std::vector<double> Provider::measure(const Graph& graph, const Lowering& lowering, const std::vector<Group>& groups,
+                                      double budget_us, PlanStore* plans) {
   std::vector<double> cycles(lowering.units.size(), -1);
   for (const Group& group : groups) {
     if (!doubtful(group)) continue;
     try {
       const std::vector<Shape> shapes = assumed_shapes(graph, lowering, group, costs_);
       Executor& executor = *prepared_.at(key_of(graph, lowering, group)).executor;
-      const auto timings = executor.measure(shapes, kBudget / static_cast<double>(groups.size()));
+      const auto timings = executor.measure(shapes, budget_us / static_cast<double>(groups.size()), plans);
       if (timings.empty()) continue;
       // A batch of several images costs as many times one.
       const double images = group.domain == Domain::image ? static_cast<double>(std::max<int64_t>(1, shapes[0][0])) : 1.0;
@@ -247,7 +249,7 @@ std::vector<double> Provider::measure(const Graph& graph, const Lowering& loweri
   return cycles;
 }
 
-std::string Provider::loses_when_small(const Graph& graph, const Lowering& lowering, const Group& group) {
+std::string Provider::loses_when_small(const Graph& graph, const Lowering& lowering, const Group& group, PlanStore* plans) {
   const auto known = prepared_.find(key_of(graph, lowering, group));
   for (const CostModel& costs : costs_.small()) {
     double ours = CostModel::call(), cpu = 0;
@@ -261,7 +263,7 @@ std::string Provider::loses_when_small(const Graph& graph, const Lowering& lower
       try {
         double total = CostModel::call();
         const auto shapes = assumed_shapes(graph, lowering, group, costs);
-        for (const auto& timing : known->second.executor->measure(shapes, 2000)) total += timing.us * cycles_per_microsecond();
+        for (const auto& timing : known->second.executor->measure(shapes, 2000, plans)) total += timing.us * cycles_per_microsecond();
         ours = total;
       } catch (const std::invalid_argument&) {
         // Too small for its windows: the prediction stands.
@@ -277,10 +279,10 @@ std::string Provider::loses_when_small(const Graph& graph, const Lowering& lower
   return "";
 }
 
-void Provider::drop_losers_when_small(const Graph& graph, const Lowering& lowering, Selection* selection) {
+void Provider::drop_losers_when_small(const Graph& graph, const Lowering& lowering, Selection* selection, PlanStore* plans) {
   std::vector<Group> kept;
   for (Group& group : selection->groups) {
-    const std::string reason = group.open ? loses_when_small(graph, lowering, group) : "";
+    const std::string reason = group.open ? loses_when_small(graph, lowering, group, plans) : "";
     for (int u : group.units) selection->reasons[static_cast<size_t>(u)] = reason;
     if (reason.empty()) kept.push_back(std::move(group));
   }
@@ -311,20 +313,24 @@ void Provider::claim(const Graph& graph, abi::GraphSupport* support) {
     }
     return;
   }
+  const auto start = std::chrono::steady_clock::now();
   const Lowering lowering = lower(graph, options_.force ? 0.0 : options_.min_sparsity, options_.context_enable);
   Selection selection = select(graph, lowering, options_, costs_, {});
+  PlanStore plans;
   // Saving a compiled model needs the weights that planning lets go of, so `compile` starts afresh then.
   if (!options_.context_enable) prepare_all(graph, lowering, selection.groups);
   if (options_.timing && !options_.force && !options_.context_enable &&
       std::any_of(selection.groups.begin(), selection.groups.end(), doubtful)) {
-    const std::vector<double> measured = measure(graph, lowering, selection.groups);
+    // As long as packing took, so that making a session stays in proportion to the model.
+    const std::chrono::duration<double, std::micro> packing = std::chrono::steady_clock::now() - start;
+    const std::vector<double> measured = measure(graph, lowering, selection.groups, std::min(packing.count(), kMeasure), &plans);
     CostModel costs = costs_;
     costs.cpu_factor = dense_factor();
     selection = select(graph, lowering, options_, costs, measured);
     prepare_all(graph, lowering, selection.groups);
   }
-  if (!options_.force) drop_losers_when_small(graph, lowering, &selection);
-  forget_others(graph, lowering, selection.groups);
+  if (!options_.force) drop_losers_when_small(graph, lowering, &selection, &plans);
+  finish_claims(graph, lowering, selection.groups, &plans);
   std::vector<int> group_of(lowering.units.size(), -1);
   for (const Group& group : selection.groups) {
     std::vector<const abi::Node*> nodes;

@@ -36,15 +36,18 @@ class Provider : public abi::Ep {
   ExecutorOptions executor_options(int group) const;
   Prepared prepare(const Graph& graph, const Lowering& lowering, const Group& group) const;
   void prepare_all(const Graph& graph, const Lowering& lowering, const std::vector<Group>& groups);
-  void forget_others(const Graph& graph, const Lowering& lowering, const std::vector<Group>& groups);
   // True when the prediction is too close to call.
   static bool doubtful(const Group& group);
-  // Measured cycles by unit for groups whose shapes are known well enough.
-  std::vector<double> measure(const Graph& graph, const Lowering& lowering, const std::vector<Group>& groups);
+  // Measured cycles by unit for doubtful groups whose shapes are known well enough; running them takes
+  // about `budget_us` together.
+  std::vector<double> measure(const Graph& graph, const Lowering& lowering, const std::vector<Group>& groups, double budget_us,
+                              PlanStore* plans);
   // Why a group of open sizes would lose where these turn out small; empty if it would not.
-  std::string loses_when_small(const Graph& graph, const Lowering& lowering, const Group& group);
+  std::string loses_when_small(const Graph& graph, const Lowering& lowering, const Group& group, PlanStore* plans);
   // Drops groups of open sizes that would lose where these turn out small.
-  void drop_losers_when_small(const Graph& graph, const Lowering& lowering, Selection* selection);
+  void drop_losers_when_small(const Graph& graph, const Lowering& lowering, Selection* selection, PlanStore* plans);
+  // Makes ready what is claimed, and forgets what was prepared and is not.
+  void finish_claims(const Graph& graph, const Lowering& lowering, const std::vector<Group>& groups, PlanStore* plans);
   void claim_context(const Graph& graph, int node, abi::GraphSupport* support);
   abi::NodeComputeInfo* compile_one(const abi::Graph* graph, const abi::Node* fused, abi::Node** context_node);
   abi::NodeComputeInfo* finish(std::unique_ptr<Executor> executor);

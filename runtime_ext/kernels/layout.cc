@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <initializer_list>
+#include <tuple>
 
 namespace onnxprune::kernels {
 namespace {
@@ -148,6 +149,14 @@ std::int32_t PlaneLayout::phase_slot(std::int32_t phase) const {
   if (static_cast<std::int64_t>(stride_h) * stride_w > 64) return phase;
   const std::uint64_t bit = std::uint64_t{1} << phase;
   return (phase_mask & bit) == 0 ? -1 : __builtin_popcountll(phase_mask & (bit - 1));
+}
+
+bool PlaneLayout::operator==(const PlaneLayout& other) const {
+  auto all = [](const PlaneLayout& l) {
+    return std::tie(l.height, l.width, l.stride_h, l.stride_w, l.phase_mask, l.rows, l.cols, l.top,
+                    l.left, l.bottom, l.right, l.pitch, l.lead, l.phase_stride, l.plane_stride);
+  };
+  return all(*this) == all(other);
 }
 
 std::int64_t PlaneLayout::buffer_floats(std::int32_t channels, std::int32_t images) const {

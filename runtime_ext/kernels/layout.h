@@ -90,6 +90,8 @@ struct PlaneLayout {
   std::int64_t image_floats(std::int32_t channels) const { return plane_stride * channels; }
   // Floats to allocate for a batch, including the slack that vector accesses may touch.
   std::int64_t buffer_floats(std::int32_t channels, std::int32_t images = 1) const;
+
+  bool operator==(const PlaneLayout& other) const;
 };
 
 // A conforming layout: the pitch that costs the fewest vectors and, among those, aligns rows best

@@ -37,6 +37,11 @@ struct Epilogue {
   Activation activation = Activation::none;
   float alpha = 0.0f, beta = 0.0f;
   Residual residual = Residual::none;
+
+  bool operator==(const Epilogue& other) const {
+    return activation == other.activation && alpha == other.alpha && beta == other.beta &&
+           residual == other.residual;
+  }
 };
 
 struct PlanOptions {
