@@ -216,7 +216,9 @@ void Provider::finish_claims(const Graph& graph, const Lowering& lowering, const
     known->second.executor->prepare(plans);
     kept.insert(prepared_.extract(known));
   }
+  const bool packed = !prepared_.empty();
   prepared_ = std::move(kept);
+  if (packed && prepared_.empty()) return_memory();
 }
 
 bool Provider::doubtful(const Group& group) {
