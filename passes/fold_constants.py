@@ -18,7 +18,7 @@ import onnx_ir as ir
 from onnxprune.passes.base import PASSES, Context, Pass, PassResult
 from onnxprune.passes.infer_shapes import InferShapes
 from onnxprune.passes.known_branches import take_known_branches
-from onnxprune.rules.analysis import FLOATS, STANDARD, overridable
+from onnxprune.rules.analysis import FLOATS, STANDARD, Analyzer, overridable
 from onnxprune.rules.bodies import graphs_of, nested, unique_names
 from onnxprune.rules.rewriter import Constants
 from onnxprune.rules.sizes import SizeTracer, learn_shape
@@ -118,9 +118,20 @@ class FoldConstants(Pass):
             folder = _Folder(model, self.max_elements)
             learned = folder.fold()
             folded += folder.replaced
-            if not learned:
+            # What inference leaves open behind an operator it does not know, its rule may tell.
+            if not learned and not (_untold(model) and Analyzer(model).learned):
                 break
         return PassResult(model, folded > 0, {"folded": folded})
+
+
+def _untold(model: ir.Model) -> bool:
+    """Return whether an operator that inference does not know leaves a shape open."""
+    return any(
+        value.shape is None and value.uses()
+        for node in model.graph
+        if node.domain not in STANDARD
+        for value in node.outputs
+    )
 
 
 class _Folder:

@@ -19,18 +19,19 @@ from onnx import TensorProto, numpy_helper
 _FLOATS = (TensorProto.FLOAT, TensorProto.FLOAT16, TensorProto.BFLOAT16, TensorProto.DOUBLE)
 
 
-def _graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """Yield a graph and the bodies inside it."""
     yield graph
     for node in graph.node:
         for attribute in node.attribute:
             if attribute.type == onnx.AttributeProto.GRAPH:
-                yield from _graphs(attribute.g)
+                yield from graphs(attribute.g)
 
 
 def tensors(model: onnx.ModelProto) -> dict[str, onnx.TensorProto]:
     """Every dense constant of the model by value name: initializers and Constant nodes."""
     found: dict[str, onnx.TensorProto] = {}
-    for graph in _graphs(model.graph):
+    for graph in graphs(model.graph):
         found.update((tensor.name, tensor) for tensor in graph.initializer)
         for node in graph.node:
             for attribute in node.attribute:
@@ -55,11 +56,11 @@ def parameters(model: onnx.ModelProto) -> dict[str, int]:
     constants = set(held)
     tables = {
         node.input[0]
-        for graph in _graphs(model.graph)
+        for graph in graphs(model.graph)
         for node in graph.node
         if node.op_type == "Gather" and node.input[1] not in constants
     }
-    for graph in _graphs(model.graph):
+    for graph in graphs(model.graph):
         for node in graph.node:
             if node.op_type == "EmbedLayerNormalization":
                 tables.update(name for name in node.input[2:5] if name)
@@ -74,7 +75,7 @@ def parameters(model: onnx.ModelProto) -> dict[str, int]:
         and name not in tables
         and numpy_helper.to_array(held[name]).tobytes() in turned
     }
-    for graph in _graphs(model.graph):
+    for graph in graphs(model.graph):
         for node in graph.node:
             if node.op_type == "Add":
                 other.update(n for n in node.input if n in weights and _places(held[n].dims))

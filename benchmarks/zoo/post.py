@@ -55,7 +55,7 @@ def ort_basic(path: Path) -> None:
     _ort(path, "ORT_ENABLE_BASIC")
 
 
-def _ort_transformer(path: Path, model_type: str) -> None:
+def ort_transformer(path: Path, model_type: str) -> None:
     from onnxruntime.transformers import optimizer
 
     # Every language model of the zoo has four heads and width 64.
@@ -123,8 +123,8 @@ def nameless(path: Path) -> None:
 POST: dict[str, Callable[[Path], None]] = {
     "ort": ort_extended,
     "simplify-shapes": ort_basic,
-    "ort-bert": lambda path: _ort_transformer(path, "bert"),
-    "ort-gpt2": lambda path: _ort_transformer(path, "gpt2"),
+    "ort-bert": lambda path: ort_transformer(path, "bert"),
+    "ort-gpt2": lambda path: ort_transformer(path, "gpt2"),
     "keras": keras_names,
     "constants": constants,
     "nameless": nameless,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 import os
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -18,12 +19,14 @@ from onnxprune.calibration.feed_specs import Array, Feed, InputSpec, input_specs
 from onnxprune.errors import DataError
 from onnxprune.io import Source, load, to_bytes
 from onnxprune.io.open_dims import BATCH, SEQUENCE, SOUND
+from onnxprune.rules.symbols import told_sizes
 
 _MASK = re.compile(r"mask", re.IGNORECASE)
 _RATE = re.compile(r"^sr$|sampl\w*_?rate", re.IGNORECASE)
 _LENGTH = re.compile(r"len(gth)?s?$|num_frames", re.IGNORECASE)
 _POSITION = re.compile(r"position", re.IGNORECASE)
 _SAMPLING_RATE = 16_000  # Hz; the usual one of speech models
+_MOST = 1 << 25  # numbers of an input, beyond which a guessed size is not worth trying
 _FREE = 8  # integers that nothing limits are drawn from [0, 8)
 
 
@@ -39,14 +42,15 @@ def random_feeds(model: ir.Model, seed: int, dims: Mapping[str, int] | None = No
         model: the model; not changed.
         seed: the same seed gives the same arrays, bit for bit.
         dims: sizes of open dimensions, by symbolic name or, where they have none, by
-            ``input[axis]``. Others get 1 if they are a batch, else the first of the sizes that
-            :func:`working_feeds` would try.
+            ``input[axis]``. Others get what the weights ask for, 1 if they are a batch, else the
+            first of the sizes that :func:`working_feeds` would try.
 
     Raises:
         DataError: an input that is no tensor.
     """
     specs = [s for s in input_specs(model) if not s.optional]
-    sizes = {key: LADDERS[role][0] for key, role in open_dims(specs).items()} | dict(dims or {})
+    sizes = {key: LADDERS[role][0] for key, role in open_dims(specs).items()}
+    sizes |= told_sizes(model.graph) | dict(dims or {})
     values = {v.name: v for v in model.graph.inputs}
     longest = max((size for k, size in sizes.items() if _is_sequence(specs, k)), default=1)
     rng = np.random.default_rng(seed)
@@ -161,7 +165,8 @@ class _Trial:
     ) -> None:
         self.model = model
         self.seed = seed
-        self.roles = open_dims([s for s in input_specs(model) if not s.optional])
+        specs = [s for s in input_specs(model) if not s.optional]
+        self.roles = open_dims(specs, told_sizes(model.graph))
         self.told = ""
         if session is not None:
             self.session = session
@@ -215,6 +220,8 @@ class _Trial:
 
     def _run(self, sizes: Mapping[str, int]) -> bool | None:
         """Return None if the model does not run, else whether its outputs are of any use."""
+        if _elements(self.model, sizes) > _MOST:
+            return None
         feed = random_feeds(self.model, self.seed, sizes)
         try:
             outputs = self.session.run(None, feed)
@@ -222,6 +229,13 @@ class _Trial:
             self.told = self.told or _short(error)
             return None
         return all(_useful(o) for o in outputs)
+
+
+def _elements(model: ir.Model, sizes: Mapping[str, int]) -> int:
+    """Return how many numbers the largest input would hold."""
+    told = told_sizes(model.graph) | dict(sizes)
+    specs = [s for s in input_specs(model) if not s.optional]
+    return max((math.prod(_shape(spec, told)) for spec in specs), default=0)
 
 
 def _nearest(ladder: Iterable[int], size: int) -> list[int]:

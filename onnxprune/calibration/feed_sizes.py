@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ast
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Container, Iterable, Iterator, Mapping
 
 from onnxprune.calibration.feed_specs import InputSpec
 from onnxprune.io.open_dims import BATCH, SEQUENCE, SOUND, SPATIAL, role
@@ -17,13 +17,18 @@ LADDERS: Mapping[str, tuple[int, ...]] = {
 """Sizes to try for each sort of dimension, in this order: the cheap and likely ones first."""
 
 
-def open_dims(specs: Iterable[InputSpec]) -> dict[str, str]:
-    """Return the role of each open dimension by its key, in order of first appearance."""
+def open_dims(specs: Iterable[InputSpec], known: Container[str] = ()) -> dict[str, str]:
+    """Return the role of each open dimension by its key, in order of first appearance.
+
+    Args:
+        specs: the inputs.
+        known: keys whose size is known all the same.
+    """
     found: dict[str, str] = {}
     for spec in specs:
         for axis in range(spec.rank or 0):
             key = spec.dim_key(axis)
-            if key is not None and key not in found and not _terms(key):
+            if key is not None and key not in found and key not in known and not _terms(key):
                 found[key] = role(spec.dims or (), axis, spec.name)
     return found
 

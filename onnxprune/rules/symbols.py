@@ -13,6 +13,8 @@ from collections.abc import Callable, Iterator, Sequence
 
 import onnx_ir as ir
 
+from onnxprune.rules.base import RULES
+
 Dims = list[int | str | None]
 MADE_UP = "unk__"
 BROADCASTING = frozenset(
@@ -39,6 +41,21 @@ BROADCASTING = frozenset(
         "GreaterOrEqual",
     )
 )
+
+# What gives its first operand's shape to its result, beside what the rules say element by element.
+ALIKE = frozenset(
+    (
+        "Softmax",
+        "LogSoftmax",
+        "LayerNormalization",
+        "RMSNormalization",
+        "GroupNormalization",
+        "InstanceNormalization",
+        "BatchNormalization",
+        "SkipLayerNormalization",
+    )
+)
+ELEMENTWISE = "*d -> *d"  # text of their rules
 
 
 def unify_symbols(graph: ir.Graph, dims: Callable[[ir.Value], Dims | None]) -> int:
@@ -70,6 +87,28 @@ def unify_symbols(graph: ir.Graph, dims: Callable[[ir.Value], Dims | None]) -> i
     return len(same)
 
 
+def told_sizes(graph: ir.Graph) -> dict[str, int]:
+    """Return the sizes that the graph leaves open by name and that its weights give away.
+
+    Exporters name axes that the weights allow one size only: the channels of an image that a
+    convolution with 3 input channels reads.
+    """
+
+    def dims(value: ir.Value) -> Dims | None:
+        shape = value.shape if value.const_value is None else value.const_value.shape
+        if shape is None:
+            return None
+        return [d if isinstance(d, int) else d.value for d in shape]
+
+    sizes: dict[str, int] = {}
+    for node in graph:
+        operands = [None if v is None else dims(v) for v in node.inputs]
+        for a, b in _contracted(node, operands):
+            if isinstance(a, str) and isinstance(b, int):
+                sizes.setdefault(a, b)
+    return sizes
+
+
 def _rank(name: str | int) -> tuple[int, int, str]:
     """Order sizes: numbers first, then names of the model, then made-up ones, older first."""
     if isinstance(name, int):
@@ -92,16 +131,23 @@ def _facts(
 ) -> Iterator[tuple[str | int, str | int]]:
     """Yield pairs of sizes that are one."""
     for node in graph:
-        if node.domain not in ("", "ai.onnx") and node.op_type != "FusedMatMul":
+        ours = node.op_type == "FusedMatMul" or _alike(node)
+        if node.domain not in ("", "ai.onnx") and not ours:
             continue
         values = [v for v in (*node.inputs, *node.outputs) if v is not None]
         known = [d for d in map(dims, values) if d is not None]
         if node.op_type in BROADCASTING:
             yield from _stacked(known)
+        elif _alike(node):
+            yield from _stacked([d for d in map(dims, _ends(node)) if d is not None])
+        elif node.op_type == "Transpose" and len(known) == 2:
+            perm = node.attributes.get("perm")
+            order = range(len(known[0]))[::-1] if perm is None else perm.as_ints()
+            yield from _stacked([[known[0][i] for i in order], known[1]])
         elif node.op_type in ("MatMul", "FusedMatMul") and min(map(len, known), default=0) >= 2:
             yield from _stacked([d[:-2] for d in known])
             if node.op_type == "MatMul" and len(known) == 3:
-                yield from _pairs([known[0][-1], known[1][-2]], numbers=True)
+                yield from _contracted(node, known)
         elif node.op_type == "Concat":
             attr = node.attributes.get("axis")
             if attr is not None and len({len(d) for d in known}) == 1:
@@ -109,6 +155,42 @@ def _facts(
                 for axis in range(len(known[0])):
                     if axis != at:
                         yield from _pairs([d[axis] for d in known], numbers=True)
+
+
+def _alike(node: ir.Node) -> bool:
+    """Return whether the first result has the shape of the first operand."""
+    rule = RULES.get(("" if node.domain == "ai.onnx" else node.domain, node.op_type))
+    return node.op_type in ALIKE or (rule is not None and rule.text == ELEMENTWISE)
+
+
+def _ends(node: ir.Node) -> list[ir.Value]:
+    """Return the first operand and the first result."""
+    return [v for v in (*node.inputs[:1], *node.outputs[:1]) if v is not None]
+
+
+def _contracted(
+    node: ir.Node, dims: Sequence[Dims | None]
+) -> Iterator[tuple[str | int, str | int]]:
+    """Pair the sizes that a product sums over, the data's first."""
+    data, weight = (*dims, None, None)[:2]
+    if data is None or weight is None or len(data) < 2 or len(weight) < 2:
+        return
+
+    def number(name: str, default: int) -> int:
+        attr = node.attributes.get(name)
+        return default if attr is None else attr.as_int()
+
+    if node.op_type == "MatMul":
+        yield from _pairs([data[-1], weight[-2]], numbers=True)
+    elif node.op_type in ("Gemm", "FusedGemm"):
+        yield from _pairs(
+            [data[0 if number("transA", 0) else 1], weight[1 if number("transB", 0) else 0]],
+            numbers=True,
+        )
+    elif node.op_type in ("Conv", "FusedConv") and isinstance(weight[1], int):
+        yield from _pairs([data[1], weight[1] * number("group", 1)], numbers=True)
+    elif node.op_type == "ConvTranspose":
+        yield from _pairs([data[1], weight[0]], numbers=True)
 
 
 def _stacked(shapes: Sequence[Dims]) -> Iterator[tuple[str | int, str | int]]:

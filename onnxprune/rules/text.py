@@ -190,16 +190,17 @@ class _Binding:
 
     @property
     def symbols(self) -> dict[str, str]:
-        """Symbolic sizes of factors that are an axis of their own."""
-        out = {}
+        """Symbolic sizes of factors that are an axis of their own and have one name everywhere."""
+        met: dict[str, set[str]] = {}
         for is_in, i, axis, names in self.axes:
             dim = self._dim(is_in, i, axis)
             if len(names) == 1 and isinstance(dim, str):
-                out[names[0]] = dim
-        return out
+                met.setdefault(names[0], set()).add(dim)
+        return {name: dims.pop() for name, dims in met.items() if len(dims) == 1}
 
     def _solve(self, bound: dict[str, int]) -> dict[str, int | None]:
         sizes: dict[str, int | None] = dict(bound)
+        unknown: set[str] = set()
         for is_in, i, axis, names in self.axes:
             if len(names) == 1:
                 dim = self._dim(is_in, i, axis)
@@ -209,6 +210,9 @@ class _Binding:
                     sizes[name] = dim if old is None else max(old, dim)
                 else:
                     sizes.setdefault(name, None)
+                    unknown.add(name)
+        # One coordinate is repeated along an axis of unknown size: that size stays unknown.
+        sizes |= {name: None for name in unknown - set(bound) if sizes[name] == 1}
         for is_in, i, axis, names in self.axes:
             open_names = [x for x in names if sizes.get(x) is None]
             dim = self._dim(is_in, i, axis)

@@ -13,6 +13,7 @@ from onnxprune.rules.base import Contraction, Dim, GiveUp, KeptOf, Reduction, Re
 from onnxprune.rules.packing import Packing
 from onnxprune.rules.reading import Scheme
 from onnxprune.rules.rewriter import Rewriter
+from onnxprune.rules.symbols import MADE_UP
 
 if TYPE_CHECKING:
     from onnxprune.rules.analysis import Analyzer
@@ -276,8 +277,13 @@ class NodeView:
         self._analyzer.produces(value, axis, (self.node, index))
 
     def learn(self, index: int, dims: Sequence[Dim], like: int = 0) -> None:
-        """Record the shape of an output that inference could not find; its type is ``like``'s."""
+        """Record the shape of an output that inference could not find; its type is ``like``'s.
+
+        A name that inference made up is good for as long as inference does not run again: it is
+        left open, and learned anew when more is known.
+        """
         value = self.node.outputs[index]
+        dims = [None if isinstance(d, str) and d.startswith(MADE_UP) else d for d in dims]
         self._learned.add(index)
         value.meta[_LEARNED] = True
         if self._analyzer.dims(value) == list(dims):

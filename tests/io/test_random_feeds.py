@@ -290,3 +290,15 @@ def test_a_model_onnxruntime_does_not_know() -> None:
     proto.opset_import.append(h.make_opsetid("org.example", 1))
     with pytest.raises(DataError, match="onnxruntime cannot load the model"):
         working_feeds(proto)
+
+
+def test_channels_left_open_are_those_the_weights_ask_for() -> None:
+    proto = model_of(
+        [h.make_node("Conv", ["x", "w"], ["y"])],
+        [("x", T.FLOAT, ["batch_size", "num_channels", "height", "width"])],
+        ["y"],
+        w=np.ones((4, 3, 3, 3), np.float32),
+    )
+    shapes = [feed["x"].shape for feed in working_feeds(proto.SerializeToString())]
+    assert {shape[1] for shape in shapes} == {3}
+    assert shapes[0] != shapes[1]

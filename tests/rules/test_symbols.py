@@ -5,15 +5,20 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import onnx_ir as ir
+import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxprune
+from onnxprune.rules.analysis import Analyzer
 from onnxprune.rules.sizes import Entry, expand_dims
-from onnxprune.rules.symbols import unify_symbols
+from onnxprune.rules.symbols import told_sizes, unify_symbols
 
 
-def _attention() -> onnx.ModelProto:
-    """Return attention whose shapes are computed and whose mask has sizes of its own."""
+def _attention(*, fused: bool = False) -> onnx.ModelProto:
+    """Return attention whose shapes are computed and whose mask has sizes of its own.
+
+    ``fused``: the scores come from an operator that ONNX's inference does not know.
+    """
     rng = np.random.default_rng(0)
     arrays = {n: rng.standard_normal((16, 16)) for n in ("wq", "wk", "wv", "wo")}
     numbers = {"zero": 0, "one": 1, "at": [0], "open": [-1], "size": [4]}
@@ -30,9 +35,13 @@ def _attention() -> onnx.ModelProto:
             helper.make_node("Reshape", [f"{n}0", "split"], [f"{n}1"]),
             helper.make_node("Transpose", [f"{n}1"], [n], perm=[0, 2, 1, 3]),
         ]
+    if fused:
+        more = {"transB": 1, "alpha": 0.5, "domain": "com.microsoft"}
+        nodes.append(helper.make_node("FusedMatMul", ["q", "k"], ["s"], **more))
+    else:
+        nodes.append(helper.make_node("Transpose", ["k"], ["kt"], perm=[0, 1, 3, 2]))
+        nodes.append(helper.make_node("MatMul", ["q", "kt"], ["s"]))
     nodes += [
-        helper.make_node("Transpose", ["k"], ["kt"], perm=[0, 1, 3, 2]),
-        helper.make_node("MatMul", ["q", "kt"], ["s"]),
         helper.make_node("Add", ["s", "mask"], ["masked"]),
         helper.make_node("Softmax", ["masked"], ["p"], axis=-1),
         helper.make_node("MatMul", ["p", "v"], ["o"]),
@@ -55,8 +64,9 @@ def _attention() -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=opsets, ir_version=8)
 
 
-def test_heads_behind_sizes_without_a_name() -> None:
-    model = _attention()
+@pytest.mark.parametrize("fused", [False, True])
+def test_heads_behind_sizes_without_a_name(fused: bool) -> None:
+    model = _attention(fused=fused)
     rng = np.random.default_rng(1)
     feeds = [
         {
@@ -96,3 +106,34 @@ def test_expand_keeps_an_axis_that_its_target_leaves_alone() -> None:
         None, 1, 4, "t",
     ]  # fmt: skip
     assert expand_dims([3], [Entry(2), Entry(1)]) == [2, 3]
+
+
+def test_one_coordinate_beside_an_unknown_size_does_not_make_it_one() -> None:
+    values = {
+        n: ir.Value(name=n, shape=ir.Shape(s), type=ir.TensorType(ir.DataType.FLOAT))
+        for n, s in {"a": [None, 4], "b": [1, 4]}.items()
+    }
+    c = ir.Value(name="c")
+    node = ir.Node("", "Add", list(values.values()), outputs=[c])
+    graph = ir.Graph(list(values.values()), [c], nodes=[node], opset_imports={"": 17})
+    Analyzer(ir.Model(graph, ir_version=9))
+    assert c.shape is not None
+    assert [getattr(d, "value", d) for d in c.shape] == [None, 4]
+
+
+def test_sizes_that_weights_give_away() -> None:
+    shapes = {"x": ["n", "c", "h", "w"], "y": ["n", "f"]}
+    x, y = (
+        ir.Value(name=n, shape=ir.Shape(s), type=ir.TensorType(ir.DataType.FLOAT))
+        for n, s in shapes.items()
+    )
+    weights = [
+        ir.Value(name=n, const_value=ir.tensor(np.zeros(s, np.float32), name=n))
+        for n, s in (("k", (8, 3, 3, 3)), ("m", (5, 6)))
+    ]
+    nodes = [
+        ir.Node("", "Conv", [x, weights[0]], [ir.AttrInt64("group", 2)], outputs=[ir.Value()]),
+        ir.Node("", "Gemm", [y, weights[1]], [ir.AttrInt64("transB", 1)], outputs=[ir.Value()]),
+    ]
+    graph = ir.Graph([x, y], [n.outputs[0] for n in nodes], nodes=nodes, initializers=weights)
+    assert told_sizes(graph) == {"c": 6, "f": 6}
