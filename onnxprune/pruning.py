@@ -282,7 +282,7 @@ def run_prune(
 
 def _resized(now: ir.Shape | None, declared: ir.Shape | None) -> ir.Shape | None:
     """Return a declared shape with the sizes it has now; symbols and unknowns stay."""
-    if now is None or declared is None:
+    if now is None or declared is None or len(now) != len(declared):
         return declared
     pairs = zip(now, declared, strict=True)
     return ir.Shape([a if isinstance(a, int) and isinstance(b, int) else b for a, b in pairs])

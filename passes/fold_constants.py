@@ -16,11 +16,11 @@ import onnx
 import onnx_ir as ir
 
 from onnxprune.passes.base import PASSES, Context, Pass, PassResult
-from onnxprune.passes.infer_shapes import InferShapes
 from onnxprune.passes.known_branches import take_known_branches
 from onnxprune.rules.analysis import FLOATS, STANDARD, Analyzer, overridable
 from onnxprune.rules.bodies import graphs_of, nested, unique_names
 from onnxprune.rules.rewriter import Constants
+from onnxprune.rules.shapes import correct_shapes, infer_shapes
 from onnxprune.rules.sizes import SizeTracer, learn_shape
 from onnxprune.rules.symbols import unify_symbols
 
@@ -113,8 +113,9 @@ class FoldConstants(Pass):
         """Fold until nothing changes; shapes are inferred between rounds."""
         folded = 0
         unique_names(model)
+        correct_shapes(model)
         for _ in range(ROUNDS):
-            InferShapes().run(model, context)
+            infer_shapes(model)
             folder = _Folder(model, self.max_elements)
             learned = folder.fold()
             folded += folder.replaced

@@ -8,7 +8,7 @@ from typing import ClassVar
 import onnx_ir as ir
 
 from onnxprune.passes.base import PASSES, Context, Pass, PassResult
-from onnxprune.rules.shapes import infer_shapes
+from onnxprune.rules.shapes import correct_shapes, infer_shapes
 
 
 @PASSES.member("infer-shapes")
@@ -16,6 +16,7 @@ from onnxprune.rules.shapes import infer_shapes
 class InferShapes(Pass):
     """Infer shapes of the main graph, subgraphs included, with constants propagated.
 
+    Declared shapes that inference contradicts give way, those that it cannot tell stay.
     Local functions are opaque to inference here; their calls stay without a rule.
     """
 
@@ -23,4 +24,5 @@ class InferShapes(Pass):
 
     def run(self, model: ir.Model, context: Context) -> PassResult:
         """Merge inferred shapes into ``model``; what cannot be inferred stays unknown."""
-        return PassResult(model, infer_shapes(model))
+        corrected = correct_shapes(model)
+        return PassResult(model, infer_shapes(model) or corrected)

@@ -29,6 +29,37 @@ def infer_shapes(model: ir.Model) -> bool:
         changed = True
 
 
+def correct_shapes(model: ir.Model) -> bool:
+    """Drop shapes of the main graph that inference contradicts; return whether there were any.
+
+    Files come with shapes of outputs and inner values that were true of another version of the
+    model; onnxruntime warns and goes by what it infers, and so must whoever counts units. A shape
+    is contradicted by another rank or another number; what inference leaves open, or names
+    otherwise, stays as declared.
+    """
+    inner = [v for node in model.graph for v in node.outputs]
+    declared = [v.shape for v in inner]
+    for value in inner:
+        value.shape = None
+    _infer(model)
+    wrong = False
+    for value, shape in zip(inner, declared, strict=True):
+        if shape is None or not _contradicts(value.shape, shape):
+            value.shape = shape
+        else:
+            wrong = True
+    return wrong
+
+
+def _contradicts(inferred: ir.Shape | None, declared: ir.Shape) -> bool:
+    if inferred is None:
+        return False
+    if len(inferred) != len(declared):
+        return True
+    pairs = zip(inferred, declared, strict=True)
+    return any(isinstance(a, int) and isinstance(b, int) and a != b and b >= 0 for a, b in pairs)
+
+
 def _infer(model: ir.Model) -> bool:
     logger = logging.getLogger("onnx_ir.passes.common.shape_inference")
     level = logger.level
