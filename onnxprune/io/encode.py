@@ -13,6 +13,7 @@ from typing import BinaryIO
 
 import onnx
 import onnx_ir as ir
+from onnx import helper
 
 from onnxprune.errors import OnnxPruneError, SaveError, UnsupportedError
 from onnxprune.io import carry, origin, sparse, walk, wire
@@ -26,6 +27,7 @@ _PAGE = 4096  # runtimes map external data by pages; a large tensor starts on on
 _LARGE = 1 << 20
 _SMALL_ALIGNMENT = 64  # a cache line
 _FREE_INITIALIZERS_SINCE = 4  # IR version; before, an initializer had to be a graph input too
+_CONSTANTS_OF_ANY_TYPE_SINCE = 9  # opset; before, a Constant could only be float
 _MANY = 1 << 30  # bytes of tensors in attributes from which they are moved out too
 
 
@@ -152,9 +154,14 @@ def encode(model: ir.Model) -> Parts:
     for name, value in held.items():
         tensor = value.const_value
         assert tensor is not None  # _initializers saw to it
-        if name not in inputs:
+        if name not in inputs and _fits_constant(model, tensor):
             _prepend_constant(proto.graph, name, tensor)
-        elif form := value.meta.get(origin.SPARSE):
+            continue
+        if name not in inputs:  # the form of the time: an input with a default
+            proto.graph.input.append(
+                helper.make_tensor_value_info(name, tensor.dtype.value, tensor.shape.numpy())
+            )
+        if form := value.meta.get(origin.SPARSE):
             proto.graph.sparse_initializer.append(sparse.encode(tensor, form, name))
         else:
             streamed.append(Slot(tensor, name))
@@ -163,6 +170,12 @@ def encode(model: ir.Model) -> Parts:
     inner = proto.graph
     proto.ClearField("graph")  # detaches it: ``inner`` and the slots' targets stay one message
     return Parts(proto, inner, streamed, placed)
+
+
+def _fits_constant(model: ir.Model, tensor: ir.TensorProtocol) -> bool:
+    opset = model.opset_imports.get("", model.opset_imports.get("ai.onnx", 1))
+    floats = (ir.DataType.FLOAT16, ir.DataType.FLOAT, ir.DataType.DOUBLE)
+    return opset >= _CONSTANTS_OF_ANY_TYPE_SINCE or tensor.dtype in floats
 
 
 def _prepend_constant(target: onnx.GraphProto, name: str, tensor: ir.TensorProtocol) -> None:

@@ -91,6 +91,17 @@ def all_initializers_are_inputs(net: Net) -> None:
         net.input(array.shape, name, helper.np_dtype_to_tensor_dtype(array.dtype))
 
 
+@graph(shrinks="stem.w mid.w fc", ir_version=3, opset=7)
+def opset_without_integer_constants(net: Net) -> None:
+    """As CNTK wrote it: new sizes of the Reshapes can be no Constant nodes before opset 9."""
+    x = net.relu(net.conv(net.input((1, 3, 8, 8)), 3, 8, name="stem"))
+    x = net.op("MaxPool", net.relu(net.conv(x, 8, 12, name="mid")), kernel_shape=[8, 8])
+    raw = net.op("Reshape", net.weight(net.normal(12, 1, 1, 5), "fc"), net.ints(12, 5))
+    net.output(net.op("MatMul", net.op("Reshape", x, net.ints(1, 12)), raw))
+    for name, array in net.weights.items():
+        net.input(array.shape, name, helper.np_dtype_to_tensor_dtype(array.dtype))
+
+
 @graph(keeps="stem.w mid.w")
 def initializer_is_graph_output(net: Net) -> None:
     """A weight that the graph also returns."""
