@@ -212,7 +212,11 @@ class _Folder:
         source, weight = node.inputs[0], node.inputs[1]
         assert source is not None and weight is not None
         tensor, dims = self.const(weight), self.dims(source)
-        if tensor is None or dims is None or len(tensor.shape) != place[2] or not dims:
+        if tensor is None or len(tensor.shape) != place[2]:
+            return 0
+        if dims is None and "Conv" in node.op_type:  # what it reads has the weight's rank
+            dims = [None] * place[2]
+        if not dims:
             return 0
         axis, size = place[0] % len(dims), tensor.shape.numpy()[place[1]]
         if node.op_type == "Conv":

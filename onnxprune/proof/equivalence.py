@@ -105,6 +105,14 @@ def forgive_noise(proof: Proof, noise: Mapping[str, float], times: float = 4.0) 
     return replace(proof, passed=worst <= proof.limit, max_rel_error=worst, noisy=noisy)
 
 
+# How onnxruntime says that it lacks an operator, known domain or not.
+_UNKNOWN_OPERATOR = (
+    "is not a registered function/op",
+    "No opset import for domain",
+    "No Op regist",
+)
+
+
 def open_session(
     model: bytes | str, threads: int = 0, *, optimize: bool = True, lean: bool = False
 ) -> ort.InferenceSession:
@@ -133,7 +141,10 @@ def open_session(
     try:
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime raises its own types, one per status code
-        raise ProofError(f"onnxruntime cannot load the model: {_short(error)}") from error
+        told = _short(error)
+        if any(sign in str(error) for sign in _UNKNOWN_OPERATOR):
+            told += " (an operator of another library: --no-proof prunes without running the model)"
+        raise ProofError(f"onnxruntime cannot load the model: {told}") from error
 
 
 def compare(

@@ -222,3 +222,23 @@ def test_nothing_to_remove_is_said(run, tmp_path):
     model = save_convs(tmp_path / "net.onnx", (3, 4))
     ran = run("prune", model, "-o", tmp_path / "o.onnx", "--sparsity", "0.5")
     assert ran.code == 0 and "nothing was removed" in ran.out
+
+
+def test_operators_of_another_library_need_no_proof(run, tmp_path):
+    """Their neighbours stay as they are, the rest goes; onnxruntime cannot run such a file."""
+    path = save_convs(tmp_path / "net.onnx", (3, 8, 8, 4))
+    model = onnx.load(path)
+    model.graph.node[1].op_type, model.graph.node[1].domain = "Swirl", "some.library"
+    model.opset_import.add(domain="some.library", version=1)
+    onnx.save(model, path)
+    args = ("prune", path, "-o", tmp_path / "o.onnx", "--sparsity", "0.5")
+    ran = run(*args)
+    assert ran.code == 3 and "--no-proof" in ran.err
+    assert not (tmp_path / "o.onnx").exists()
+    ran = run(*args, "--no-proof")
+    assert ran.code == 0 and "some.library::Swirl has no rule" in ran.out
+    assert {t.name: t.dims[0] for t in onnx.load(tmp_path / "o.onnx").graph.initializer} == {
+        "w0": 8,
+        "w1": 4,
+        "w2": 4,
+    }
