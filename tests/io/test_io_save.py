@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import itertools
 import os
 import subprocess
 import sys
@@ -477,3 +478,31 @@ def test_constants_made_for_an_old_model_do_not_become_inputs() -> None:
     w0, w1 = (onnx.numpy_helper.to_array(t) for t in proto.graph.initializer)
     (y,) = run(saved.SerializeToString(), {"h0": x})
     np.testing.assert_allclose(y, (x @ w0 + made) @ w1, rtol=1e-6)
+
+
+def test_a_large_file_is_sent_to_disk_while_it_is_written(tmp_path: Path, monkeypatch: Any) -> None:
+    """Pages that are written leave memory early; what arrives is the same."""
+    sent: list[tuple[int, int]] = []
+
+    def advise(descriptor: int, start: int, length: int, how: int) -> None:
+        sent.append((start, start + length))
+        os.posix_fadvise(descriptor, start, length, how)
+
+    monkeypatch.setattr(atomic, "_ADVISE", advise)
+    monkeypatch.setattr(atomic, "_STRIDE", 1 << 12)
+    monkeypatch.setattr(atomic, "_WORTH_SENDING", 1 << 14)
+    rng = np.random.default_rng(0)
+    parts = [rng.bytes(int(size)) for size in rng.integers(1, 5000, 40)]
+
+    def write(file: BinaryIO) -> None:
+        for part in parts:
+            file.write(part)
+
+    # The buffer of the writer is larger than this file: write around it, like large tensors.
+    monkeypatch.setattr(atomic, "_BUFFER", 1)
+    target = tmp_path / "large"
+    atomic.write_files([(target, write)])
+    assert target.read_bytes() == b"".join(parts)
+    assert sent and sent[0][1] >= 1 << 14
+    assert all(start <= before for (_, before), (start, _) in itertools.pairwise(sent))
+    assert sent[0][0] == 0
