@@ -23,9 +23,10 @@ from onnxprune.recovery.structure import Projection
 from onnxprune.recovery.swaps import polish
 
 #: Problems of at least this many inputs run in fp32: only the ranking of scores matters here.
-SINGLE_PRECISION_FROM = 1024
-#: Swaps follow where R d^3 (over the rows that share a mask) is at most this.
-SWAP_LIMIT = 1e12
+SINGLE_PRECISION_FROM = 256
+#: Swaps follow where R d^3 (over the rows that share a mask) is at most this. What they gain falls
+#: with the size, to 0.2 % of the error at 160 x 960, where they take most of the time.
+SWAP_LIMIT = 2e10
 
 
 @dataclass(frozen=True)
@@ -78,7 +79,7 @@ def alps(problem: Quadratic, project: Projection, schedule: Schedule | None = No
         shift = dtype(rho)
         free = ((pull + (shift * sparse - dual) @ basis) / (spectrum + shift)) @ basis.T
         point = free + dual / shift
-        mask = project(point.astype(np.float64) ** 2)
+        mask = project(point**2)
         sparse = np.where(mask, point, dtype(0))
         dual += shift * (free - sparse)
         if step % schedule.every:

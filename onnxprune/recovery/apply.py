@@ -39,6 +39,8 @@ HOLD_OUT = 6
 COLUMNS_PER_INPUT = 48
 MOST_COLUMNS = 49152
 CHEAP_FLOPS = 8e9
+#: Numbers unfolded beyond COLUMNS_PER_INPUT, over all groups of a convolution.
+UNFOLDED = 4e7
 
 
 @dataclass
@@ -68,15 +70,16 @@ def held_out(index: int, feeds: int) -> bool:
     return index % step == step - 1
 
 
-def columns_wanted(size: int) -> int:
-    """Return how many columns the statistics of a layer of ``size`` inputs are made of."""
-    cheap = min(MOST_COLUMNS, int(CHEAP_FLOPS / (2 * size * size)))
+def columns_wanted(size: int, groups: int) -> int:
+    """Return how many columns the statistics of groups of ``size`` inputs are made of."""
+    work = groups * size
+    cheap = min(MOST_COLUMNS, int(CHEAP_FLOPS / (2 * work * size)), int(UNFOLDED / work))
     return max(COLUMNS_PER_INPUT * size, cheap)
 
 
-def few_columns(size: int) -> int:
+def few_columns(size: int, groups: int) -> int:
     """Return how many columns are enough to tell one trial from another."""
-    return max(8192, COLUMNS_PER_INPUT // 2 * size)
+    return max(COLUMNS_PER_INPUT // 2 * size, min(8192, int(UNFOLDED / (groups * size))))
 
 
 def ahead(make: Callable[[int], Any], count: int) -> Iterator[Any]:
@@ -272,7 +275,7 @@ class Reconstruction:
         wanted = seen if dense is pruned else inputs_of(dense, operand)
         total = sum(map(operand.count, seen))
         size = int(np.prod(operand.layer.view_shape[2:]))
-        share = min(1.0, self.columns(size) / max(total, 1))
+        share = min(1.0, self.columns(size, operand.layer.view_shape[0]) / max(total, 1))
         beside = shortcut_of(self.analyzer, operand)
         if beside is not None and any(beside not in v for v in (dense.values[0], pruned.values[0])):
             beside = None

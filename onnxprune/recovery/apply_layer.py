@@ -12,7 +12,7 @@ from onnxprune.calibration.grams import Statistics
 from onnxprune.calibration.operands import Operand
 from onnxprune.errors import DataError
 from onnxprune.patterns import Pattern
-from onnxprune.recovery.auto import SearchInfo, SearchResult, search_mask
+from onnxprune.recovery.auto import SearchInfo, SearchResult, quick_search, search_mask
 from onnxprune.recovery.damping import HeldOut
 from onnxprune.recovery.problem import F64, Mask
 
@@ -76,33 +76,34 @@ def solve_layer(
             keep = counts
     elif search and pattern.fixed_density is None:
         keep = [_units(pattern, given, shape)]
+    if groups > MANY_GROUPS and given.all():
+        return _settled(operand, dense, train, given)
     masks, weights = np.empty_like(given), np.empty_like(dense)
     errors, dampings, methods = [], set(), set()
     for g in range(groups):
         held = None
         if other is not None and groups <= MANY_GROUPS:
             held = HeldOut(other.gram[g], None if other.cross is None else other.cross[g])
-        result = _search(
-            dense[g],
-            train.gram[g],
-            None if train.cross is None else train.cross[g],
-            given[g],
-            held,
-            pattern=pattern,
-            shape=shape[1:],
-            keep=keep[g],
-            damping=None if groups <= MANY_GROUPS and not quick else GROUPED_DAMPING,
-            method={"quick": "sparsegpt", "given": "auto"}.get(method, method),
-            mask=None if search else given[g],
-        )
+        if quick and search:
+            result = _quick(dense[g], train.gram[g], given[g], held, pattern, shape[1:], keep[g])
+        else:
+            result = _search(
+                dense[g],
+                train.gram[g],
+                None if train.cross is None else train.cross[g],
+                given[g],
+                held,
+                pattern=pattern,
+                shape=shape[1:],
+                keep=keep[g],
+                damping=None if groups <= MANY_GROUPS and not quick else GROUPED_DAMPING,
+                method="auto" if method in ("quick", "given") else method,
+                mask=None if search else given[g],
+            )
         masks[g], weights[g] = result.mask, result.weights
         errors.append(result.info.error)
         dampings.add(result.info.damping)
         methods.add(result.info.method)
-    shift = None
-    if operand.bias is not None:
-        aim = np.einsum("grd,gd->gr", dense, train.mean) if train.target is None else train.target
-        shift = aim - np.einsum("grd,gd->gr", weights, train.mean)
     account = {
         "method": "+".join(sorted(methods)),
         "damping": sorted(dampings)[-1],
@@ -110,7 +111,32 @@ def solve_layer(
         "kept": int(np.count_nonzero(masks)),
         "weights": int(masks.size),
     }
-    return Solved(masks, weights, shift, account)
+    return Solved(masks, weights, _shift(operand, dense, weights, train), account)
+
+
+def _shift(operand: Operand, dense: F64, weights: F64, train: Statistics) -> F64 | None:
+    """By how much the mean of the outputs has to move [G, R]; None where it cannot."""
+    shift = None
+    if operand.bias is not None:
+        aim = np.einsum("grd,gd->gr", dense, train.mean) if train.target is None else train.target
+        shift = aim - np.einsum("grd,gd->gr", weights, train.mean)
+    return shift
+
+
+def _settled(operand: Operand, dense: F64, train: Statistics, mask: Mask) -> Solved:
+    """Solve many small groups that keep every weight, all at once."""
+    weights = dense
+    if train.cross is not None:
+        diagonal = np.einsum("gdd->gd", train.gram)
+        usual = np.maximum(diagonal.mean(axis=1, keepdims=True), 1e-30)
+        ridge = GROUPED_DAMPING * np.maximum(diagonal, 1e-3 * usual)
+        gram = train.gram + ridge[:, :, None] * np.eye(ridge.shape[1])
+        # From the dense weights on, so that the ridge pulls towards them.
+        rest = train.cross - np.matmul(dense, train.gram)
+        weights = dense + np.linalg.solve(gram, rest.transpose(0, 2, 1)).transpose(0, 2, 1)
+    account = {"method": "given", "damping": GROUPED_DAMPING, "error": 0.0,
+               "kept": int(mask.size), "weights": int(mask.size)}  # fmt: skip
+    return Solved(mask, weights, _shift(operand, dense, weights, train), account)
 
 
 def _search(
@@ -129,6 +155,18 @@ def _search(
                 return search_mask(dense, gram, cross, **(how | {"damping": damping}))
             except DataError:
                 continue
+    return _unsolved(dense, given)
+
+
+def _quick(dense: F64, gram: F64, given: Mask, held: HeldOut | None, *how: Any) -> SearchResult:
+    """As SparseGPT leaves it; the dense weights on the mask given where that is not possible."""
+    try:
+        return quick_search(dense, gram, held, *how)
+    except DataError:
+        return _unsolved(dense, given)
+
+
+def _unsolved(dense: F64, given: Mask) -> SearchResult:
     info = SearchInfo("none", 0.0, 0.0, None, ())
     return SearchResult(given, np.where(given, dense, 0.0), info)
 

@@ -132,13 +132,17 @@ def measure(
 
 
 def chosen_feeds(work: Reconstruction, samples: int | None = None) -> list[int]:
-    """Training feeds, spread out, that hold about :data:`SAMPLES` samples."""
-    open_feeds = [i for i, held in enumerate(work.held) if not held] or [0]
+    """Held-out feeds, spread out, of about :data:`SAMPLES` samples.
+
+    On those that a layer was solved on, a layer of more inputs than there are samples loses nothing
+    at any level, and the division would take most of it away.
+    """
+    held_feeds = [i for i, held in enumerate(work.held) if held] or [0]
     first = next(iter(work.feeds[0].values()))
     each = max(1, int(np.asarray(first).shape[0]) if np.asarray(first).ndim else 1)
-    wanted = min(len(open_feeds), max(1, (samples or SAMPLES) // each))
-    places = np.unique(np.linspace(0, len(open_feeds) - 1, wanted).astype(int))
-    return [open_feeds[i] for i in places]
+    wanted = min(len(held_feeds), max(1, (samples or SAMPLES) // each))
+    places = np.unique(np.linspace(0, len(held_feeds) - 1, wanted).astype(int))
+    return [held_feeds[i] for i in places]
 
 
 def _layer(
@@ -154,7 +158,7 @@ def _layer(
     name = layer.value.name or ""
     tensor = np.asarray(layer.tensor.numpy())
     weight = tensor.astype(np.float64)
-    train, _ = work.statistics(operand, dense, dense)
+    train, other = work.statistics(operand, dense, dense)
     units = pattern.n_units(layer.view_shape)
     energy = np.einsum("gdd->gd", train.gram)[:, None, :]
     saliency = operand.matrix(weight) ** 2 * energy
@@ -164,7 +168,7 @@ def _layer(
         if pattern.fixed_density is None:
             keep = max(1, round((1 - level) * units))
         mask = layer.unview(pattern.mask(saliency.reshape(layer.view_shape), keep))
-        solved = solve_layer(operand, weight, train, None, pattern, mask, method="quick")
+        solved = solve_layer(operand, weight, train, other, pattern, mask, method="quick")
         array = operand.unmatrix(solved.weights).astype(tensor.dtype)
         trial = dense.fork(chosen)
         trial.weights[name] = tensor_of(array, layer.tensor, name)
@@ -293,7 +297,7 @@ def divided_masks(
 
     Args:
         work: the dense network with its samples.
-        masks: by tensor name; layers without statistics keep theirs.
+        masks: by tensor name; layers without statistics, and those that stay whole, keep theirs.
         pattern: the masks' pattern, one of free density.
         fixed: names of layers that keep their number.
         progress: called with (stage, fraction done).
@@ -301,7 +305,11 @@ def divided_masks(
     Raises:
         DataError: onnxruntime does not run the model on the samples.
     """
-    free = [name for name in masks if work.layers[name].name not in fixed]
+    free = [
+        name
+        for name, mask in masks.items()
+        if work.layers[name].name not in fixed and not mask.all()
+    ]
     total = sum(masks[name].size for name in free)
     odds = total / max(sum(np.count_nonzero(masks[name]) for name in free), 1) - 1
     if odds <= 0:

@@ -8,11 +8,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
+from onnxprune.errors import DataError
 from onnxprune.patterns.base import Pattern
-from onnxprune.recovery.damping import HeldOut, choose_damping
+from onnxprune.recovery.damping import CANDIDATES, HeldOut, choose_damping
 from onnxprune.recovery.least_squares import solve_on_mask
 from onnxprune.recovery.problem import F64, Mask, Quadratic
 from onnxprune.recovery.search import SEARCHES, Request, request
+from onnxprune.recovery.sparsegpt import sparsegpt
 
 #: ExactOBS joins the choice where R d^3, over the rows that share a mask, is at most this.
 EXACT_LIMIT = 2e11
@@ -20,6 +22,8 @@ EXACT_LIMIT = 2e11
 ADMM_LIMIT = 2e13
 #: Ridge relative to the mean diagonal where nothing is held out to choose it by.
 DEFAULT_DAMPING = 1e-4
+#: Tried where only levels are told apart, in this order until one is worse than the one before.
+QUICK_DAMPINGS = (1e-3, 1e-2, 1e-1, 1.0)
 
 
 @dataclass(frozen=True)
@@ -110,7 +114,9 @@ def search_mask(
     best = int(np.argmin(errors))
     chosen, weights = masks[best], solved[best]
     if tune and held_out is not None:
-        last = choose_damping(dense, gram, chosen, held_out, cross)
+        last = choose_damping(
+            dense, gram, chosen, held_out, cross, start=used if used in CANDIDATES else None
+        )
         if last != used:
             used, problem = last, Quadratic.build(dense, gram, cross, damping=last)
             weights = solve_on_mask(problem, chosen)
@@ -122,6 +128,45 @@ def search_mask(
         tuple(zip(names, errors, strict=True)),
     )
     return SearchResult(chosen, weights, info)
+
+
+def quick_search(
+    weight: npt.ArrayLike,
+    gram: F64,
+    held_out: HeldOut | None,
+    pattern: Pattern,
+    shape: Sequence[int],
+    keep: int | None,
+) -> SearchResult:
+    """Prune one group's weight matrix as SparseGPT leaves it, in the symmetric mode.
+
+    Mask and values of one sweep, without an exact solve behind it: enough to tell levels and layers
+    apart. The damping is the one of a few that errs least on ``held_out``. Arguments, and errors,
+    are those of :func:`search_mask`; patterns without regular cells are searched by ADMM.
+    """
+    dense = np.asarray(weight, dtype=np.float64)
+    best: SearchResult | None = None
+    least = np.inf
+    for damping in QUICK_DAMPINGS if held_out is not None else QUICK_DAMPINGS[:1]:
+        problem = Quadratic.build(dense, gram, damping=damping)
+        asked = request(problem, pattern, shape, keep)
+        try:
+            if asked.structure is None:
+                mask = SEARCHES.get("alps")(asked)
+                values = solve_on_mask(problem, mask)
+            else:
+                mask, swept = sparsegpt(problem.target, problem.gram, asked.structure, keep)
+                values = np.asarray(swept, np.float64)
+        except DataError:
+            continue  # not definite under this damping
+        error = problem.excess(values) if held_out is None else held_out.error(values, dense)
+        if best is not None and error >= least:
+            break
+        info = SearchInfo("sparsegpt", damping, problem.relative_error(values), error, ())
+        best, least = SearchResult(mask, values, info), error
+    if best is None:
+        raise DataError("no damping makes the Gram matrix positive definite: use more samples")
+    return best
 
 
 def _contest(problem: Quadratic, row_weight: F64 | None) -> Quadratic:

@@ -12,8 +12,9 @@ from onnxprune.recovery.problem import F64, Mask, Quadratic, validation_error
 
 #: Relative damping tried by default, smallest first.
 CANDIDATES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
-#: Rows are sampled so that one candidate's solve stays below this many flops.
-TRIAL_FLOPS = 2e10
+#: Rows are sampled so that one candidate's solve stays below this many flops, and so many rows.
+TRIAL_FLOPS = 3e9
+TRIAL_ROWS = 128
 
 
 @dataclass(frozen=True)
@@ -41,8 +42,11 @@ def choose_damping(
     cross: F64 | None = None,
     *,
     candidates: Sequence[float] = CANDIDATES,
+    start: float | None = None,
 ) -> float:
     """Return the relative damping whose re-solve on ``mask`` errs least on held-out samples.
+
+    The error falls and rises again with the damping, so candidates are walked downhill from one.
 
     Args:
         weight: W [R, d].
@@ -50,14 +54,29 @@ def choose_damping(
         mask: what is kept [R, d].
         held_out: the other samples' statistics.
         cross: G [R, d] or None.
-        candidates: dampings to try; ties go to the earlier one.
+        candidates: dampings to try, ascending.
+        start: where to begin, one of them; in the middle when None.
     """
-    step = max(1, int(np.ceil(direct_flops(mask) / TRIAL_FLOPS)))
+    step = max(
+        1, int(np.ceil(direct_flops(mask) / TRIAL_FLOPS)), int(np.ceil(len(mask) / TRIAL_ROWS))
+    )
     rows = slice(None, None, step)
     sampled = HeldOut(held_out.gram, None if held_out.cross is None else held_out.cross[rows])
     part = None if cross is None else cross[rows]
-    errors = []
-    for damping in candidates:
-        problem = Quadratic.build(weight[rows], gram, part, damping=damping)
-        errors.append(sampled.error(solve_on_mask(problem, mask[rows]), problem.weight))
-    return candidates[int(np.argmin(errors))]
+
+    def error(place: int) -> float:
+        problem = Quadratic.build(weight[rows], gram, part, damping=candidates[place])
+        return sampled.error(solve_on_mask(problem, mask[rows]), problem.weight)
+
+    at = (len(candidates) - 1) // 2 if start is None else list(candidates).index(start)
+    least = error(at)
+    for way in (1, -1):
+        moved = False
+        while 0 <= at + way < len(candidates):
+            found = error(at + way)
+            if found >= least:
+                break
+            at, least, moved = at + way, found, True
+        if moved:
+            break
+    return candidates[at]

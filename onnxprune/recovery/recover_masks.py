@@ -114,11 +114,11 @@ def recover_masks(
 
     divided = None
     if "allocate" in steps and search and kind.fixed_density is None and not contest.settled:
-        divided = divided_masks(work, plan.masks, kind, fixed=fixed, progress=progress)
+        divided = divided_masks(work, even, kind, fixed=fixed, progress=progress)
     if divided is not None:
         found = work.run(divided, kind, method=method, progress=progress)
         if enter("allocate", found):
-            masks, left_dense = divided, []
+            masks, left_dense = divided, left_out(work, divided, plan.masks)
     if "reconstruct" in steps and not contest.mended:
         found = work.run(even, kind, method=method, progress=progress)
         if enter("reconstruct", found):

@@ -10,8 +10,20 @@ import numpy as np
 import pytest
 
 import onnxprune
+from onnxprune import io
 from onnxprune.errors import UsageError
-from onnxprune.recovery.apply_levels import CHOICES, STEPS, Sensitivity, divide, filled
+from onnxprune.passes.base import Context
+from onnxprune.passes.infer_shapes import InferShapes
+from onnxprune.recovery.apply import Reconstruction
+from onnxprune.recovery.apply_levels import (
+    CHOICES,
+    STEPS,
+    Sensitivity,
+    chosen_feeds,
+    divide,
+    filled,
+)
+from onnxprune.rules.analysis import analyze
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
 CALIB = f"{MODELS / 'calib.py'}:samples"
@@ -81,3 +93,13 @@ def test_a_division_leaves_no_rest():
     found = filled({"a": 0.5, "b": 0.3, "c": 0.95}, sizes, 420)
     assert sum(found[n] * sizes[n] for n in sizes) == pytest.approx(420, abs=0.5)
     assert found["c"] == 1.0 and found["b"] / found["a"] == pytest.approx(0.6)
+
+
+def test_levels_are_judged_on_samples_that_no_layer_was_solved_on():
+    model = io.load(MODELS / "digits_mobile.onnx").model
+    InferShapes().run(model, Context())
+    name = model.graph.inputs[0].name
+    feeds = [{name: a} for a in np.zeros((24, 4, 1, 8, 8), np.float32)]
+    work = Reconstruction(analyze(model), feeds)
+    chosen = chosen_feeds(work)
+    assert chosen and all(work.held[i] for i in chosen)

@@ -9,7 +9,7 @@ from recovery_layers import relu_layer, solve_rows
 from onnxprune.errors import UsageError
 from onnxprune.patterns import PATTERNS, parse_pattern
 from onnxprune.recovery import auto
-from onnxprune.recovery.auto import search_mask
+from onnxprune.recovery.auto import quick_search, search_mask
 from onnxprune.recovery.curvature import obd_scores, obs_scores
 from onnxprune.recovery.damping import HeldOut
 from onnxprune.recovery.ria import ria_scores
@@ -211,3 +211,27 @@ def test_scores_are_what_their_papers_say():
             assert obs_scores(layer.weight, np.linalg.inv(layer.gram))[
                 row, column
             ] == pytest.approx(refit)
+
+
+@pytest.mark.parametrize("text", ["element", "2:4", "block:2x1", "block:1x4"])
+def test_a_quick_search_is_sparsegpts_own_sweep(text):
+    pattern = parse_pattern(text)
+    layer = relu_layer((12, 32), seed=5)
+    keep = None if pattern.fixed_density is not None else pattern.n_units((1, 12, 32)) // 2
+    found = quick_search(layer.weight, layer.gram, None, pattern, (12, 32), keep)
+    assert not found.weights[~found.mask].any()
+    assert found.mask.mean() == pytest.approx(0.5, abs=0.01)
+    best = layer.error(solve_rows(layer, found.mask))
+    plain = layer.error(np.where(found.mask, layer.weight, 0.0))
+    assert best <= layer.error(found.weights) < plain
+
+
+def test_a_quick_search_damps_as_held_out_samples_say():
+    layer = relu_layer((16, 64), samples=40, seed=7)  # fewer samples than inputs
+    other = relu_layer((16, 64), samples=2000, seed=7)
+    held = HeldOut(other.gram)
+    pattern = parse_pattern("element")
+    tuned = quick_search(layer.weight, layer.gram, held, pattern, (16, 64), 512)
+    fixed = quick_search(layer.weight, layer.gram, None, pattern, (16, 64), 512)
+    assert tuned.info.damping > fixed.info.damping
+    assert held.error(tuned.weights, layer.weight) < held.error(fixed.weights, layer.weight)
