@@ -67,6 +67,11 @@ class Judge:
         ]
         return min(limits, default=0.0)
 
+    @property
+    def information(self) -> float:
+        """How far apart the dense rows of classes are, in nats a row, summed over outputs."""
+        return sum(self._information(i) for i, kind in enumerate(self.kinds) if kind == "classes")
+
     def _information(self, index: int) -> float:
         """How far the dense rows of classes are from their mean, in nats a row."""
         rows = np.concatenate([f[index].reshape(-1, f[index].shape[-1]) for f in self.dense])

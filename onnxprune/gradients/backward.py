@@ -118,9 +118,14 @@ def backward(
     Raises:
         NoGradient: a node on the way has no rule.
     """
-    from onnxprune.gradients import rules_layers, rules_pointwise, rules_shape
+    from onnxprune.gradients import (
+        rules_layers,
+        rules_pointwise,
+        rules_recurrent,
+        rules_shape,
+    )
 
-    assert rules_layers and rules_pointwise and rules_shape
+    assert rules_layers and rules_pointwise and rules_recurrent and rules_shape
     reached = set(wanted)
     for node in nodes:
         if any(name in reached for name in node.input):

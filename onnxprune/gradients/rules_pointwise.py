@@ -76,13 +76,8 @@ def _leaky(v: View) -> Parts:
 
 @rule("Clip")
 def _clip(v: View) -> Parts:
-    low, high = v.number(1), v.number(2)
-    g = v.g
-    for kind, limit in (("Greater", low), ("Less", high)):
-        if limit is not None:
-            edge = v.e.const(np.float32(limit.reshape(())))
-            g = v.e.mul(g, v.e.cast(v.e.binary(kind, v.x[0], edge)))
-    return [g]
+    # What passed unchanged lies between the limits; on a limit itself either slope will do.
+    return [v.e.mul(v.g, v.e.cast(v.e.binary("Equal", v.x[0], v.y)))]
 
 
 @rule("Sigmoid")

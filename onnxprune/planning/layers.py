@@ -87,6 +87,12 @@ class Layer:
         )
 
     @property
+    def depthwise(self) -> bool:
+        """Whether every input channel has outputs of its own."""
+        groups, _, inputs = self.view_shape[:3]
+        return groups > 1 == inputs
+
+    @property
     def size(self) -> int:
         """Number of weights."""
         return math.prod(self.view_shape)

@@ -22,6 +22,7 @@ from onnxprune.calibration.agreement import Agreement, Judge
 from onnxprune.calibration.blas import one_thread
 from onnxprune.calibration.grams import Statistics, Sums
 from onnxprune.calibration.inputs import inputs_of
+from onnxprune.calibration.mirror import mirrored, same_classes
 from onnxprune.calibration.operands import BiasSite, Operand, find_operand
 from onnxprune.calibration.residual import rows_like, shortcut_of
 from onnxprune.calibration.stages import Stages, Stream, tensor_of
@@ -101,12 +102,20 @@ def quiet(stage: str, done: float) -> None:
 class Reconstruction:
     """One analyzed dense model with its calibration samples, ready to be pruned in several ways."""
 
-    def __init__(self, analyzer: Analyzer, feeds: Sequence[Feed], *, seed: int = 0) -> None:
+    def __init__(
+        self,
+        analyzer: Analyzer,
+        feeds: Sequence[Feed],
+        *,
+        held: Sequence[bool] | None = None,
+        seed: int = 0,
+    ) -> None:
         """Prepare.
 
         Args:
             analyzer: of the dense model, which must not be changed while this is used.
-            feeds: at least one feed; one in six is held out.
+            feeds: at least one feed.
+            held: which feeds are held out; one in six when None.
             seed: for the draw of positions.
 
         Raises:
@@ -116,14 +125,44 @@ class Reconstruction:
         self.seed = seed
         self.stages = Stages(analyzer.model)
         self.feeds = feeds
-        self.held = [held_out(i, len(feeds)) for i in range(len(feeds))]
+        self.held = list(held or (held_out(i, len(feeds)) for i in range(len(feeds))))
+        self.copies = 1  # times that every training sample is there
         self.layers = {layer.value.name or "": layer for layer in find_layers(analyzer)}
         tokens = all(np.asarray(v).dtype.kind in "iu" for v in feeds[0].values())
         self.held_feeds = [f for f, h in zip(feeds, self.held, strict=True) if h] or list(feeds)
-        self.dense = Stream(self.stages, feeds)
         self.tokens = tokens
         self.columns = columns_wanted  # may be replaced where trials are to be quick
         self._last: tuple[Any, Statistics, Statistics | None] | None = None
+
+    def of(self, analyzer: Analyzer) -> Reconstruction:
+        """Return the same samples for another model with the same inputs and outputs."""
+        other = Reconstruction(analyzer, self.feeds, held=self.held, seed=self.seed)
+        other.copies = self.copies
+        return other
+
+    def widen(self, judge: Judge) -> bool:
+        """Add mirrored pictures to the training feeds where they are samples as well.
+
+        Args:
+            judge: of the held-out feeds.
+
+        Returns:
+            Whether there are more feeds now.
+
+        Raises:
+            DataError: onnxruntime does not run the model on them.
+        """
+        turned = [mirrored(feed) for feed in self.held_feeds]
+        if None in turned:
+            return False
+        stream = Stream(self.stages, [feed for feed in turned if feed is not None])
+        if not same_classes(judge, stream.finish()):
+            return False
+        more = [mirrored(f) for f, held in zip(self.feeds, self.held, strict=True) if not held]
+        self.feeds = [*self.feeds, *(feed for feed in more if feed is not None)]
+        self.held = [*self.held, *([False] * (len(self.feeds) - len(self.held)))]
+        self.copies = 2
+        return True
 
     def judge(self) -> Judge:
         """Return the judge on the held-out feeds."""

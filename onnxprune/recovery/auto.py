@@ -11,7 +11,7 @@ import numpy.typing as npt
 from onnxprune.errors import DataError
 from onnxprune.patterns.base import Pattern
 from onnxprune.recovery.damping import CANDIDATES, HeldOut, choose_damping
-from onnxprune.recovery.least_squares import solve_on_mask
+from onnxprune.recovery.least_squares import direct_flops, solve_on_mask
 from onnxprune.recovery.problem import F64, Mask, Quadratic
 from onnxprune.recovery.search import SEARCHES, Request, request
 from onnxprune.recovery.sparsegpt import sparsegpt
@@ -24,6 +24,9 @@ ADMM_LIMIT = 2e13
 DEFAULT_DAMPING = 1e-4
 #: Tried where only levels are told apart, in this order until one is worse than the one before.
 QUICK_DAMPINGS = (1e-3, 1e-2, 1e-1, 1.0)
+#: Their values are solved exactly where that takes so many operations at most; what the sweep
+#: leaves overstates the damage of high levels.
+QUICK_FLOPS = 1e10
 
 
 @dataclass(frozen=True)
@@ -138,11 +141,11 @@ def quick_search(
     shape: Sequence[int],
     keep: int | None,
 ) -> SearchResult:
-    """Prune one group's weight matrix as SparseGPT leaves it, in the symmetric mode.
+    """Prune one group's weight matrix by SparseGPT, in the symmetric mode.
 
-    Mask and values of one sweep, without an exact solve behind it: enough to tell levels and layers
-    apart. The damping is the one of a few that errs least on ``held_out``. Arguments, and errors,
-    are those of :func:`search_mask`; patterns without regular cells are searched by ADMM.
+    Enough to tell levels and layers apart: large matrices stay as the sweep leaves them. The
+    damping is the one of a few that errs least on ``held_out``. Arguments, and errors, are those
+    of :func:`search_mask`; patterns without regular cells are searched by ADMM.
     """
     dense = np.asarray(weight, dtype=np.float64)
     best: SearchResult | None = None
@@ -157,6 +160,8 @@ def quick_search(
             else:
                 mask, swept = sparsegpt(problem.target, problem.gram, asked.structure, keep)
                 values = np.asarray(swept, np.float64)
+                if direct_flops(mask) <= QUICK_FLOPS:
+                    values = solve_on_mask(problem, mask)
         except DataError:
             continue  # not definite under this damping
         error = problem.excess(values) if held_out is None else held_out.error(values, dense)

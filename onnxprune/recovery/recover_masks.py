@@ -96,6 +96,7 @@ def recover_masks(
     """
     work = Reconstruction(analyzer, feeds, seed=seed)
     judge = work.judge()
+    widened = work.widen(judge)
     plain = Recovered(masks=dict(plan.masks), weights=work.masked(plan.masks))
     contest = Contest(judge, plain, work.agreement(judge, plain.weights, []))
     kind = parse_pattern(pattern)
@@ -128,7 +129,7 @@ def recover_masks(
         if turned is not None and contest.enter("permute", turned, after, told):
             rows = turned.report["layers"]
             assert turned.analyzer is not None
-            work = Reconstruction(turned.analyzer, feeds, seed=seed)
+            work = work.of(turned.analyzer)
     if "train" in steps and (search or contest.best is not plain) and not contest.settled:
         try:
             moved, after, told = train_masks(work, judge, contest.best, progress=progress)
@@ -140,6 +141,7 @@ def recover_masks(
     best.report = {
         "samples": int(sum(rows_of(f) for f in feeds)),
         "held_out": int(sum(rows_of(f) for f in work.held_feeds)),
+        "mirrored": widened,
         "steps": contest.steps,
         "layers": rows,
         "spared": left_dense if best is not plain else [],
@@ -172,7 +174,7 @@ def permuted(
     found = reorder(work.analyzer, pattern, masks, work.feeds, seed=work.seed, progress=progress)
     if found is None:
         return None, Agreement(float("inf"), None), {}
-    other = Reconstruction(found.analyzer, work.feeds, seed=work.seed)
+    other = work.of(found.analyzer)
     result = other.run(masks, pattern, method=method, progress=progress)
     result.analyzer = found.analyzer
     result.orders = {o.group: list(o.order) for o in found.orders}
@@ -204,7 +206,7 @@ def spared(
     if pattern.fixed_density is not None:
         return found
     free = [n for n in masks if work.layers[n].name not in fixed]
-    thin = [n for n in free if work.layers[n].view_shape[0] > 1 == work.layers[n].view_shape[2]]
+    thin = [n for n in free if work.layers[n].depthwise]
     others = [n for n in free if n not in thin]
     total = sum(masks[n].size for n in free)
     owed = sum(int((~masks[n]).sum()) for n in thin)

@@ -36,8 +36,9 @@ Array = npt.NDArray[Any]
 #: Multiply-accumulates of the dense network over samples and epochs; fewer epochs beyond it.
 BUDGET = 2.5e12
 LEAST_EPOCHS = 2
-#: Bytes of the student's values in one step, as far as the batch can be cut.
-MEMORY = 256 << 20
+#: Bytes of the student's values in one step, as far as the batch can be cut: small ones stay in
+#: the caches.
+MEMORY = 96 << 20
 #: Values inside that are compared.
 MOST_POINTS = 16
 #: Feeds and columns (a multiple of d) behind the moments of a layer's inputs; widest layer.

@@ -33,6 +33,7 @@ from onnxprune.recovery.train_blocks import (
 
 Array = npt.NDArray[Any]
 #: Multiply-accumulates of the dense network over samples and epochs; fewer epochs beyond it.
+#: Then depth-wise weights stay too: they are few, and their derivative takes as long as the rest.
 BUDGET = 6e11
 EPOCHS = 16
 #: First step size, as a share of a tensor's root mean square; it falls along a cosine.
@@ -66,7 +67,8 @@ def train_masks(
     open_feeds = [f for f, held in zip(work.feeds, work.held, strict=True) if not held]
     feeds = alike(open_feeds or list(work.feeds))
     effort = CostModel(work.analyzer).macs() * max(sum(rows_of(f) for f in feeds), 1)
-    epochs = min(EPOCHS, int(BUDGET / max(effort, 1)))
+    affordable = int(BUDGET / max(effort, 1))
+    epochs = min(EPOCHS // work.copies, affordable)
     if epochs < LEAST_EPOCHS:
         raise NoGradient("the network is too large to be trained here")
     dense, sparse = _models(work, found, feeds[0])
@@ -79,7 +81,12 @@ def train_masks(
     ends = [n for n in student.outputs if student.values[n].dtype == np.float32]
     wants, spreads = targets(dense, [*points, *ends], feeds, {})
     sites = {work.bias_name(site): place for place, (site, _) in enumerate(found.biases)}
-    lone = [n for n, x in work.layers.items() if len(list(x.value.uses())) == 1]
+    lone = [
+        n
+        for n, x in work.layers.items()
+        if len(list(x.value.uses())) == 1
+        and (affordable >= EPOCHS // work.copies or not x.depthwise)
+    ]
     names = [
         n
         for n in (*lone, *sites)

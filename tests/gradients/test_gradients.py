@@ -233,3 +233,41 @@ def test_what_has_no_derivative_says_so():
         backward(e, [helper.make_node("Sign", ["x"], ["y"])], {"y": "s"}, ["x"])
     # Nothing depends on it: nothing to say.
     assert backward(e, [helper.make_node("Sign", ["x"], ["y"])], {}, ["x"]) == {}
+
+
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize(
+    ("kind", "gates", "how"),
+    [
+        ("GRU", 3, {"linear_before_reset": 1}),
+        ("GRU", 3, {"linear_before_reset": 0}),
+        ("LSTM", 4, {}),
+        ("RNN", 1, {}),
+    ],
+)
+@pytest.mark.parametrize("ends", ["all", "last"])
+def test_recurrent_layers(kind, gates, how, direction, ends):
+    steps, batch, size, hidden = 5, 2, 4, 3
+    ways = 2 if direction == "bidirectional" else 1
+    inputs = {
+        "x": rand(steps, batch, size),
+        "w": rand(ways, gates * hidden, size, seed=2),
+        "r": rand(ways, gates * hidden, hidden, seed=3),
+        "b": rand(ways, 2 * gates * hidden, seed=4),
+        "h": rand(ways, batch, hidden, seed=5),
+    }
+    names = ["x", "w", "r", "b", "", "h"]
+    if kind == "LSTM":
+        inputs["c"] = rand(ways, batch, hidden, seed=6)
+        names.append("c")
+    outputs = ["y", "yh"] if ends == "all" else ["", "yh"]
+    node = helper.make_node(kind, names, outputs, hidden_size=hidden, direction=direction, **how)
+    check([node], inputs, outputs=[n for n in outputs if n], rtol=5e-3)
+
+
+def test_a_recurrent_layer_with_lengths_has_no_derivative():
+    inputs = {"x": rand(3, 2, 4), "w": rand(1, 9, 4), "r": rand(1, 9, 3)}
+    lengths = {"n": np.array([3, 2], np.int32)}
+    node = helper.make_node("GRU", ["x", "w", "r", "", "n"], ["y"], hidden_size=3)
+    with pytest.raises(NoGradient, match="lengths"):
+        check([node], inputs, lengths)
