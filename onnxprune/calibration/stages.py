@@ -164,8 +164,13 @@ def _used(node: onnx.NodeProto) -> Iterator[str]:
             yield from (v.name for v in graph.output if v.name not in inner)
 
 
-def session(model: bytes, threads: int = 0) -> ort.InferenceSession:
+def session(model: bytes, threads: int = 0, *, arena: bool = True) -> ort.InferenceSession:
     """Open a quiet session whose idle threads leave the cores to others.
+
+    Args:
+        model: serialised.
+        threads: as many as there are cores when 0.
+        arena: keep the memory of one run for the next.
 
     Raises:
         DataError: onnxruntime does not take the model.
@@ -173,6 +178,7 @@ def session(model: bytes, threads: int = 0) -> ort.InferenceSession:
     options = ort.SessionOptions()
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
+    options.enable_cpu_mem_arena = arena
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         return ort.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -22,7 +22,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune.calibration.operands import Operand
-from onnxprune.recovery.distil_graph import Distillation
+from onnxprune.recovery.distil_graph import Distillation, Students
 
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
@@ -128,7 +128,7 @@ class Trained:
 
 
 def train(
-    graph: Distillation,
+    graph: Distillation | Students,
     start: Mapping[str, Array],
     feeds: Sequence[Feed],
     wants: Sequence[Mapping[str, Array]],

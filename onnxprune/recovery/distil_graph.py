@@ -25,6 +25,8 @@ from onnxprune.gradients.emit import OPSET
 
 Array = npt.NDArray[Any]
 Crop = Sequence[Array | None]
+#: Sessions of more shapes than this keep no memory between two runs.
+FEW_SHAPES = 4
 
 
 @dataclass
@@ -132,6 +134,8 @@ class Distillation:
         student: Graph,
         weights: Sequence[str],
         spreads: Mapping[str, float],
+        *,
+        arena: bool = True,
     ) -> None:
         """Write the model.
 
@@ -139,6 +143,7 @@ class Distillation:
             student: the pruned network.
             weights: constants of it to be trained, float32.
             spreads: values to compare, and the variance of each in the dense network.
+            arena: keep the memory of one step for the next.
 
         Raises:
             NoGradient: the derivative of a node on the way is not known.
@@ -177,7 +182,7 @@ class Distillation:
         )  # fmt: skip
         model = onnx.ModelProto(ir_version=student.ir_version, graph=made)
         model.opset_import.extend(student.opset)
-        self.session = session(model.SerializeToString())
+        self.session = session(model.SerializeToString(), arena=arena)
         self.inputs = student.inputs
 
     def run(
@@ -203,6 +208,44 @@ class Distillation:
         count = len(self.compared)
         loss = float(sum(float(np.sum(x)) for x in got[:count]))
         return loss, dict(zip(self.weights, got[count:], strict=True))
+
+
+class Students:
+    """The same student for samples of several shapes: a session for each."""
+
+    def __init__(
+        self,
+        proto: onnx.ModelProto,
+        feeds: Sequence[Mapping[str, Array]],
+        weights: Sequence[str],
+        spreads: Mapping[str, float],
+    ) -> None:
+        """Write the models; arguments are those of :class:`Distillation` and :func:`graph_of`.
+
+        Raises:
+            NoGradient: the derivative of a node on the way is not known.
+            DataError: onnxruntime does not take the model.
+        """
+        firsts = {shape_of(feed): feed for feed in reversed(feeds)}
+        few = len(firsts) <= FEW_SHAPES
+        self._made = {
+            key: Distillation(graph_of(proto, feed), weights, spreads, arena=few)
+            for key, feed in reversed(firsts.items())
+        }
+        first = next(iter(self._made.values()))
+        self.weights = first.weights
+        self.compared = first.compared
+
+    def run(
+        self, feed: Mapping[str, Array], want: Mapping[str, Array], weights: Mapping[str, Array]
+    ) -> tuple[float, dict[str, Array]]:
+        """See :meth:`Distillation.run`."""
+        return self._made[shape_of(feed)].run(feed, want, weights)
+
+
+def shape_of(feed: Mapping[str, Array]) -> tuple[tuple[str, tuple[int, ...]], ...]:
+    """Names and shapes of a feed."""
+    return tuple((n, np.asarray(feed[n]).shape) for n in sorted(feed))
 
 
 def targets(

@@ -29,7 +29,13 @@ from onnxprune.planning import find_layers
 from onnxprune.planning.cost import CostModel
 from onnxprune.recovery.apply import Feed, Progress, Reconstruction, rows_of
 from onnxprune.recovery.distil import EPOCHS, Space, Trained, train
-from onnxprune.recovery.distil_graph import Distillation, graph_of, meeting_points, targets
+from onnxprune.recovery.distil_graph import (
+    Students,
+    graph_of,
+    meeting_points,
+    shape_of,
+    targets,
+)
 from onnxprune.rules.analysis import Analyzer, analyze
 
 Array = npt.NDArray[Any]
@@ -43,6 +49,8 @@ MEMORY = 96 << 20
 MOST_POINTS = 16
 #: Feeds and columns (a multiple of d) behind the moments of a layer's inputs; widest layer.
 MOMENT_FEEDS = 6
+#: Shapes of samples that are trained on, the most frequent ones, and the share that they must have.
+MOST_SHAPES, LEAST_SHARE = 24, 0.5
 MOMENT_COLUMNS = 24
 WIDEST = 3072
 
@@ -128,8 +136,7 @@ def _train(
     epochs = min(EPOCHS, int(BUDGET / max(work, 1)))
     if epochs < LEAST_EPOCHS:
         raise NoGradient("the network is too large to be trained here")
-    if len({tuple((n, f[n].shape) for n in sorted(f)) for f in feeds}) > 1:
-        feeds = alike(feeds)
+    feeds = by_shape(feeds)
     crops = crops_of(analyzer, removed)
     twin = io.load(analyzer.model).model
     again = analyze(twin, through_norms=analyzer.through_norms, inside_heads=analyzer.inside_heads)
@@ -154,7 +161,7 @@ def _train(
         and student.known[n].dtype == np.float32
         and (n in kept or student.known[n].shape == _shape(analyzer, n))
     ]
-    graph = Distillation(student, names, spreads)
+    graph = Students(stages.proto, feeds, names, spreads)
     last: dict[float, Agreement] = {}
 
     def disagreement(weights: Mapping[str, Array]) -> float:
@@ -268,33 +275,36 @@ def trainable(analyzer: Analyzer) -> list[str]:
     return list(found)
 
 
-def alike(feeds: Sequence[Feed]) -> list[Feed]:
-    """The feeds of the most frequent shape, when they are most of them.
+def by_shape(feeds: Sequence[Feed]) -> list[Feed]:
+    """The feeds of the most frequent shapes, those of one shape behind each other.
 
     Raises:
-        NoGradient: shapes differ from sample to sample.
+        NoGradient: most samples have shapes of their own.
     """
     groups: dict[Any, list[Feed]] = {}
     for feed in feeds:
-        groups.setdefault(tuple((n, feed[n].shape) for n in sorted(feed)), []).append(feed)
-    most = max(groups.values(), key=len)
-    if len(most) < 0.8 * len(feeds):
+        groups.setdefault(shape_of(feed), []).append(feed)
+    most = sorted(groups.values(), key=len, reverse=True)[:MOST_SHAPES]
+    taken = [feed for group in most for feed in group]
+    if len(taken) < LEAST_SHARE * len(feeds):
         raise NoGradient(f"samples of {len(groups)} different shapes")
-    return most
+    return taken
 
 
 def cut_feeds(feeds: Sequence[Feed], proto: onnx.ModelProto, model: ir.Model) -> list[Feed]:
     """Smaller feeds where a step would take much memory and the model leaves the batch open."""
-    rows = rows_of(feeds[0])
+    rows = max(rows_of(f) for f in feeds)
     shapes = [v.shape for v in model.graph.inputs if v.name in feeds[0]]
     free = all(s is not None and len(s) and not isinstance(s[0], int) for s in shapes)
     if not free or rows < 2:
         return list(feeds)
-    one = graph_of(proto, {n: np.asarray(a)[:1] for n, a in feeds[0].items()})
+    largest = max(feeds, key=lambda f: sum(np.asarray(a).nbytes for a in f.values()) / rows_of(f))
+    one = graph_of(proto, {n: np.asarray(a)[:1] for n, a in largest.items()})
     size = sum(a.nbytes for a in one.values.values())
-    part = min(rows, max(1, int(MEMORY / max(size, 1))))
+    most = max(1, int(MEMORY / max(size, 1)))
     out: list[Feed] = []
     for feed in feeds:
+        part = min(rows_of(feed), most)
         for at in range(0, rows_of(feed) // part * part, part):
             out.append({n: np.asarray(a)[at : at + part] for n, a in feed.items()})
     if not out:

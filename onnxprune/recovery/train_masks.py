@@ -21,11 +21,11 @@ from onnxprune.gradients import NoGradient
 from onnxprune.planning.cost import CostModel
 from onnxprune.recovery.apply import Feed, Progress, Reconstruction, Recovered, quiet, rows_of
 from onnxprune.recovery.distil import train
-from onnxprune.recovery.distil_graph import Distillation, graph_of, meeting_points, targets
+from onnxprune.recovery.distil_graph import Students, graph_of, meeting_points, targets
 from onnxprune.recovery.train_blocks import (
     LEAST_EPOCHS,
     MOST_POINTS,
-    alike,
+    by_shape,
     cut_feeds,
     moment_feeds,
     spaces_of,
@@ -65,7 +65,7 @@ def train_masks(
         DataError: onnxruntime does not run the model.
     """
     open_feeds = [f for f, held in zip(work.feeds, work.held, strict=True) if not held]
-    feeds = alike(open_feeds or list(work.feeds))
+    feeds = by_shape(open_feeds or list(work.feeds))
     effort = CostModel(work.analyzer).macs() * max(sum(rows_of(f) for f in feeds), 1)
     affordable = int(BUDGET / max(effort, 1))
     epochs = min(EPOCHS // work.copies, affordable)
@@ -92,7 +92,7 @@ def train_masks(
         for n in (*lone, *sites)
         if n in student.constants and student.known[n].dtype == np.float32
     ]
-    graph = Distillation(student, names, spreads)
+    graph = Students(sparse, feeds, names, spreads)
     seen: dict[float, Agreement] = {}
 
     def with_values(weights: Mapping[str, Array]) -> Recovered:

@@ -72,18 +72,73 @@ def test_what_has_no_derivative_says_so(tmp_path):
         assert step["why"]
 
 
-def test_samples_of_many_sizes_say_so(tmp_path):
-    path = tmp_path / "net.onnx"
+def open_sizes(path):
     save_net(path)
     model = onnx.load(path)
     for axis, name in ((2, "h"), (3, "w")):
         model.graph.input[0].type.tensor_type.shape.dim[axis].ClearField("dim_value")
         model.graph.input[0].type.tensor_type.shape.dim[axis].dim_param = name
     onnx.save(model, path)
-    feeds = [{"x": X[:2, :, : 4 + i % 5, :]} for i in range(20)]
+
+
+def test_samples_of_a_few_sizes_are_trained_on(tmp_path):
+    path = tmp_path / "net.onnx"
+    open_sizes(path)
+    feeds = [{"x": X[4 * i : 4 * i + 4, :, : 6 + i % 3, :]} for i in range(30)]
+    result = onnxprune.prune(path, "element", 0.85, data=feeds, first_layer="keep")
+    steps = {s["step"]: s for s in result.report["recovery"]["steps"]}
+    assert steps["train"]["kept"] and steps["train"]["loss"] < steps["mask"]["loss"]
+
+
+def test_samples_of_many_sizes_say_so(tmp_path):
+    path = tmp_path / "net.onnx"
+    open_sizes(path)
+    wide = np.tile(X[:1], (1, 1, 3, 3))
+    feeds = [{"x": wide[:, :, : 5 + i % 10, : 5 + i // 10]} for i in range(90)]
     result = onnxprune.prune(path, "element", 0.9, data=feeds, first_layer="keep")
     (step,) = (s for s in result.report["recovery"]["steps"] if s["step"] == "train")
     assert not step["kept"] and "shapes" in step["why"]
+
+
+def save_recurrent(path):
+    """gru - gemm over the steps."""
+    rng = np.random.default_rng(0)
+    weights = {
+        "w": rng.standard_normal((1, 48, 12)) * 0.4,
+        "r": rng.standard_normal((1, 48, 16)) * 0.3,
+        "b": rng.standard_normal((1, 96)) * 0.1,
+        "d": rng.standard_normal((16, 8)) * 0.5,
+    }
+    nodes = [
+        helper.make_node("GRU", ["x", "w", "r", "b"], ["s"], "gru", hidden_size=16),
+        helper.make_node("Squeeze", ["s", "axis"], ["q"]),
+        helper.make_node("MatMul", ["q", "d"], ["y"], "fc"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [6, "n", 12])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [6, "n", 8])],
+        [numpy_helper.from_array(v.astype(np.float32), k) for k, v in weights.items()]
+        + [numpy_helper.from_array(np.array([1], np.int64), "axis")],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)]), path)
+
+
+def test_recurrent_layers_are_trained(tmp_path):
+    path = tmp_path / "net.onnx"
+    save_recurrent(path)
+    rng = np.random.default_rng(2)
+    feeds = [{"x": rng.standard_normal((6, 8, 12)).astype(np.float32)} for _ in range(24)]
+    result = onnxprune.prune(path, "element", 0.7, data=feeds, first_layer="prune")
+    steps = {s["step"]: s for s in result.report["recovery"]["steps"]}
+    assert steps["train"]["kept"], steps["train"]
+    before = min(s["loss"] for n, s in steps.items() if n != "train")
+    assert steps["train"]["loss"] < before
+    values = {v.name: v.const_value.numpy() for v in result.model.graph.initializers.values()}
+    assert {"w", "r"} <= set(result.plan.masks)
+    for name, mask in result.plan.masks.items():
+        assert not np.count_nonzero(values[name][~mask]), name
 
 
 def test_without_recovery_nothing_is_trained(tmp_path):
