@@ -44,8 +44,9 @@ ROOM = 6_000_000
 #: Steps grow over the first tenth of them. Where the loss exceeds so many times the first one, the
 #: best weights so far are taken up again with half the step size.
 RISE, WILD = 0.1, 20.0
-#: Training ends where the start is still the best after so many epochs.
-PATIENCE = 6
+#: Where the start is still the best after so many epochs, training goes on from it with steps so
+#: many times as large; where that gains nothing either, it ends.
+PATIENCE, GENTLER = 4, 0.25
 
 
 @dataclass(frozen=True)
@@ -177,7 +178,7 @@ def train(
     rows = max(1, int(next(iter(feeds[0].values())).shape[0]))
     join = min(len(feeds), max(1, -(-batch // rows)))
     total, step, since = epochs * (len(feeds) // join), 0, 0
-    limit = 0.0
+    limit, gentle = 0.0, False
     for epoch in range(1, epochs + 1):
         losses = []
         order = rng.permutation(len(feeds))
@@ -215,8 +216,12 @@ def train(
             history.append((epoch, float(np.mean(losses)), seen))
             if seen < least:
                 best, least = {n: a.copy() for n, a in now.items()}, seen
-            elif epoch >= PATIENCE and least == history[0][2]:
-                break
+            elif least == history[0][2] and epoch % PATIENCE == 0:
+                if gentle:
+                    break
+                gentle, since, rate = True, 0, GENTLER * rate
+                now = {n: a.copy() for n, a in best.items()}
+                first, second = {n: np.zeros_like(now[n]) for n in names}, dict.fromkeys(names, 0.0)
     return Trained(best, least, tuple(history))
 
 
