@@ -73,9 +73,9 @@ def sparsegpt(
         padded[np.ix_(real, real)] = upper
         upper = padded
     kept = _sweep(work, upper, real, structure, keep)
-    back = np.argsort(columns)
-    mask = np.ascontiguousarray(kept[real][back, : structure.rows].T)
-    weights = np.ascontiguousarray(work[real][back, : structure.rows].T)
+    back = np.flatnonzero(real)[np.argsort(columns)]
+    mask = np.ascontiguousarray(kept[back, : structure.rows].T)
+    weights = np.ascontiguousarray(work[back, : structure.rows].T)
     return mask, weights
 
 
@@ -91,9 +91,13 @@ def _column_order(structure: Structure, diagonal: Float, act_order: bool) -> Int
 def _inverse_factor(gram: Float, columns: Ints) -> Float:
     """Upper U with ``U^T U = H^-1`` for the reordered H."""
     backward = columns[::-1]
-    # Taken axis by axis, rows stay in memory order; turned, which changes nothing about a
-    # symmetric matrix, they are the Fortran order in which LAPACK works in place.
-    flipped = np.take(np.take(gram, backward, axis=0), backward, axis=1).T
+    # A few rows at a time stay in the cache between the two axes; turned, which changes nothing
+    # about a symmetric matrix, rows are the Fortran order in which LAPACK works in place.
+    taken = np.empty((len(columns), len(columns)), gram.dtype)
+    for start in range(0, len(columns), STRIP):
+        rows = slice(start, start + STRIP)
+        np.take(gram[backward[rows]], backward, axis=1, out=taken[rows], mode="clip")
+    flipped = taken.T
     try:
         lower = scipy.linalg.cholesky(flipped, lower=True, overwrite_a=True, check_finite=False)
     except np.linalg.LinAlgError as error:
@@ -103,7 +107,7 @@ def _inverse_factor(gram: Float, columns: Ints) -> Float:
         ) from error
     _invert_lower(lower)
     upper: Float = lower[::-1, ::-1]
-    return np.ascontiguousarray(upper)
+    return upper
 
 
 def _invert_lower(lower: Float) -> None:
@@ -148,9 +152,11 @@ def _sweep(work: Float, upper: Float, real: Mask, structure: Structure, keep: in
     quotas = None if structure.m else _quotas(work, upper, real, structure, wanted)
     for start in range(0, size, block):
         stop = min(start + block, size)
+        ahead = np.ascontiguousarray(upper[start:stop, start:])  # of these columns, in the cache
         if quotas is not None:
             inside = slice(start, stop)
-            scores = _cell_scores(work[inside], upper[inside, inside], real[inside], structure)
+            corner = ahead[:, : stop - start]
+            scores = _cell_scores(work[inside], corner, real[inside], structure)
             count = int(quotas[start // structure.width : stop // structure.width].sum())
             chosen = keep_largest(scores.ravel(), count).reshape(scores.shape)
             wide = np.repeat(chosen, structure.width, axis=0)
@@ -165,14 +171,14 @@ def _sweep(work: Float, upper: Float, real: Mask, structure: Structure, keep: in
                     )
                 error = errors[j - start]
                 np.multiply(work[j], ~kept[j], out=error)
-                error /= upper[j, j]
+                error /= ahead[j - start, j - start]
                 work[j] *= kept[j]
-                work[j + 1 : high] -= upper[j, j + 1 : high, None] * error
+                work[j + 1 : high] -= ahead[j - start, j + 1 - start : high - start, None] * error
             if high < stop:
-                part = errors[low - start : high - start]
-                work[high:stop] -= upper[low:high, high:stop].T @ part
+                own = slice(low - start, high - start)
+                work[high:stop] -= ahead[own, high - start : stop - start].T @ errors[own]
         if stop < size:
-            work[stop:] -= upper[start:stop, stop:].T @ errors[: stop - start]
+            work[stop:] -= ahead[:, stop - start :].T @ errors[: stop - start]
     return kept & real[:, None]
 
 
