@@ -116,7 +116,10 @@ double CostModel::ours(const Graph& graph, const Lowering& lowering, const Unit&
       const int64_t pixels = y.height * (y.width + (g.kernel_w > 1 ? 1 : 0));
       const int64_t whole = (pixels + kernels::kLane - 1) / kernels::kLane * kernels::kLane;
       const double far = 4 * out / images > kFarBytes ? kFarOutput * out / images : 0;
-      // Depthwise convolutions: moving the numbers is the work, here as on the CPU.
+      if (kernels::walks_planes(g))
+        return images * (far + kernels::estimate_window_cycles(g, static_cast<int32_t>(y.height),
+                                                               static_cast<int32_t>(y.width), isa));
+      // Other convolutions in groups: moving the numbers is the work, here as on the CPU.
       const double moving =
           g.groups > 1 ? (0.8 + 0.45 * g.stride_h * g.stride_w) * out / std::max(1.0, images) : 0;
       if (unit.op.weights)

@@ -60,6 +60,11 @@ class Planner {
     value(v).needed = true;
     value(v).forms[form];
   }
+  // What a weighted sum needs of its input.
+  PadNeed need_of(const Op& op) {
+    const View& x = value(op.in[0]).view;
+    return kernels::conv_need(op.geometry, static_cast<int32_t>(x.height), static_cast<int32_t>(x.width));
+  }
   // `a` and `b` must lie in memory in the same way.
   void tie(int a, int b) { same_.join(a, b); }
 
@@ -73,7 +78,8 @@ class Planner {
           if (is_vector(op.in[0]) && is_matrix(op.geometry)) {
             o.in = o.out = kDense;
           } else {
-            o.in = {op.geometry.stride_h, op.geometry.stride_w};
+            const kernels::PadNeed need = need_of(op);
+            o.in = {need.stride_h, need.stride_w};
             o.out = kPlain;
           }
           break;
@@ -158,11 +164,9 @@ class Planner {
       const Op& op = program_.ops[i];
       const OpPlan& o = plan_.ops[i];
       if (op.kind != OpKind::conv || o.in.dense()) continue;
-      const View& x = value(op.in[0]).view;
       int in = node_of(op.in[0], o.in), out = node_of(op.out, o.out);
-      kernels::merge_need(&nodes_[at(in)].need,
-                          kernels::conv_need(op.geometry, static_cast<int32_t>(x.height), static_cast<int32_t>(x.width)));
-      if (o.out.plain()) equal_pitch.emplace_back(in, out);
+      kernels::merge_need(&nodes_[at(in)].need, need_of(op));
+      if (o.out.plain() && !kernels::walks_planes(op.geometry)) equal_pitch.emplace_back(in, out);
     }
     // A convolution runs over one flat pixel vector when its input and output have the same pitch.
     Sets pitch(nodes_.size());

@@ -126,6 +126,7 @@ std::vector<std::size_t> rank_kernels(const CostInput& input, Isa isa, bool gene
   std::vector<std::pair<double, std::size_t>> costs;
   for (std::size_t i = 0; i < kernel_count(); ++i) {
     const KernelRecord& kernel = kernel_record(i);
+    if (kernel.family == Family::window) continue;  // the only one where it applies
     if (kernel.entry.isa != isa || (kernel.entry.generated && !generate_code)) continue;
     costs.emplace_back(kernel_cycles(kernel, input), i);
   }
@@ -152,6 +153,16 @@ double estimate_cycles(const Weights& weights, std::int64_t pixels, Isa isa, boo
 
 double estimate_cycles(const Analysis& analysis, std::int64_t pixels, Isa isa, bool generate_code) {
   return cheapest(cost_input(analysis, pixels), isa, generate_code);
+}
+
+double estimate_window_cycles(const ConvGeometry& g, std::int32_t height, std::int32_t width,
+                              Isa isa) {
+  // Measured on Zen 4, 512-bit vectors of 16 pixels of a row: a cycle and a half a tap, inputs to be
+  // put together with a stride of 2, and what starting a plane costs.
+  const double vectors = static_cast<double>(height) * std::ceil(width / 16.0);
+  const double one = 1.4 * g.taps() + (g.stride_h > 1 ? 10.0 : 0.0);
+  const double narrower = isa == Isa::avx512 ? 1.0 : isa == Isa::avx2 ? 1.2 : 3.0;
+  return g.out_channels * (60.0 + narrower * one * vectors);
 }
 
 double estimate_dense_cycles(const ConvGeometry& g, std::int64_t pixels, Isa) {

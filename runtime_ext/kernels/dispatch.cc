@@ -8,9 +8,11 @@ namespace onnxprune::kernels {
 
 #define TILE(family, isa) TileSet tiles_##family##_##isa();
 #define CODE(family, isa)
+#define WINDOW(family, isa)
 #include "kernels.inc"
 #undef TILE
 #undef CODE
+#undef WINDOW
 
 namespace {
 
@@ -28,10 +30,13 @@ const KernelRecord kRecords[] = {
    family_of(#family),                              \
    height_of(#family),                              \
    tiles_##family##_##isa},
+#define WINDOW(family, isa) \
+  {{#family "_f32_" #isa, Isa::isa, false}, Family::window, 1, nullptr},
 #define CODE(family, isa) {{"spmm_" #family "_f32_" #isa, Isa::isa, true}, Family::csr, 1, nullptr},
 #include "kernels.inc"
 #undef TILE
 #undef CODE
+#undef WINDOW
 };
 constexpr std::size_t kCount = sizeof kRecords / sizeof kRecords[0];
 

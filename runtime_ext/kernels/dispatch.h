@@ -12,7 +12,7 @@ struct KernelRecord {
   KernelEntry entry;
   Family family;
   int block_rows;      // of family block
-  TileSet (*tiles)();  // null for generated kernels
+  TileSet (*tiles)();  // null for generated kernels and windows
 };
 
 std::size_t kernel_count();

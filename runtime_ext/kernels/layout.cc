@@ -100,7 +100,33 @@ Status check_geometry(const ConvGeometry& g) {
   return {};
 }
 
+bool walks_planes(const ConvGeometry& g) {
+  return g.groups > 1 && g.groups == g.in_channels && g.groups == g.out_channels &&
+         g.kernel_h == g.kernel_w && (g.kernel_h == 3 || g.kernel_h == 5) &&
+         g.stride_h == g.stride_w && g.stride_h <= 2 && g.dilation_h == 1 && g.dilation_w == 1;
+}
+
+namespace {
+
+// Zeros around plain planes under windows that walk them.
+PadNeed window_need(const ConvGeometry& g, std::int32_t height, std::int32_t width) {
+  const auto beyond = [](std::int32_t in, std::int32_t out, std::int32_t kernel,
+                         std::int32_t stride, std::int32_t pad) {
+    return std::max(0, (out - 1) * stride + kernel - pad - in);
+  };
+  PadNeed need;
+  need.top = g.pad_top;
+  need.left = g.pad_left;
+  need.bottom = beyond(height, g.out_height(height), g.kernel_h, g.stride_h, g.pad_top);
+  need.right = beyond(width, g.out_width(width), g.kernel_w, g.stride_w, g.pad_left);
+  need.min_pitch = width + std::max(need.left, need.right);
+  return need;
+}
+
+}  // namespace
+
 PadNeed conv_need(const ConvGeometry& g, std::int32_t height, std::int32_t width) {
+  if (walks_planes(g)) return window_need(g, height, width);
   PadNeed need;
   const std::int32_t out_h = g.out_height(height), out_w = g.out_width(width);
   const AxisNeed rows = axis_need(height, out_h, g.kernel_h, g.dilation_h, g.stride_h, g.pad_top);
@@ -229,7 +255,7 @@ bool reads_within(const ConvGeometry& g, const PlaneLayout& in) {
 }
 
 bool flat_compatible(const ConvGeometry& g, const PlaneLayout& in, const PlaneLayout& out) {
-  return reads_within(g, in) && out.plain() && out.pitch == in.pitch;
+  return reads_within(g, in) && in.stride_h == g.stride_h && out.plain() && out.pitch == in.pitch;
 }
 
 }  // namespace onnxprune::kernels

@@ -11,6 +11,9 @@
 // (y % sy) * sx + x % sx, at row y / sy, column x / sx. With stride 1 there is one phase and the
 // layout is the plain one. Only the phases of `phase_mask` are stored.
 //
+// A depth-wise convolution of a common kind walks its planes row by row instead (`walks_planes`):
+// it reads plain planes at any stride.
+//
 // [tokens, features] matrices are the case H = 1, W = tokens, C = features ([feature][token]).
 // A single vector (tokens = 1) can stay contiguous: `vector_layout`.
 //
@@ -65,6 +68,10 @@ struct PadNeed {
   std::uint64_t phase_mask = 1;             // used when stride_h * stride_w <= 64, else all phases
 };
 
+// Whether the convolution is depth-wise, one output a channel, with a square window of 3 or 5 and a
+// stride of 1 or 2, which has a kernel of its own that reads plain planes.
+bool walks_planes(const ConvGeometry& geometry);
+
 // What a convolution needs of its input of `height` x `width`. Pooling windows need the same as a
 // convolution of the same geometry.
 PadNeed conv_need(const ConvGeometry& geometry, std::int32_t height, std::int32_t width);
@@ -107,7 +114,7 @@ Status natural_layout(std::int32_t height, std::int32_t width, PlaneLayout* layo
 
 // Whether `in` has the phases and the zeros that the convolution reads.
 bool reads_within(const ConvGeometry& geometry, const PlaneLayout& in);
-// True when, besides, the convolution can write its output straight over the flat pixel vector:
+// True when, besides, the convolution is a product with a flat pixel vector and can write its output straight over the flat pixel vector:
 // `out` is plain and has the pitch of `in`. Otherwise a plan writes through scratch (pixel by pixel
 // copy into any layout: other pitch, phases), which costs a few per cent.
 bool flat_compatible(const ConvGeometry& geometry, const PlaneLayout& in, const PlaneLayout& out);

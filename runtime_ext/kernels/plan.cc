@@ -22,6 +22,21 @@ Status make_with(const PlanRequest& request, std::size_t kernel, PlanPtr* plan) 
                    : make_tile_plan(request, kernel, plan);
 }
 
+// The kernel that walks planes, unless another one is asked for.
+bool make_walking_plan(const PlanRequest& request, PlanPtr* plan) {
+  for (std::size_t i = 0; i < kernel_count() && walks_planes(request.weights.shape); ++i) {
+    const KernelEntry& entry = kernel_record(i).entry;
+    if (kernel_record(i).family != Family::window || entry.isa != request.options.isa) continue;
+    if (request.options.kernel != nullptr && std::strcmp(request.options.kernel, entry.name) != 0)
+      continue;
+    *plan = make_window_plan(request, entry.name);
+    static_cast<PlanBase&>(**plan).set_cycles(estimate_window_cycles(
+        request.weights.shape, request.out.height, request.out.width, entry.isa));
+    return true;
+  }
+  return false;
+}
+
 Status make_pixel_plan(const PlanRequest& request, PlanPtr* plan) {
   const PlanOptions& o = request.options;
   const char* reason = "not wanted";
@@ -31,7 +46,8 @@ Status make_pixel_plan(const PlanRequest& request, PlanPtr* plan) {
   std::vector<std::size_t> order = rank_kernels(cost, o.isa, code);
   if (o.kernel != nullptr) {
     const std::size_t wanted = find_kernel(o.kernel);
-    if (wanted >= kernel_count() || kernel_record(wanted).entry.isa != o.isa) {
+    if (wanted >= kernel_count() || kernel_record(wanted).family == Family::window ||
+        kernel_record(wanted).entry.isa != o.isa) {
       return failure(Code::unsupported, "plan: no kernel '%s' for %s", o.kernel, isa_name(o.isa));
     }
     if (kernel_record(wanted).entry.generated && !code) {
@@ -122,7 +138,7 @@ Status make_tuned_plan(const Weights& weights, const PlaneLayout& in, const Plan
             Code::unsupported,
             "plan: the input layout lacks the padding or the phases of this convolution");
       }
-      status = make_pixel_plan(request, plan);
+      if (!make_walking_plan(request, plan)) status = make_pixel_plan(request, plan);
     }
     if (status.ok()) {
       const std::chrono::duration<double> taken = std::chrono::steady_clock::now() - start;

@@ -105,6 +105,9 @@ Status make_plan(const Weights& weights, const PlaneLayout& in, const PlaneLayou
 double estimate_cycles(const Weights& weights, std::int64_t pixels, Isa isa, bool generate_code);
 // The same before packing, from an analysis.
 double estimate_cycles(const Analysis& analysis, std::int64_t pixels, Isa isa, bool generate_code);
+// A depth-wise convolution that walks planes, with so many output pixels.
+double estimate_window_cycles(const ConvGeometry& geometry, std::int32_t height, std::int32_t width,
+                              Isa isa);
 // A good dense convolution / matrix product (as onnxruntime's) of that geometry.
 double estimate_dense_cycles(const ConvGeometry& geometry, std::int64_t pixels, Isa isa);
 

@@ -173,7 +173,9 @@ Status Tuner::tune(const Weights& weights, const PlaneLayout& in, const PlaneLay
   return guarded([&]() -> Status {
     const auto& w = static_cast<const WeightsImpl&>(weights);
     const std::lock_guard<std::mutex> lock(mutex_);
-    if (left_ <= 0 || in.plane_stride == 1 || options.kernel != nullptr) return {};
+    // Windows have one kernel each: nothing to choose.
+    if (left_ <= 0 || in.plane_stride == 1 || options.kernel != nullptr || walks_planes(w.shape))
+      return {};
     if (!buffers_) buffers_ = std::make_unique<Buffers>();
     const Key key = key_of(w, in, out, options);
     Choice known;

@@ -204,14 +204,22 @@ Problem make_problem(const Case& c, std::uint64_t seed) {
   return problem;
 }
 
+// Whether this machine has the kernel and it does such convolutions: depth-wise windows have one of
+// their own, which does nothing else.
+bool applies(const KernelEntry& kernel, const ConvGeometry& g) {
+  if (!isa_supported(kernel.isa)) return false;
+  if (kernel.generated && !code_generation_available(nullptr)) return false;
+  const bool window = std::strncmp(kernel.name, "depthwise", 9) == 0;
+  return window == walks_planes(g);
+}
+
 void check_case(const Case& c, std::uint64_t seed) {
   const Problem problem = make_problem(c, seed);
   if (problem.weights == nullptr) return;
   std::size_t count = 0;
   const KernelEntry* kernels = kernel_list(&count);
   for (std::size_t i = 0; i < count; ++i) {
-    if (!isa_supported(kernels[i].isa)) continue;
-    if (kernels[i].generated && !code_generation_available(nullptr)) continue;
+    if (!applies(kernels[i], c.g)) continue;
     run_case(c, problem, kernels[i].isa, kernels[i].name);
   }
   for (const Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512}) {
@@ -324,6 +332,28 @@ TEST(conv_groups) {
   depthwise.zeros = Zeros::none;
   depthwise.epilogue.activation = Activation::hard_swish;
   check_case(depthwise, seed++);
+  for (const int kernel : {3, 5}) {
+    for (const int stride : {1, 2}) {
+      for (const int size : {kernel - 1, 6, 15, 17, 33}) {
+        Case c = conv(3, 3, size, size + 2, kernel, kernel, kernel / 2);
+        c.g.groups = 3;
+        c.g.stride_h = c.g.stride_w = stride;
+        c.zeros = size % 2 == 0 ? Zeros::random : Zeros::none;
+        c.images = 1 + size % 2;
+        check_case(c, seed++);
+        c.g.pad_top = c.g.pad_left = 0;  // as TensorFlow pads
+        c.epilogue.activation = Activation::clip;
+        c.epilogue.alpha = -0.25f;
+        c.epilogue.beta = 0.5f;
+        c.epilogue.residual = Residual::after_activation;
+        check_case(c, seed++);
+        c.out_need.stride_h = c.out_need.stride_w = 2;
+        c.out_need.phase_mask = 5;
+        c.threads = 2;
+        check_case(c, seed++);
+      }
+    }
+  }
   depthwise.g.out_channels = 38;  // multiplier 2
   depthwise.g.stride_h = depthwise.g.stride_w = 2;
   check_case(depthwise, seed++);
@@ -435,9 +465,7 @@ TEST(conv_tunings) {
     const Problem problem = make_problem(c, 7000 + static_cast<std::uint64_t>(i));
     if (problem.weights == nullptr) continue;
     for (std::size_t k = 0; k < count; ++k) {
-      if (!isa_supported(kernels[k].isa) ||
-          (kernels[k].generated && !code_generation_available(nullptr)))
-        continue;
+      if (!applies(kernels[k], c.g)) continue;
       Tuning tuning;
       tuning.pack = random.below(2);
       tuning.input_budget = 1 << random.between(8, 15);

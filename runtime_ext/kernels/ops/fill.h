@@ -3,6 +3,7 @@
 
 #include "transformer.h"
 #include "vector.h"
+#include "window.h"
 
 namespace {
 
@@ -15,6 +16,7 @@ inline onnxprune::kernels::OpsTable filled_table() {
   t.binary = binary;
   t.window_max = window_max;
   t.window_sum = window_sum;
+  t.window_sums = window_sums;
   t.pack = pack;
   t.scatter = scatter;
   t.every_second = every_second;

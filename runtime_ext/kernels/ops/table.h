@@ -17,6 +17,16 @@ struct ScatterRun {
   std::int32_t step = 1;
 };
 
+// A plane of a depth-wise convolution: `rows` x `width` outputs, clamped.
+struct WindowRun {
+  const float* in = nullptr;  // what the first tap of the first output reads
+  float* out = nullptr;       // the first output
+  std::int64_t in_pitch = 0, out_pitch = 0;
+  std::int64_t rows = 0, width = 0;
+  const float* weights = nullptr;  // [kernel][kernel]
+  float bias = 0, low = 0, high = 0;
+};
+
 struct OpsTable {
   int width;  // floats per vector
   // So many independent multiply-adds of vectors, to be timed; returns a number that depends on all.
@@ -35,6 +45,8 @@ struct OpsTable {
                      std::int64_t count);
   void (*window_sum)(const float* in, const std::int64_t* offsets, std::int64_t taps, float scale,
                      float* out, std::int64_t count);
+  // Square windows of 3 or 5, stride 1 or 2 in both directions.
+  void (*window_sums)(int kernel, int stride, const WindowRun& run);
   // to[c * column_stride + v * vector_stride ..] = in[offsets[c] + v * width ..], whole vectors.
   void (*pack)(const float* in, const std::int32_t* offsets, std::int64_t columns, int vectors,
                float* to, std::int64_t column_stride, std::int64_t vector_stride);

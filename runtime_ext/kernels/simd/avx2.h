@@ -64,6 +64,11 @@ struct Simd {
     const __m256 mixed = _mm256_shuffle_ps(a, b, 0xdd);
     return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(mixed), 0xd8));
   }
+  static inline void hold(Reg& a) { asm("" : "+x"(a)); }
+  static inline Reg shift_in(Reg a, float last) {
+    const __m256i next = _mm256_setr_epi32(1, 2, 3, 4, 5, 6, 7, 0);
+    return _mm256_blend_ps(_mm256_permutevar8x32_ps(a, next), set1(last), 0x80);
+  }
   static inline float sum(Reg a) {
     __m128 s = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
     s = _mm_add_ps(s, _mm_movehl_ps(s, s));

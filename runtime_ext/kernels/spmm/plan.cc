@@ -38,7 +38,7 @@ class TilePlan final : public PixelPlan {
     options.parts = std::max(wanted_parts(request.options.threads, set_.block_rows), cached_parts(g));
     // Scattered rows wait in scratch.
     if (!direct_) options.parts = std::max(options.parts, (rows_ + kScratchRows - 1) / kScratchRows);
-    // Depthwise: rows share no input, so a few planes at a time are walked to their end.
+    // Few rows a group: they share no input, so a few planes at a time are walked to their end.
     if (g.out_channels / g.groups < 4 && tiles_.size() >= 8)
       options.parts = std::max(options.parts, (g.out_channels + 3) / 4);
     options.block_columns = static_cast<std::int32_t>(input_.block_columns);

@@ -1,0 +1,135 @@
+// One plane of a depth-wise convolution: rows of windows, several output rows at a time so that an
+// input row is loaded once for all of them.
+#pragma once
+
+#include "pointwise.h"
+
+namespace {
+
+using onnxprune::kernels::WindowRun;
+
+// The inputs of the taps kx = 0 .. K-1 for `lanes` outputs side by side, from what the first tap of
+// the first one reads. Not a float beyond the last tap of the last output is read.
+template <int K, int S>
+struct TapInputs {
+  Reg tap[K];
+
+  explicit TapInputs(const float* p) {
+    if constexpr (S == 1) {
+#pragma GCC unroll 8
+      for (int k = 0; k < K; ++k) {
+        tap[k] = Simd::load(p + k);
+        Simd::hold(tap[k]);
+      }
+    } else {
+      Reg low = Simd::load(p), high = Simd::load(p + kW);
+      Simd::hold(low);
+      Simd::hold(high);
+      tap[0] = Simd::even_lanes(low, high);
+      tap[1] = Simd::odd_lanes(low, high);
+      // Two taps on is one output on.
+#pragma GCC unroll 8
+      for (int k = 2; k < K; ++k) tap[k] = Simd::shift_in(tap[k - 2], p[2 * kW + k - 2]);
+    }
+  }
+  TapInputs(const float* p, int lanes) {
+#pragma GCC unroll 8
+    for (int k = 0; k < K; ++k) {
+      if constexpr (S == 1) {
+        tap[k] = read(p + k, lanes);
+      } else {
+        const int floats = 2 * lanes - 1;
+        const Reg low = read(p + k, floats < kW ? floats : kW);
+        const Reg high =
+            floats > kW ? Simd::load_some(p + k + kW, floats - kW) : Simd::zero();
+        tap[k] = Simd::even_lanes(low, high);
+      }
+    }
+  }
+};
+
+// The taps' weights: in registers where there are enough of them, else they come with every use.
+template <int K>
+struct TapWeights {
+  static constexpr bool kHeld = K * K < Simd::kRegisters / 2;
+  const float* from;
+  Reg held[kHeld ? K * K : 1];
+
+  explicit TapWeights(const float* weights) : from(weights) {
+    for (int i = 0; kHeld && i < K * K; ++i) {
+      held[i] = splat(weights[i]);
+      Simd::hold(held[i]);
+    }
+  }
+  inline Reg operator[](int i) const {
+    if constexpr (kHeld) return held[i];
+    else return splat(from[i]);
+  }
+};
+
+template <int K, int S, int R, bool Whole>
+inline void window_tile(const WindowRun& run, const TapWeights<K>& weights, const float* in,
+                        float* out, int lanes) {
+  Reg sum[R];
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) sum[r] = splat(run.bias);
+#pragma GCC unroll 16
+  for (int i = 0; i < (R - 1) * S + K; ++i) {
+    const float* p = in + i * run.in_pitch;
+    const TapInputs<K, S> x = [&] {
+      if constexpr (Whole) return TapInputs<K, S>(p);
+      else return TapInputs<K, S>(p, lanes);
+    }();
+#pragma GCC unroll 8
+    for (int r = 0; r < R; ++r) {
+      const int ky = i - r * S;
+      if (ky < 0 || ky >= K) continue;
+#pragma GCC unroll 8
+      for (int k = 0; k < K; ++k)
+        sum[r] = Simd::fma(weights[ky * K + k], x.tap[k], sum[r]);
+    }
+  }
+  const Reg low = splat(run.low), high = splat(run.high);
+#pragma GCC unroll 8
+  for (int r = 0; r < R; ++r) {
+    const Reg v = Simd::min(high, Simd::max(low, sum[r]));
+    write(out + r * run.out_pitch, v, Whole ? kW : lanes, nullptr, 0);
+  }
+}
+
+// The last vector of a row, and the last rows, overlap those before them.
+template <int K, int S, int R>
+inline void window_rows(const WindowRun& run, const TapWeights<K>& weights, std::int64_t y) {
+  const float* in = run.in + y * S * run.in_pitch;
+  float* out = run.out + y * run.out_pitch;
+  if (run.width < kW) {
+    window_tile<K, S, R, false>(run, weights, in, out, static_cast<int>(run.width));
+    return;
+  }
+  for (std::int64_t x = 0; x < run.width; x += kW) {
+    const std::int64_t at = x + kW <= run.width ? x : run.width - kW;
+    window_tile<K, S, R, true>(run, weights, in + at * S, out + at, kW);
+  }
+}
+
+template <int K, int S>
+void window_plane(const WindowRun& run) {
+  constexpr int kRows = S == 1 ? 4 : 2;
+  const TapWeights<K> weights(run.weights);
+  if (run.rows < kRows) {
+    for (std::int64_t y = 0; y < run.rows; ++y) window_rows<K, S, 1>(run, weights, y);
+    return;
+  }
+  for (std::int64_t y = 0; y < run.rows; y += kRows)
+    window_rows<K, S, kRows>(run, weights, y + kRows <= run.rows ? y : run.rows - kRows);
+}
+
+void window_sums(int kernel, int stride, const WindowRun& run) {
+  if (kernel == 3) {
+    stride == 1 ? window_plane<3, 1>(run) : window_plane<3, 2>(run);
+  } else {
+    stride == 1 ? window_plane<5, 1>(run) : window_plane<5, 2>(run);
+  }
+}
+
+}  // namespace
