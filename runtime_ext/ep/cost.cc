@@ -128,7 +128,7 @@ double CostModel::ours(const Graph& graph, const Lowering& lowering, const Unit&
       analysis.rows = g.out_channels;
       analysis.columns = g.columns();
       analysis.nnz = static_cast<int64_t>(size);
-      return images * (far + std::max(moving, kernels::estimate_cycles(analysis, whole, isa, generate_code)));
+      return images * (far + std::max(moving, kernels::estimate_cycles(g, analysis, whole, isa, generate_code)));
     }
     case OpKind::pool:
       return pooling(unit);

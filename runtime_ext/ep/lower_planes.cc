@@ -111,7 +111,6 @@ void lower_global_pool(const LowerContext& context, const GraphNode& node, Unit*
       if (c.desc.type != abi::kInt64) throw Unsupported("the reduced axes are not int64");
       axes.assign(c.ints(), c.ints() + c.size());
     }
-    if (attr_int(node, "keepdims", 1) == 0) throw Unsupported("a mean that drops its axes");
     std::vector<bool> reduced(x.size(), false);
     for (int64_t axis : axes) {
       int64_t a = axis < 0 ? axis + static_cast<int64_t>(x.size()) : axis;
@@ -120,10 +119,12 @@ void lower_global_pool(const LowerContext& context, const GraphNode& node, Unit*
     }
     for (size_t i = 0; i < x.size(); ++i)
       if (reduced[i] != (i >= 2)) throw Unsupported("a mean over other axes than the spatial ones");
+    if (attr_int(node, "keepdims", 1) == 0) op.target = {-1, x[1].value};
   }
   unit->domains = bit(Domain::image);
   unit->dims = x;
   for (size_t i = 2; i < x.size(); ++i) unit->dims[i] = Dim::of(1);
+  if (!op.target.empty()) unit->dims.resize(2);
 }
 
 void lower_binary(const LowerContext& context, const GraphNode& node, Unit* unit) {

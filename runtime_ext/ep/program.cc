@@ -184,7 +184,8 @@ Shape op_shape(const Program& program, const Op& op, const std::vector<Shape>& s
     case OpKind::global_pool: {
       Shape out = in(0);
       for (size_t i = 2; i < out.size(); ++i) out[i] = 1;
-      return out;
+      if (!op.target.empty() && out.size() > 2) out.resize(2);
+      return reshaped(op, out);
     }
     case OpKind::pointwise:
     case OpKind::affine:

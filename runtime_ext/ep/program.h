@@ -58,7 +58,8 @@ struct Op {
   kernels::ConvGeometry geometry;  // conv, pool
   bool maximum = false;            // pool, global_pool: maximum instead of mean
   bool count_include_pad = false;  // mean pooling
-  Shape target;                    // tokens: shape of the result, one -1 allowed; of any op but concat
+  Shape target;                    // shape of the result, one -1 allowed: in tokens of any op but concat, in
+                                   // images of a global_pool that drops its axes
   bool gate = false;               // binary: in[1] has one number per image and channel
   kernels::Binary binary = kernels::Binary::add;
   kernels::Epilogue epilogue;      // conv, pointwise, binary, affine

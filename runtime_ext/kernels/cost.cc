@@ -6,6 +6,7 @@
 
 #include "ops/table.h"
 #include "plan.h"
+#include "window/winograd.h"
 
 namespace onnxprune::kernels {
 namespace {
@@ -70,7 +71,7 @@ constexpr double kRowVector = 2.0;  // start, finish and store of one vector of 
 
 }  // namespace
 
-CostInput cost_input(const Analysis& a, std::int64_t pixels) {
+CostInput cost_input(const ConvGeometry& g, const Analysis& a, std::int64_t pixels) {
   CostInput in;
   in.rows = in.rows_per_group = static_cast<double>(a.rows);
   in.columns = static_cast<double>(a.columns);
@@ -78,6 +79,8 @@ CostInput cost_input(const Analysis& a, std::int64_t pixels) {
   in.pixels = static_cast<double>(pixels);
   for (int i = 0; i < 4; ++i)
     in.stored[i] = a.block_fill[i] > 0 ? in.nnz / a.block_fill[i] : in.rows * in.columns;
+  in.points = winograd_points(g);
+  in.planes = static_cast<double>(winograd_inputs(g));
   return in;
 }
 
@@ -86,6 +89,8 @@ CostInput cost_input(const WeightsImpl& w, std::int64_t pixels) {
   in.rows = static_cast<double>(w.rows());
   in.columns = static_cast<double>(w.columns());
   in.rows_per_group = in.rows / w.shape.groups;
+  in.points = winograd_points(w.shape);
+  in.planes = static_cast<double>(winograd_inputs(w.shape));
   in.nnz = static_cast<double>(w.nnz());
   in.pixels = static_cast<double>(pixels);
   const double density = in.rows * in.columns > 0 ? in.nnz / (in.rows * in.columns) : 1.0;
@@ -102,8 +107,17 @@ CostInput cost_input(const WeightsImpl& w, std::int64_t pixels) {
   return in;
 }
 
+// For a vector of four outputs a tile: one multiply-add for each point and plane, adding up and
+// storing; the input's transformation once for all rows.
+double winograd_cycles(const CostInput& in, Isa isa, double vectors) {
+  const double points = in.points * in.points;
+  const double rate = isa == Isa::avx512 && wide_is_split() ? 1.08 : isa == Isa::avx512 ? 0.7 : 0.8;
+  return vectors / 4 * (in.rows * (rate * points * in.planes + 4 * points) + 8 * points * in.planes);
+}
+
 double kernel_cycles(const KernelRecord& kernel, const CostInput& in) {
   const double vectors = std::max(1.0, std::ceil(in.pixels / vector_width(kernel.entry.isa)));
+  if (kernel.family == Family::winograd) return winograd_cycles(in, kernel.entry.isa, vectors);
   const double density =
       std::clamp(in.rows * in.columns > 0 ? in.nnz / (in.rows * in.columns) : 1.0, 1e-3, 1.0);
   const Rate rate = rate_of(kernel);
@@ -127,6 +141,7 @@ std::vector<std::size_t> rank_kernels(const CostInput& input, Isa isa, bool gene
   for (std::size_t i = 0; i < kernel_count(); ++i) {
     const KernelRecord& kernel = kernel_record(i);
     if (kernel.family == Family::window) continue;  // the only one where it applies
+    if (kernel.family == Family::winograd && input.points == 0) continue;
     if (kernel.entry.isa != isa || (kernel.entry.generated && !generate_code)) continue;
     costs.emplace_back(kernel_cycles(kernel, input), i);
   }
@@ -151,8 +166,9 @@ double estimate_cycles(const Weights& weights, std::int64_t pixels, Isa isa, boo
   return cheapest(cost_input(static_cast<const WeightsImpl&>(weights), pixels), isa, generate_code);
 }
 
-double estimate_cycles(const Analysis& analysis, std::int64_t pixels, Isa isa, bool generate_code) {
-  return cheapest(cost_input(analysis, pixels), isa, generate_code);
+double estimate_cycles(const ConvGeometry& geometry, const Analysis& analysis, std::int64_t pixels,
+                       Isa isa, bool generate_code) {
+  return cheapest(cost_input(geometry, analysis, pixels), isa, generate_code);
 }
 
 double estimate_window_cycles(const ConvGeometry& g, std::int32_t height, std::int32_t width,

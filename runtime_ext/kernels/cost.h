@@ -13,8 +13,9 @@ struct CostInput {
   double pixels = 0;
   double stored[4] = {0, 0, 0, 0};  // weights stored as blocks of 2, 4, 8, 16 rows
   double rows_per_group = 0;
+  double points = 0, planes = 0;  // of minimal filtering (window/winograd.h); 0 = does not apply
 };
-CostInput cost_input(const Analysis& analysis, std::int64_t pixels);
+CostInput cost_input(const ConvGeometry& geometry, const Analysis& analysis, std::int64_t pixels);
 CostInput cost_input(const WeightsImpl& weights, std::int64_t pixels);
 
 // Cycles of one core.

@@ -9,10 +9,12 @@ namespace onnxprune::kernels {
 #define TILE(family, isa) TileSet tiles_##family##_##isa();
 #define CODE(family, isa)
 #define WINDOW(family, isa)
+#define DENSE(family, isa)
 #include "kernels.inc"
 #undef TILE
 #undef CODE
 #undef WINDOW
+#undef DENSE
 
 namespace {
 
@@ -32,11 +34,14 @@ const KernelRecord kRecords[] = {
    tiles_##family##_##isa},
 #define WINDOW(family, isa) \
   {{#family "_f32_" #isa, Isa::isa, false}, Family::window, 1, nullptr},
+#define DENSE(family, isa) \
+  {{#family "_f32_" #isa, Isa::isa, false}, Family::winograd, 1, nullptr},
 #define CODE(family, isa) {{"spmm_" #family "_f32_" #isa, Isa::isa, true}, Family::csr, 1, nullptr},
 #include "kernels.inc"
 #undef TILE
 #undef CODE
 #undef WINDOW
+#undef DENSE
 };
 constexpr std::size_t kCount = sizeof kRecords / sizeof kRecords[0];
 

@@ -17,8 +17,9 @@ bool same_size(const PlaneLayout& out, const ConvGeometry& g, const PlaneLayout&
 }
 
 Status make_with(const PlanRequest& request, std::size_t kernel, PlanPtr* plan) {
-  const bool generated = kernel_record(kernel).entry.generated;
-  return generated ? make_column_plan(request, kernel, plan)
+  const KernelRecord& record = kernel_record(kernel);
+  if (record.family == Family::winograd) return make_winograd_plan(request, kernel, plan);
+  return record.entry.generated ? make_column_plan(request, kernel, plan)
                    : make_tile_plan(request, kernel, plan);
 }
 

@@ -104,7 +104,8 @@ Status make_plan(const Weights& weights, const PlaneLayout& in, const PlaneLayou
 // ------------ `pixels` = out_height * pitch for images, tokens for matrices (1 = matrix-vector).
 double estimate_cycles(const Weights& weights, std::int64_t pixels, Isa isa, bool generate_code);
 // The same before packing, from an analysis.
-double estimate_cycles(const Analysis& analysis, std::int64_t pixels, Isa isa, bool generate_code);
+double estimate_cycles(const ConvGeometry& geometry, const Analysis& analysis, std::int64_t pixels,
+                       Isa isa, bool generate_code);
 // A depth-wise convolution that walks planes, with so many output pixels.
 double estimate_window_cycles(const ConvGeometry& geometry, std::int32_t height, std::int32_t width,
                               Isa isa);

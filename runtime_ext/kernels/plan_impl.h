@@ -73,6 +73,7 @@ class PlanBase : public Plan {
 // `kernel` is an index into the kernel list.
 Status make_tile_plan(const PlanRequest& request, std::size_t kernel, PlanPtr* plan);
 Status make_column_plan(const PlanRequest& request, std::size_t kernel, PlanPtr* plan);
+Status make_winograd_plan(const PlanRequest& request, std::size_t kernel, PlanPtr* plan);
 // Of a geometry that walks planes.
 PlanPtr make_window_plan(const PlanRequest& request, const char* kernel);
 Status make_vector_plan(const PlanRequest& request, PlanPtr* plan);

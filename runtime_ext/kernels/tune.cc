@@ -105,6 +105,7 @@ std::vector<Tuning> variants(const KernelRecord& kernel) {
     return t;
   };
   if (kernel.entry.generated) return {with(0, 8), with(first, 16), with(first, 8)};
+  if (kernel.family == Family::winograd) return {};
   if (kernel.family == Family::csr) return {with(first, 8), with(between, 0), with(0, 8)};
   if (kernel.family == Family::rows4) return {with(first, 0), with(caches.l2 / 3, 0)};
   return {with(first, 0), with(between, 0)};

@@ -6,6 +6,7 @@
 #include "harness.h"
 #include "plan_impl.h"
 #include "reference.h"
+#include "window/winograd.h"
 
 namespace {
 
@@ -206,11 +207,13 @@ Problem make_problem(const Case& c, std::uint64_t seed) {
 
 // Whether this machine has the kernel and it does such convolutions: depth-wise windows have one of
 // their own, which does nothing else.
-bool applies(const KernelEntry& kernel, const ConvGeometry& g) {
+bool applies(const KernelEntry& kernel, const Case& c) {
   if (!isa_supported(kernel.isa)) return false;
   if (kernel.generated && !code_generation_available(nullptr)) return false;
+  if (std::strncmp(kernel.name, "winograd", 8) == 0)
+    return winograd_points(c.g) != 0 && c.out_need.stride_h == 1 && c.out_need.stride_w == 1;
   const bool window = std::strncmp(kernel.name, "depthwise", 9) == 0;
-  return window == walks_planes(g);
+  return window == walks_planes(c.g);
 }
 
 void check_case(const Case& c, std::uint64_t seed) {
@@ -219,7 +222,7 @@ void check_case(const Case& c, std::uint64_t seed) {
   std::size_t count = 0;
   const KernelEntry* kernels = kernel_list(&count);
   for (std::size_t i = 0; i < count; ++i) {
-    if (!applies(kernels[i], c.g)) continue;
+    if (!applies(kernels[i], c)) continue;
     run_case(c, problem, kernels[i].isa, kernels[i].name);
   }
   for (const Isa isa : {Isa::scalar, Isa::avx2, Isa::avx512}) {
@@ -324,6 +327,19 @@ TEST(conv_groups) {
       c.density = 0.4;
       check_case(c, seed++);
       c.zeros = Zeros::none;
+      check_case(c, seed++);
+    }
+  }
+  // Minimal filtering: every window it does, sizes about its tiles, tails of vectors.
+  for (const int kernel : {3, 4, 5, 6, 7, 8}) {
+    for (const int size : {8, 9, 31, 70}) {
+      Case c = conv(3, 7, size, size + 3, kernel, kernel, kernel / 2);
+      c.g.stride_h = c.g.stride_w = kernel < 5 ? 1 : 2;
+      c.g.pad_bottom = kernel % 3;
+      c.zeros = Zeros::none;
+      c.threads = 1 + size % 2;
+      if (size == 9) c.epilogue.residual = Residual::before_activation;
+      c.epilogue.activation = size == 31 ? Activation::silu : Activation::relu;
       check_case(c, seed++);
     }
   }
@@ -465,7 +481,7 @@ TEST(conv_tunings) {
     const Problem problem = make_problem(c, 7000 + static_cast<std::uint64_t>(i));
     if (problem.weights == nullptr) continue;
     for (std::size_t k = 0; k < count; ++k) {
-      if (!applies(kernels[k], c.g)) continue;
+      if (!applies(kernels[k], c)) continue;
       Tuning tuning;
       tuning.pack = random.below(2);
       tuning.input_budget = 1 << random.between(8, 15);

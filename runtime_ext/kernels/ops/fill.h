@@ -4,6 +4,7 @@
 #include "transformer.h"
 #include "vector.h"
 #include "window.h"
+#include "winograd.h"
 
 namespace {
 
@@ -17,6 +18,9 @@ inline onnxprune::kernels::OpsTable filled_table() {
   t.window_max = window_max;
   t.window_sum = window_sum;
   t.window_sums = window_sums;
+  t.winograd_outputs = kWinogradOutputs;
+  t.winograd_input = winograd_input;
+  t.winograd_sums = winograd_sums;
   t.pack = pack;
   t.scatter = scatter;
   t.every_second = every_second;

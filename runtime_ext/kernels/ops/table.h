@@ -17,7 +17,7 @@ struct ScatterRun {
   std::int32_t step = 1;
 };
 
-// A plane of a depth-wise convolution: `rows` x `width` outputs, clamped.
+// A plane of a depth-wise convolution: `rows` x `width` outputs, clamped, with zeros between the rows.
 struct WindowRun {
   const float* in = nullptr;  // what the first tap of the first output reads
   float* out = nullptr;       // the first output
@@ -25,6 +25,32 @@ struct WindowRun {
   std::int64_t rows = 0, width = 0;
   const float* weights = nullptr;  // [kernel][kernel]
   float bias = 0, low = 0, high = 0;
+};
+
+// Transformed input of a row of tiles of one plane: tile t of point (i, j) is
+// out[(i * points + j) * out_stride + t].
+struct WinogradInput {
+  const float* in = nullptr;   // the first input of the first tile
+  const float* end = nullptr;  // of the memory that may be read; zeros beyond
+  std::int64_t pitch = 0, tiles = 0;
+  float* out = nullptr;
+  std::int64_t out_stride = 0;
+};
+
+// All output channels of one vector of tiles, clamped.
+struct WinogradSums {
+  const float* in = nullptr;       // input c of point p: in[(p * inputs + c) * in_stride + tile]
+  std::int64_t in_stride = 0, inputs = 0, outputs = 0;
+  const float* weights = nullptr;  // [outputs / n][point row][input][point column][n], n: winograd_outputs
+  const float* bias = nullptr;  // for whole blocks of n
+  float* out = nullptr;         // plane of the first output
+  std::int64_t out_stride = 0, out_pitch = 0;
+  float low = 0, high = 0;
+  // Where the outputs of the first half of the tiles go, and those of the second.
+  struct Half {
+    std::int64_t to = 0;  // floats into the plane
+    int lanes = 0, rows = 2;
+  } halves[2];
 };
 
 struct OpsTable {
@@ -47,6 +73,10 @@ struct OpsTable {
                      float* out, std::int64_t count);
   // Square windows of 3 or 5, stride 1 or 2 in both directions.
   void (*window_sums)(int kernel, int stride, const WindowRun& run);
+  // See ops/winograd.h; `points` in each direction: 4 or 5.
+  int winograd_outputs;
+  void (*winograd_input)(int points, const WinogradInput& job);
+  void (*winograd_sums)(int points, const WinogradSums& job);
   // to[c * column_stride + v * vector_stride ..] = in[offsets[c] + v * width ..], whole vectors.
   void (*pack)(const float* in, const std::int32_t* offsets, std::int64_t columns, int vectors,
                float* to, std::int64_t column_stride, std::int64_t vector_stride);

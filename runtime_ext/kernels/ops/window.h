@@ -118,10 +118,13 @@ void window_plane(const WindowRun& run) {
   const TapWeights<K> weights(run.weights);
   if (run.rows < kRows) {
     for (std::int64_t y = 0; y < run.rows; ++y) window_rows<K, S, 1>(run, weights, y);
-    return;
+  } else {
+    for (std::int64_t y = 0; y < run.rows; y += kRows)
+      window_rows<K, S, kRows>(run, weights, y + kRows <= run.rows ? y : run.rows - kRows);
   }
-  for (std::int64_t y = 0; y < run.rows; y += kRows)
-    window_rows<K, S, kRows>(run, weights, y + kRows <= run.rows ? y : run.rows - kRows);
+  for (std::int64_t x = run.width; x < run.out_pitch; ++x) {
+    for (std::int64_t y = 0; y + 1 < run.rows; ++y) run.out[y * run.out_pitch + x] = 0.0f;
+  }
 }
 
 void window_sums(int kernel, int stride, const WindowRun& run) {

@@ -69,6 +69,17 @@ struct Simd {
         _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
     return _mm512_permutex2var_ps(a, pick, b);
   }
+  // a0, b0, a1, b1 ... of the lower halves, of the upper halves.
+  static inline Reg interleave_low(Reg a, Reg b) {
+    const __m512i pick =
+        _mm512_setr_epi32(0, 16, 1, 17, 2, 18, 3, 19, 4, 20, 5, 21, 6, 22, 7, 23);
+    return _mm512_permutex2var_ps(a, pick, b);
+  }
+  static inline Reg interleave_high(Reg a, Reg b) {
+    const __m512i pick =
+        _mm512_setr_epi32(8, 24, 9, 25, 10, 26, 11, 27, 12, 28, 13, 29, 14, 30, 15, 31);
+    return _mm512_permutex2var_ps(a, pick, b);
+  }
   // Keeps a value that is used several times in a register: the compiler would rather load it again
   // with every use, which costs more than it saves.
   static inline void hold(Reg& a) { asm("" : "+v"(a)); }

@@ -29,7 +29,7 @@ struct TileData {
   }
 };
 
-enum class Family : std::uint8_t { csr, rows4, block, window };
+enum class Family : std::uint8_t { csr, rows4, block, window, winograd };
 
 struct TileDataOptions {
   Family family = Family::csr;

@@ -18,6 +18,10 @@ class DepthwisePlan final : public PlanBase {
         weights_(static_cast<std::size_t>(shape_.out_channels) * shape_.taps()),
         bias_(padded_bias(request.weights)),
         borders_(border_runs(out_)) {
+    if (out_.plain()) {  // the kernel writes those between the rows itself
+      const std::int64_t end = out_.lead + flat_pixels(out_.height, out_.width, out_.pitch);
+      borders_ = {{0, out_.lead}, {end, out_.plane_stride - end}};
+    }
     request.weights.to_dense(weights_.data());
     fused_ = clamp_.enough && epilogue_.residual == Residual::none;
     if (!fused_) {
