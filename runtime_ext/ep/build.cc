@@ -39,6 +39,7 @@ Program build_program(const Graph& graph, const Lowering& lowering, const std::v
     program.output_ranks.push_back(static_cast<int>(lowering.dims[static_cast<size_t>(value)].size()));
   }
   fuse(&program);
+  skip_unread(&program);
   pack_weights(&program);
   return program;
 }

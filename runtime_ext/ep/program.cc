@@ -251,6 +251,68 @@ void fuse(Program* program) {
   }
 }
 
+namespace {
+
+// Whether the op reads one pixel in so many of its input, and none between: strides to be taken over.
+bool reads_every_nth(const Op& op) {
+  const kernels::ConvGeometry& g = op.geometry;
+  return op.kind == OpKind::conv && g.taps() == 1 && g.stride_h * g.stride_w > 1 &&
+         g.pad_top + g.pad_left + g.pad_bottom + g.pad_right == 0;
+}
+
+// The op that leaves out what the strides skip.
+Op subsampling(const Op& of, int value, int out, int32_t stride_h, int32_t stride_w) {
+  Op op;
+  op.kind = OpKind::pool;
+  op.label = "what is read for " + of.label;
+  op.units = of.units;
+  op.in = {value};
+  op.out = out;
+  op.maximum = true;
+  kernels::ConvGeometry& g = op.geometry;
+  g.in_channels = g.out_channels = g.groups = of.geometry.out_channels;
+  g.stride_h = stride_h;
+  g.stride_w = stride_w;
+  return op;
+}
+
+}  // namespace
+
+void skip_unread(Program* program) {
+  if (program->domain != Domain::image) return;
+  for (size_t i = program->ops.size(); i-- > 0;) {
+    Op& maker = program->ops[i];
+    if (maker.kind != OpKind::conv || !maker.target.empty() ||
+        std::find(program->outputs.begin(), program->outputs.end(), maker.out) != program->outputs.end())
+      continue;
+    std::vector<Op*> readers;
+    bool skipping = true;
+    for (size_t k = i + 1; k < program->ops.size() && skipping; ++k) {
+      Op& op = program->ops[k];
+      const bool reads = std::find(op.in.begin(), op.in.end(), maker.out) != op.in.end();
+      if (!reads && op.residual != maker.out) continue;
+      skipping = reads && op.residual != maker.out && reads_every_nth(op) &&
+                 (readers.empty() || (op.geometry.stride_h == readers[0]->geometry.stride_h &&
+                                      op.geometry.stride_w == readers[0]->geometry.stride_w));
+      readers.push_back(&op);
+    }
+    if (!skipping || readers.empty()) continue;
+    const int32_t stride_h = readers[0]->geometry.stride_h, stride_w = readers[0]->geometry.stride_w;
+    for (Op* op : readers) {
+      op->geometry.stride_h = op->geometry.stride_w = 1;
+      op->weights.reset();  // packed for other strides
+    }
+    maker.geometry.stride_h *= stride_h;
+    maker.geometry.stride_w *= stride_w;
+    maker.weights.reset();
+    if (maker.residual < 0) continue;
+    const int value = maker.residual;
+    maker.residual = program->value_count++;
+    program->ops.insert(program->ops.begin() + static_cast<std::ptrdiff_t>(i),
+                        subsampling(maker, value, maker.residual, stride_h, stride_w));
+  }
+}
+
 void pack_weight(Op* op) {
   const WeightSource& source = *op->source;
   kernels::PackOptions options;

@@ -27,9 +27,32 @@ void spread_strided(const float* from, float* to, std::int32_t step, std::int32_
   }
 }
 
+// Plain rows to phases of columns, both at once; false where one of them is not stored.
+bool split_rows(const float* rows, std::int64_t row_stride, const PlaneLayout& to, float* plane) {
+  std::vector<std::int64_t> slots;
+  for (std::int32_t phase = 0; phase < 2 * to.stride_h; ++phase) {
+    slots.push_back(to.phase_slot(phase));
+    if (slots.back() < 0) return false;
+  }
+  const OpsTable& ops = ops_table(active_isa());
+  ScatterRun run;
+  run.step = 2;
+  run.pixels = (to.width + 1) / 2;
+  run.others = to.width / 2;
+  for (std::int64_t y = 0; y < to.height; ++y) {
+    const auto slot = static_cast<std::size_t>(y % to.stride_h * 2);
+    const std::int64_t row = to.lead + y / to.stride_h * to.pitch;
+    run.to = slots[slot] * to.phase_stride + row;
+    run.other = slots[slot + 1] * to.phase_stride + row;
+    ops.scatter(&run, 1, rows + y * row_stride, plane);
+  }
+  return true;
+}
+
 // Plain rows (row_stride floats apart) -> one plane in `to`.
 void import_plane(const float* rows, std::int64_t row_stride, const PlaneLayout& to, float* plane) {
   zero_around(to, plane);
+  if (to.stride_w == 2 && split_rows(rows, row_stride, to, plane)) return;
   for_each_phase(to, [&](const Phase& phase) {
     for (std::int32_t y = 0; y < phase.rows; ++y) {
       const std::int64_t source = (std::int64_t{y} * to.stride_h + phase.y) * row_stride + phase.x;

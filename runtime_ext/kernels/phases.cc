@@ -6,7 +6,11 @@ namespace onnxprune::kernels {
 namespace {
 
 void zero(float* begin, std::int64_t count) {
-  if (count > 0) std::memset(begin, 0, static_cast<std::size_t>(count) * sizeof(float));
+  if (count == 1) {  // most are the ends of rows
+    *begin = 0.0f;
+  } else if (count > 0) {
+    std::memset(begin, 0, static_cast<std::size_t>(count) * sizeof(float));
+  }
 }
 
 constexpr std::int32_t floor_div(std::int32_t a, std::int32_t b) {

@@ -155,6 +155,60 @@ def test_a_residual_network_is_one_region(isa: str, threads: int) -> None:
     assert len({d.group for d in decisions}) == 1
 
 
+@pytest.mark.parametrize("isa", ["auto", "avx2", "scalar"])
+def test_a_mobile_network_is_one_region(isa: str) -> None:
+    """Depth-wise windows of both strides read plain planes; a mean may drop the axes it is over."""
+    net = Net()
+    x = net.input("x", ["n", 3, "h", "w"])
+    low, high = (net.constant(np.float32(v)) for v in (0, 6))
+
+    def relu6(x: str) -> str:
+        return net.add("Clip", x, low, high)
+
+    def conv(x: str, inputs: int, outputs: int, kernel: int = 1, stride: int = 1) -> str:
+        dense = inputs == 1 or inputs == 3
+        groups = outputs if inputs == 1 else 1
+        weight = net.weight(outputs, inputs, kernel, kernel, sparsity=0.0 if dense else 0.8)
+        return net.add("Conv", x, weight, net.vector(outputs), strides=[stride, stride],
+                       pads=[kernel // 2] * 4, group=groups)  # fmt: skip
+
+    x = relu6(conv(x, 3, 8, 3, 2))
+    for stride, kernel in ((1, 3), (2, 3), (2, 5)):
+        y = relu6(conv(x, 8, 24))
+        y = conv(relu6(conv(y, 1, 24, kernel, stride)), 24, 8)
+        x = net.add("Add", x, y) if stride == 1 else y
+    y = net.add("Gemm", net.add("ReduceMean", x, axes=[2, 3], keepdims=0), net.weight(10, 8),
+                net.vector(10), transB=1)  # fmt: skip
+    feeds = [feed(net.rng, {"x": s}) for s in ([1, 3, 64, 64], [3, 3, 45, 71], [1, 3, 200, 40])]
+    session = compare(net.model(y), feeds, force=True, isa=isa)
+    decisions = runtime.explain(session)
+    assert all(d.claimed for d in decisions)
+    assert len({d.group for d in decisions}) == 1
+
+
+@pytest.mark.parametrize("isa", ["auto", "avx2", "scalar"])
+def test_pixels_that_nobody_reads_are_not_computed(isa: str) -> None:
+    """Stages that begin with strided 1x1 convolutions (He et al., 2016), shortcuts included."""
+    net = Net()
+
+    def conv(x: str, inputs: int, outputs: int, kernel: int = 1, stride: int = 1) -> str:
+        return net.add("Conv", x, net.weight(outputs, inputs, kernel, kernel), net.vector(outputs),
+                       strides=[stride, stride], pads=[kernel // 2] * 4)  # fmt: skip
+
+    x = net.input("x", [1, 8, 21, 30])
+    for stride, inputs, outputs in ((1, 8, 8), (1, 8, 8), (2, 8, 16), (1, 16, 16), (2, 16, 16)):
+        y = net.add("Relu", conv(x, inputs, 8, 1, stride))
+        y = conv(net.add("Relu", conv(y, 8, 8, 3)), 8, outputs)
+        shortcut = x if stride == 1 else conv(x, inputs, outputs, 1, stride)
+        x = net.add("Relu", net.add("Add", y, shortcut))
+    model = net.model(x)
+    feeds = [feed(net.rng, {"x": [1, 8, 21, 30]})]
+    session = compare(model, feeds, force=True, isa=isa, profile=True)
+    assert all(d.claimed for d in runtime.explain(session))
+    steps = {s.step for s in runtime.profile(session)}
+    assert sum(s.startswith("what is read for") for s in steps) == 2
+
+
 def test_regions_can_be_switched_off() -> None:
     net = Net()
     y = residual_network(net, net.input("x", [1, 3, 64, 64]))

@@ -17,8 +17,9 @@ inline onnxprune::kernels::OpsTable filled_table() {
   t.binary = binary;
   t.window_max = window_max;
   t.window_sum = window_sum;
+  t.pool_row = pool_row;
   t.window_sums = window_sums;
-  t.winograd_outputs = kWinogradOutputs;
+  t.winograd_outputs = winograd_outputs;
   t.winograd_input = winograd_input;
   t.winograd_sums = winograd_sums;
   t.pack = pack;

@@ -128,8 +128,23 @@ class Pool {
     std::int32_t first = 0, last = g_.kernel_h;  // rows of the window that exist
     while (first < last && top + first * g_.dilation_h < 0) ++first;
     while (last > first && top + (last - 1) * g_.dilation_h >= in_.height) --last;
+    const float* from = pixels + (std::int64_t{top} + std::int64_t{first} * g_.dilation_h) * in_.pitch;
+    if (pairs()) {
+      PoolRow windows;
+      windows.in = from;
+      windows.rows = rows_.data();
+      windows.row_count = last - first;
+      windows.width = in_.width;
+      windows.pad = g_.pad_left;
+      windows.taps = g_.kernel_w;
+      windows.out = row;
+      windows.outputs = out_.width;
+      ops_.pool_row(max_, windows);
+      if (!max_) average(row, last - first);
+      return;
+    }
     if (first < last) {
-      reduce(pixels + (std::int64_t{top} + std::int64_t{first} * g_.dilation_h) * in_.pitch, rows_,
+      reduce(from, rows_,
              last - first, wide_.data() + g_.pad_left, in_.width);
     } else {
       std::fill_n(wide_.begin() + g_.pad_left, in_.width, wide_[0]);
@@ -148,9 +163,17 @@ class Pool {
       for (std::int32_t x = 0; x < out_.width; ++x)
         reduce(wide_.data() + std::int64_t{x} * g_.stride_w, columns_, g_.kernel_w, row + x, 1);
     }
-    if (max_) return;
-    const float* inverse = inverses(last - first);
-    ops_.binary(Binary::multiply, Epilogue{}, row, inverse, row, nullptr, out_.width);
+    if (!max_) average(row, last - first);
+  }
+
+  // The windows that one pass does.
+  bool pairs() const {
+    return g_.stride_w == 2 && g_.dilation_w == 1 && g_.kernel_w <= 3;
+  }
+
+  // Sums over `rows` rows to means.
+  void average(float* row, std::int32_t rows) {
+    ops_.binary(Binary::multiply, Epilogue{}, row, inverses(rows), row, nullptr, out_.width);
   }
 
   // One over the number of pixels in each window of a row of windows that have `rows` rows.

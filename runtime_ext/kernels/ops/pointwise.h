@@ -130,6 +130,17 @@ void every_second(const float* from, float* to, std::int64_t count) {
 // The even floats to one place, the odd ones to another.
 inline void split_floats(const float* from, std::int64_t evens, std::int64_t odds, float* even,
                          float* odd) {
+  const auto whole = [&](std::int64_t i) {
+    const Reg low = Simd::load(from + 2 * i), high = Simd::load(from + 2 * i + kW);
+    Simd::store(even + i, Simd::even_lanes(low, high));
+    Simd::store(odd + i, Simd::odd_lanes(low, high));
+  };
+  if (odds >= kW) {  // the last whole vectors overlap those before them
+    for (std::int64_t i = 0; i + kW < odds; i += kW) whole(i);
+    whole(odds - kW);
+    if (evens > odds) even[odds] = from[2 * odds];
+    return;
+  }
   for (std::int64_t i = 0; i < evens; i += kW) {
     const std::int64_t floats = evens + odds - 2 * i;
     Reg low, high;

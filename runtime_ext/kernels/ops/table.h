@@ -17,6 +17,17 @@ struct ScatterRun {
   std::int32_t step = 1;
 };
 
+// A row of pooling windows, two columns apart, over rows of pixels put together on the way.
+struct PoolRow {
+  const float* in = nullptr;            // pixel 0 of a row
+  const std::int64_t* rows = nullptr;   // offsets of the rows
+  std::int64_t row_count = 0, width = 0;
+  std::int64_t pad = 0;  // columns before pixel 0: they and those behind the row take no part
+  int taps = 2;          // columns of a window, 1 to 3
+  float* out = nullptr;
+  std::int64_t outputs = 0;
+};
+
 // A plane of a depth-wise convolution: `rows` x `width` outputs, clamped, with zeros between the rows.
 struct WindowRun {
   const float* in = nullptr;  // what the first tap of the first output reads
@@ -71,10 +82,11 @@ struct OpsTable {
                      std::int64_t count);
   void (*window_sum)(const float* in, const std::int64_t* offsets, std::int64_t taps, float scale,
                      float* out, std::int64_t count);
+  void (*pool_row)(bool maximum, const PoolRow& row);
   // Square windows of 3 or 5, stride 1 or 2 in both directions.
   void (*window_sums)(int kernel, int stride, const WindowRun& run);
   // See ops/winograd.h; `points` in each direction: 4 or 5.
-  int winograd_outputs;
+  int (*winograd_outputs)(int points);  // output channels of a block of weights
   void (*winograd_input)(int points, const WinogradInput& job);
   void (*winograd_sums)(int points, const WinogradSums& job);
   // to[c * column_stride + v * vector_stride ..] = in[offsets[c] + v * width ..], whole vectors.

@@ -6,6 +6,7 @@
 
 namespace {
 
+using onnxprune::kernels::PoolRow;
 using onnxprune::kernels::WindowRun;
 
 // The inputs of the taps kx = 0 .. K-1 for `lanes` outputs side by side, from what the first tap of
@@ -29,7 +30,7 @@ struct TapInputs {
       tap[1] = Simd::odd_lanes(low, high);
       // Two taps on is one output on.
 #pragma GCC unroll 8
-      for (int k = 2; k < K; ++k) tap[k] = Simd::shift_in(tap[k - 2], p[2 * kW + k - 2]);
+      for (int k = 2; k < K; ++k) tap[k] = Simd::shift_in(tap[k - 2], splat(p[2 * kW + k - 2]));
     }
   }
   TapInputs(const float* p, int lanes) {
@@ -124,6 +125,62 @@ void window_plane(const WindowRun& run) {
   }
   for (std::int64_t x = run.width; x < run.out_pitch; ++x) {
     for (std::int64_t y = 0; y + 1 < run.rows; ++y) run.out[y * run.out_pitch + x] = 0.0f;
+  }
+}
+
+// What two numbers of a pooling window become, and what changes nothing.
+struct Larger {
+  static inline Reg nothing() { return splat(-__builtin_inff()); }
+  static inline Reg both(Reg a, Reg b) { return Simd::max(a, b); }
+};
+struct Added {
+  static inline Reg nothing() { return Simd::zero(); }
+  static inline Reg both(Reg a, Reg b) { return Simd::add(a, b); }
+};
+
+template <class Op, int Taps>
+void pool_row_of(const PoolRow& row) {
+  const Reg nothing = Op::nothing();
+  for (std::int64_t x = 0; x < row.outputs; x += kW) {
+    const std::int64_t base = 2 * x - row.pad;  // column of the first tap of the first window
+    const auto lane = [&](std::int64_t column) {
+      return static_cast<int>(column < 0 ? 0 : column > kW ? kW : column);
+    };
+    const int first = lane(-base), last = lane(row.width - base);
+    const int high_first = lane(-base - kW), high_last = lane(row.width - base - kW);
+    const std::int64_t beyond = base + 2 * kW;
+    const bool third = Taps > 2 && beyond >= 0 && beyond < row.width;
+    Reg low = nothing, high = nothing, next = nothing;
+    for (std::int64_t r = 0; r < row.row_count; ++r) {
+      const float* p = row.in + row.rows[r] + base;
+      if (first == 0 && high_last == kW) {
+        low = Op::both(low, Simd::load(p));
+        high = Op::both(high, Simd::load(p + kW));
+      } else {
+        if (first < last) low = Op::both(low, Simd::load_between(p, first, last, nothing));
+        if (high_first < high_last)
+          high = Op::both(high, Simd::load_between(p + kW, high_first, high_last, nothing));
+      }
+      if (third) next = Op::both(next, splat(p[2 * kW]));
+    }
+    const Reg even = Simd::even_lanes(low, high);
+    Reg v = even;
+    if (Taps > 1) v = Op::both(v, Simd::odd_lanes(low, high));
+    if (Taps > 2) v = Op::both(v, Simd::shift_in(even, next));
+    const int lanes = static_cast<int>(row.outputs - x < kW ? row.outputs - x : kW);
+    write(row.out + x, v, lanes, nullptr, 0);
+  }
+}
+
+void pool_row(bool maximum, const PoolRow& row) {
+  if (maximum) {
+    row.taps == 1   ? pool_row_of<Larger, 1>(row)
+    : row.taps == 2 ? pool_row_of<Larger, 2>(row)
+                    : pool_row_of<Larger, 3>(row);
+  } else {
+    row.taps == 1   ? pool_row_of<Added, 1>(row)
+    : row.taps == 2 ? pool_row_of<Added, 2>(row)
+                    : pool_row_of<Added, 3>(row);
   }
 }
 

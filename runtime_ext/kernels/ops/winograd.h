@@ -68,7 +68,7 @@ void winograd_input_of(const WinogradInput& job) {
 #pragma GCC unroll 8
         for (int j = 2; j < N; ++j) {
           const float* next = p + 2 * kW + j - 2;
-          d[j][i] = Simd::shift_in(d[j - 2][i], next < job.end ? *next : 0.0f);
+          d[j][i] = Simd::shift_in(d[j - 2][i], splat(next < job.end ? *next : 0.0f));
         }
       }
 #pragma GCC unroll 8
@@ -88,6 +88,43 @@ void winograd_input_of(const WinogradInput& job) {
   }
 }
 
+// Inputs whose products are added in one chain, see spmm/finish.h.
+constexpr std::int64_t kChain = 64;
+
+// What the inputs [begin, end) at row `i` of the points add to the outputs of `O` channels.
+template <int N, int O>
+inline void winograd_row(const WinogradSums& job, int i, std::int64_t begin, std::int64_t end,
+                         const float* weight, Reg (&y)[O][2][2]) {
+  Reg sum[O][N];
+#pragma GCC unroll 8
+  for (int o = 0; o < O; ++o) {
+#pragma GCC unroll 8
+    for (int j = 0; j < N; ++j) sum[o][j] = Simd::zero();
+  }
+  const float* in = job.in + i * N * job.inputs * job.in_stride;
+  for (std::int64_t c = begin; c < end; ++c, weight += N * O) {
+#pragma GCC unroll 8
+    for (int j = 0; j < N; ++j) {
+      Reg x = Simd::load(in + (j * job.inputs + c) * job.in_stride);
+      Simd::hold(x);
+#pragma GCC unroll 8
+      for (int o = 0; o < O; ++o) sum[o][j] = Simd::fma(splat(weight[j * O + o]), x, sum[o][j]);
+    }
+  }
+  // Column i of A^T: what a row of products adds to the upper and to the lower outputs.
+  const float upper = i + 1 < N ? 1.0f : 0.0f;
+  const float lower = i == 0 ? 0.0f : i == 2 ? -1.0f : i == 3 && N == 5 ? 0.5f : 1.0f;
+#pragma GCC unroll 8
+  for (int o = 0; o < O; ++o) {
+    Reg r[2];
+    Filtering<N>::output(sum[o], r);
+    for (int b = 0; b < 2; ++b) {
+      y[o][0][b] = Simd::fma(splat(upper), r[b], y[o][0][b]);
+      y[o][1][b] = Simd::fma(splat(lower), r[b], y[o][1][b]);
+    }
+  }
+}
+
 // `O` output channels of one vector of tiles.
 template <int N, int O>
 inline void winograd_block(const WinogradSums& job, std::int64_t first) {
@@ -97,34 +134,10 @@ inline void winograd_block(const WinogradSums& job, std::int64_t first) {
     y[o][0][0] = y[o][0][1] = y[o][1][0] = y[o][1][1] = splat(job.bias[first + o]);
   const float* weight = job.weights + first * N * N * job.inputs;
   for (int i = 0; i < N; ++i) {
-    Reg sum[O][N];
-#pragma GCC unroll 8
-    for (int o = 0; o < O; ++o) {
-#pragma GCC unroll 8
-      for (int j = 0; j < N; ++j) sum[o][j] = Simd::zero();
-    }
-    const float* u = job.in + i * N * job.inputs * job.in_stride;
-    for (std::int64_t c = 0; c < job.inputs; ++c, weight += N * O) {
-#pragma GCC unroll 8
-      for (int j = 0; j < N; ++j) {
-        Reg x = Simd::load(u + (j * job.inputs + c) * job.in_stride);
-        Simd::hold(x);
-#pragma GCC unroll 8
-        for (int o = 0; o < O; ++o)
-          sum[o][j] = Simd::fma(splat(weight[j * O + o]), x, sum[o][j]);
-      }
-    }
-    // The rows of A^T come in one after the other: what row i of the products adds to both outputs.
-    const float upper = i + 1 < N ? 1.0f : 0.0f;
-    const float lower = i == 0 ? 0.0f : i == 2 ? -1.0f : i == 3 && N == 5 ? 0.5f : 1.0f;
-#pragma GCC unroll 8
-    for (int o = 0; o < O; ++o) {
-      Reg r[2];
-      Filtering<N>::output(sum[o], r);
-      for (int b = 0; b < 2; ++b) {
-        y[o][0][b] = Simd::fma(splat(upper), r[b], y[o][0][b]);
-        y[o][1][b] = Simd::fma(splat(lower), r[b], y[o][1][b]);
-      }
+    for (std::int64_t begin = 0; begin < job.inputs; begin += kChain) {
+      const std::int64_t end = job.inputs - begin < kChain ? job.inputs : begin + kChain;
+      winograd_row<N, O>(job, i, begin, end, weight, y);
+      weight += (end - begin) * N * O;
     }
   }
   const Reg low = splat(job.low), high = splat(job.high);
@@ -140,18 +153,25 @@ inline void winograd_block(const WinogradSums& job, std::int64_t first) {
       for (int h = 0; h < 2; ++h) {
         const auto& half = job.halves[h];
         if (half.lanes == 0 || a >= half.rows) continue;
-        write(plane + half.to + a * job.out_pitch, halves[h], half.lanes, nullptr, 0);
+        float* to = plane + half.to + a * job.out_pitch;
+        write(to, halves[h], half.lanes, nullptr, 0);
+        // So many planes are too many streams for prefetchers: ask for what comes next in each.
+        __builtin_prefetch(to + 2 * kW, 1, 3);
       }
     }
   }
 }
 
-constexpr int kWinogradOutputs = Simd::kRegisters == 32 ? 3 : 2;
+// Output channels whose sums fit into registers.
+constexpr int outputs_at_once(int points) {
+  return Simd::kRegisters < 32 ? 2 : points == 4 ? 4 : 3;
+}
+int winograd_outputs(int points) { return outputs_at_once(points); }
 
 template <int N>
 void winograd_sums_of(const WinogradSums& job) {
-  for (std::int64_t o = 0; o < job.outputs; o += kWinogradOutputs)
-    winograd_block<N, kWinogradOutputs>(job, o);
+  constexpr int kAtOnce = outputs_at_once(N);
+  for (std::int64_t o = 0; o < job.outputs; o += kAtOnce) winograd_block<N, kAtOnce>(job, o);
 }
 
 void winograd_input(int points, const WinogradInput& job) {

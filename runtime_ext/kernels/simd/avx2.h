@@ -64,6 +64,10 @@ struct Simd {
     const __m256 mixed = _mm256_shuffle_ps(a, b, 0xdd);
     return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(mixed), 0xd8));
   }
+  static inline Reg load_between(const float* p, int first, int last, Reg fill) {
+    const __m256i kept = lanes(((1u << last) - 1u) & ~((1u << first) - 1u));
+    return _mm256_blendv_ps(fill, _mm256_maskload_ps(p, kept), _mm256_castsi256_ps(kept));
+  }
   static inline Reg interleave_low(Reg a, Reg b) {
     return _mm256_permute2f128_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b), 0x20);
   }
@@ -71,9 +75,9 @@ struct Simd {
     return _mm256_permute2f128_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b), 0x31);
   }
   static inline void hold(Reg& a) { asm("" : "+x"(a)); }
-  static inline Reg shift_in(Reg a, float last) {
+  static inline Reg shift_in(Reg a, Reg last) {
     const __m256i next = _mm256_setr_epi32(1, 2, 3, 4, 5, 6, 7, 0);
-    return _mm256_blend_ps(_mm256_permutevar8x32_ps(a, next), set1(last), 0x80);
+    return _mm256_blend_ps(_mm256_permutevar8x32_ps(a, next), last, 0x80);
   }
   static inline float sum(Reg a) {
     __m128 s = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));

@@ -69,6 +69,11 @@ struct Simd {
         _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
     return _mm512_permutex2var_ps(a, pick, b);
   }
+  // `fill` with the lanes first .. last-1 from memory, which alone is touched.
+  static inline Reg load_between(const float* p, int first, int last, Reg fill) {
+    const std::uint32_t bits = ((1u << last) - 1u) & ~((1u << first) - 1u);
+    return _mm512_mask_loadu_ps(fill, static_cast<__mmask16>(bits), p);
+  }
   // a0, b0, a1, b1 ... of the lower halves, of the upper halves.
   static inline Reg interleave_low(Reg a, Reg b) {
     const __m512i pick =
@@ -83,10 +88,10 @@ struct Simd {
   // Keeps a value that is used several times in a register: the compiler would rather load it again
   // with every use, which costs more than it saves.
   static inline void hold(Reg& a) { asm("" : "+v"(a)); }
-  // The lanes 1, 2 ... of a, then `last`.
-  static inline Reg shift_in(Reg a, float last) {
+  // The lanes 1, 2 ... of a, then `last`, which is the same in all lanes.
+  static inline Reg shift_in(Reg a, Reg last) {
     return _mm512_castsi512_ps(
-        _mm512_alignr_epi32(_mm512_castps_si512(set1(last)), _mm512_castps_si512(a), 1));
+        _mm512_alignr_epi32(_mm512_castps_si512(last), _mm512_castps_si512(a), 1));
   }
   static inline float sum(Reg a) { return _mm512_reduce_add_ps(a); }
   static inline float largest(Reg a) { return _mm512_reduce_max_ps(a); }

@@ -85,10 +85,14 @@ struct Simd {
   }
   static inline Reg even_lanes(Reg a, Reg b) { return Reg{a[0], a[2], b[0], b[2]}; }
   static inline Reg odd_lanes(Reg a, Reg b) { return Reg{a[1], a[3], b[1], b[3]}; }
+  static inline Reg load_between(const float* p, int first, int last, Reg fill) {
+    for (int i = first; i < last; ++i) fill[i] = p[i];
+    return fill;
+  }
   static inline Reg interleave_low(Reg a, Reg b) { return Reg{a[0], b[0], a[1], b[1]}; }
   static inline Reg interleave_high(Reg a, Reg b) { return Reg{a[2], b[2], a[3], b[3]}; }
   static inline void hold(Reg&) {}
-  static inline Reg shift_in(Reg a, float last) { return Reg{a[1], a[2], a[3], last}; }
+  static inline Reg shift_in(Reg a, Reg last) { return Reg{a[1], a[2], a[3], last[0]}; }
   static inline float sum(Reg a) { return (a[0] + a[2]) + (a[1] + a[3]); }
   static inline float largest(Reg a) {
     const float x = a[0] > a[2] ? a[0] : a[2], y = a[1] > a[3] ? a[1] : a[3];

@@ -140,7 +140,7 @@ class WinogradPlan final : public PlanBase {
     const auto g = [&](int point, int tap) {
       return points_ == 4 ? kG4[point][tap] : kG5[point][tap];
     };
-    const std::int64_t n = ops_.winograd_outputs, rows = (shape_.out_channels + n - 1) / n * n;
+    const std::int64_t n = ops_.winograd_outputs(points_), rows = (shape_.out_channels + n - 1) / n * n;
     bias_.resize(std::max(bias_.size(), static_cast<std::size_t>(rows)), 0.0f);
     weights_.assign(static_cast<std::size_t>(rows * points_ * points_ * inputs()), 0.0f);
     for (std::int64_t o = 0; o < shape_.out_channels; ++o) {
