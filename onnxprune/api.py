@@ -60,6 +60,7 @@ def prune(
     data: Any = None,
     samples: int | None = None,
     recover: str | None = None,
+    cache: str | PathLike[str] | None = None,
     recipe: Recipe | str | PathLike[str] | None = None,
     progress: Progress = silent,
 ) -> Result:
@@ -101,8 +102,11 @@ def prune(
             ``reconstruct``, ``allocate``, ``permute``, ``train`` for masks, ``select``,
             ``reconstruct``, ``statistics``, ``train`` for channels. None for what the recipe says,
             which is ``auto``.
-        recipe: takes the place of all options above but ``plan``, ``data``, ``samples`` and
-            ``recover``, which win over what it says; a :class:`Recipe` or the path of one.
+        cache: a folder where recovery keeps what it has worked out, by model and samples, and from
+            where it goes on after an interruption; the result is the same.
+        recipe: takes the place of all options above but ``plan``, ``data``, ``samples``,
+            ``cache`` and ``recover``, which win over what it says; a :class:`Recipe` or the path
+            of one.
         progress: called with (stage, fraction done).
 
     Returns:
@@ -173,6 +177,7 @@ def prune(
         calibration=calibration,
         synthetic=isinstance(data, str) and data == "synthetic",
         recover=recipe.recover,
+        cache=cache,
         before=recipe.before,
         after=recipe.after,
         progress=progress,

@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from os import PathLike
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -79,6 +81,7 @@ def run_prune(
     feeds: Sequence[Mapping[str, np.ndarray[Any, Any]]] | None = None,
     calibration: Sequence[Mapping[str, np.ndarray[Any, Any]]] | None = None,
     recover: str = "auto",
+    cache: str | PathLike[str] | None = None,
     synthetic: bool = False,
     after: Sequence[Pass] = (),
     before: Sequence[Pass] = (),
@@ -96,6 +99,8 @@ def run_prune(
         calibration: samples, for criteria that look at activations and for ``recover``.
         recover: what gives what stays new values, with ``calibration``; see
             :mod:`onnxprune.recovery.steps`.
+        cache: folder in which recovery keeps what it has worked out; see
+            :mod:`onnxprune.recovery.journal`.
         synthetic: whether ``calibration`` are random inputs; the report says what that costs.
         before: passes that run on the dense model first.
         after: passes that run on the pruned model.
@@ -175,6 +180,12 @@ def run_prune(
     criterion = parse_criterion(options.criterion)
     measured = "activations" in criterion.needs
     calibrated = calibration if steps else None
+    journal = None
+    if cache is not None and calibrated is not None:
+        from onnxprune.recovery.journal import Journal, digest_of
+
+        told = options.pattern if plan is None else plan.options, options.seed
+        journal = Journal(Path(cache), digest_of(io.to_bytes(model), calibrated, *told))
     if calibrated is not None and synthetic:
         notes.append(SYNTHETIC_NOTE)
     elif calibration is None and plan is None and kind == "mask":
@@ -216,7 +227,7 @@ def run_prune(
 
             mended = recover_structure(
                 analyzer, plan, options, calibrated,
-                replay=replay, steps=steps, progress=progress,
+                replay=replay, steps=steps, journal=journal, progress=progress,
             )  # fmt: skip
             plan, removed, again = mended.plan, mended.removed, mended.again
             analyzer, report["recovery"] = mended.analyzer, mended.account
@@ -234,7 +245,7 @@ def run_prune(
 
             proof, report["recovery"], analyzer = recover_and_prove(
                 analyzer, plan, options, calibrated,
-                replay=replay, on=prove, steps=steps, progress=progress,
+                replay=replay, on=prove, steps=steps, journal=journal, progress=progress,
             )  # fmt: skip
             model = analyzer.model
             spared = (report["recovery"] or {}).get("spared", [])

@@ -154,6 +154,13 @@ def _layers(context: click.Context, parameter: click.Parameter, texts: tuple[str
     "if it agrees better on held-out samples.  [default: auto]",
 )
 @click.option(
+    "--cache",
+    type=click.Path(path_type=Path, file_okay=False),
+    metavar="DIR",
+    help="Keep what --recover has worked out there, by model and samples; a run that was "
+    "interrupted goes on from it.",
+)
+@click.option(
     "--report", type=click.Path(path_type=Path), metavar="FILE.json|.html", help="Write a report."
 )
 @click.option("--structure-report", "drawing", **PICTURE)
@@ -241,7 +248,9 @@ def _run(recipe: Recipe, options: dict[str, Any]) -> None:
     from onnxprune.report.prune_text import tables
 
     with progress_bar() as progress:
-        result = api.prune(options["model"], recipe=recipe, progress=progress)
+        result = api.prune(
+            options["model"], recipe=recipe, cache=options["cache"], progress=progress
+        )
     files = result.loaded.origin.files
     outputs.inputs += files  # external data, known only now
     outputs.check()

@@ -18,6 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from onnxprune import io
 from onnxprune.calibration.agreement import Agreement, Judge
 from onnxprune.calibration.blas import one_thread
 from onnxprune.calibration.grams import Statistics, Sums
@@ -29,6 +30,7 @@ from onnxprune.calibration.stages import Stages, Stream, tensor_of
 from onnxprune.patterns import Pattern
 from onnxprune.planning import find_layers
 from onnxprune.recovery.apply_layer import Solved, solve_layer
+from onnxprune.recovery.journal import Journal, digest_of, digest_of_masks
 from onnxprune.rules.analysis import Analyzer
 
 Array = npt.NDArray[Any]
@@ -108,6 +110,7 @@ class Reconstruction:
         feeds: Sequence[Feed],
         *,
         held: Sequence[bool] | None = None,
+        journal: Journal | None = None,
         seed: int = 0,
     ) -> None:
         """Prepare.
@@ -116,6 +119,7 @@ class Reconstruction:
             analyzer: of the dense model, which must not be changed while this is used.
             feeds: at least one feed.
             held: which feeds are held out; one in six when None.
+            journal: where answers are kept and taken from.
             seed: for the draw of positions.
 
         Raises:
@@ -126,6 +130,7 @@ class Reconstruction:
         self.stages = Stages(analyzer.model)
         self.feeds = feeds
         self.held = list(held or (held_out(i, len(feeds)) for i in range(len(feeds))))
+        self.journal = journal or Journal()
         self.copies = 1  # times that every training sample is there
         self.layers = {layer.value.name or "": layer for layer in find_layers(analyzer)}
         tokens = all(np.asarray(v).dtype.kind in "iu" for v in feeds[0].values())
@@ -136,7 +141,11 @@ class Reconstruction:
 
     def of(self, analyzer: Analyzer) -> Reconstruction:
         """Return the same samples for another model with the same inputs and outputs."""
-        other = Reconstruction(analyzer, self.feeds, held=self.held, seed=self.seed)
+        told = "reordered", digest_of(io.to_bytes(analyzer.model), ())
+        journal = Journal(self.journal.folder, f"{self.journal.key} {told}")
+        other = Reconstruction(
+            analyzer, self.feeds, held=self.held, journal=journal, seed=self.seed
+        )
         other.copies = self.copies
         return other
 
@@ -264,12 +273,20 @@ class Reconstruction:
                 todo.append((place, found))
         todo.sort(key=lambda pair: pair[0])
         self._last = None
+        told = (pattern.text, method, shared_bias, self.copies, self.columns.__name__)
+        asked = "solve " + digest_of_masks(masks, *told) if self.journal.folder else ""
         with one_thread():
             for number, (place, operand) in enumerate(todo[:until]):
                 progress("recover", number / max(len(todo), 1))
+                name = operand.layer.value.name or ""
+                known = self.journal.get(f"{asked} {name}")
+                if known is not None:
+                    solved = Solved.of_arrays(known)
+                    self._take(operand, solved, result, pruned)
+                    rows.append({"layer": operand.layer.name, **solved.account})
+                    continue
                 dense.advance(place)
                 pruned.advance(place)
-                name = operand.layer.value.name or ""
                 started = time.perf_counter()
                 train, other = self.statistics(operand, dense, pruned)
                 collected = time.perf_counter()
@@ -278,6 +295,7 @@ class Reconstruction:
                     operand, weight, train, other, pattern, masks[name], method=method
                 )
                 self._take(operand, solved, result, pruned)
+                self.journal.put(f"{asked} {name}", solved.as_arrays())
                 rows.append(
                     {
                         "layer": operand.layer.name,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,6 +34,21 @@ class Solved:
     weights: F64
     shift: F64 | None
     account: dict[str, Any]
+
+    def as_arrays(self) -> dict[str, Array]:
+        """Return all of it as plain arrays."""
+        told = {
+            "mask": self.mask,
+            "weights": self.weights,
+            "account": np.array(json.dumps(self.account)),
+        }
+        return told if self.shift is None else {**told, "shift": self.shift}
+
+    @staticmethod
+    def of_arrays(held: Mapping[str, Array]) -> Solved:
+        """Inverse of :meth:`as_arrays`."""
+        account = json.loads(str(held["account"]))
+        return Solved(held["mask"], held["weights"], held.get("shift"), account)
 
 
 def solve_layer(

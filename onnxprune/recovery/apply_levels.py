@@ -126,8 +126,20 @@ def measure(
     with one_thread():
         for number, (place, operand) in enumerate(todo):
             progress("measure", number / len(todo))
-            dense.advance(place)
-            table.append(_layer(work, dense, operand, pattern, tuple(levels), judge, chosen))
+            layer = operand.layer
+            name = layer.value.name or ""
+            asked = f"level {pattern.text} {work.columns.__name__} {chosen} {work.copies} {name}"
+            known = work.journal.get(f"{asked} {[*levels]}")
+            if known is None:
+                dense.advance(place)
+                loss, top1 = _layer(work, dense, operand, pattern, levels, judge, chosen)
+                # A level has a loss always, and votes where outputs hold classes.
+                kept = {"loss": np.array(loss), "top1": np.array(top1, np.float64)}
+                work.journal.put(f"{asked} {[*levels]}", kept)
+            else:
+                loss = tuple(float(x) for x in known["loss"])
+                top1 = tuple(None if np.isnan(x) else float(x) for x in known["top1"])
+            table.append(Sensitivity(layer.name, name, layer.size, tuple(levels), loss, top1))
     return table
 
 
@@ -150,10 +162,11 @@ def _layer(
     dense: Stream,
     operand: Operand,
     pattern: Pattern,
-    levels: tuple[float, ...],
+    levels: Sequence[float],
     judge: Judge,
     chosen: Sequence[int],
-) -> Sensitivity:
+) -> tuple[tuple[float, ...], tuple[float | None, ...]]:
+    """Losses and agreements of the network in which only this layer is pruned, a level each."""
     layer = operand.layer
     name = layer.value.name or ""
     tensor = np.asarray(layer.tensor.numpy())
@@ -177,7 +190,7 @@ def _layer(
         found = judge.judge(trial.finish())
         loss.append(found.loss)
         top1.append(found.top1)
-    return Sensitivity(layer.name, name, layer.size, levels, tuple(loss), tuple(top1))
+    return tuple(loss), tuple(top1)
 
 
 def divide(

@@ -15,6 +15,7 @@ from onnxprune.errors import ProofError
 from onnxprune.planning import PrunePlan, SelectOptions, find_layers
 from onnxprune.proof.equivalence import open_session
 from onnxprune.recovery.apply import Feed, Progress
+from onnxprune.recovery.journal import Journal
 from onnxprune.recovery.recover_masks import recover_masks
 from onnxprune.recovery.steps import MASK_STEPS
 from onnxprune.recovery.write_values import apply_recovered
@@ -30,6 +31,7 @@ def recover_and_prove(
     replay: bool,
     on: bool,
     steps: Collection[str] = MASK_STEPS,
+    journal: Journal | None = None,
     progress: Progress,
 ) -> tuple[dict[str, Any], dict[str, Any], Analyzer]:
     """Recover a mask plan and write the result into the analyzed model.
@@ -42,6 +44,7 @@ def recover_and_prove(
         replay: the masks are given and only values are solved.
         on: whether to check the result.
         steps: of :data:`~onnxprune.recovery.steps.MASK_STEPS`.
+        journal: where answers are kept and taken from.
         progress: called with (stage, fraction done).
 
     Returns:
@@ -68,6 +71,7 @@ def recover_and_prove(
         method="given" if replay else method_of(options.criterion),
         steps=chosen,
         fixed=fixed,
+        journal=journal,
         seed=options.seed,
         progress=progress,
     )

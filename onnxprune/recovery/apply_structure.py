@@ -31,6 +31,7 @@ from onnxprune.recovery.apply import (
     rows_of,
 )
 from onnxprune.recovery.choose_units import candidates
+from onnxprune.recovery.journal import Journal
 from onnxprune.recovery.repair import repair
 from onnxprune.recovery.steps import CHANNEL_STEPS
 from onnxprune.recovery.train_blocks import train_blocks, write_back
@@ -88,6 +89,7 @@ def recover_structure(
     *,
     replay: bool = False,
     steps: Collection[str] = CHANNEL_STEPS,
+    journal: Journal | None = None,
     progress: Progress = quiet,
 ) -> Recovery:
     """Choose units and new values by samples, each step kept only if held-out agreement holds.
@@ -104,12 +106,13 @@ def recover_structure(
         feeds: calibration samples.
         replay: the plan is not to be improved upon.
         steps: of :data:`~onnxprune.recovery.steps.CHANNEL_STEPS`.
+        journal: where answers are kept and taken from.
         progress: called with (stage, fraction done).
 
     Raises:
         DataError: onnxruntime does not run the model on the feeds.
     """
-    work = Reconstruction(analyzer, feeds, seed=options.seed)
+    work = Reconstruction(analyzer, feeds, journal=journal, seed=options.seed)
     judge = work.judge()
     dense = work.stages.proto
     removed = removed_from(analyzer, plan)

@@ -17,6 +17,7 @@ from onnxprune.planning import PrunePlan
 from onnxprune.recovery.apply import Feed, Progress, Reconstruction, Recovered, quiet, rows_of
 from onnxprune.recovery.apply_levels import divided_masks
 from onnxprune.recovery.apply_orders import as_rows, reorder
+from onnxprune.recovery.journal import Journal
 from onnxprune.recovery.steps import MASK_STEPS
 from onnxprune.recovery.train_masks import train_masks
 from onnxprune.rules.analysis import Analyzer
@@ -68,6 +69,7 @@ def recover_masks(
     method: str = "auto",
     steps: Collection[str] = MASK_STEPS,
     fixed: Collection[str] = (),
+    journal: Journal | None = None,
     seed: int = 0,
     progress: Progress = quiet,
 ) -> Recovered:
@@ -88,13 +90,14 @@ def recover_masks(
             what was promised; for N:M, other orders of coupled channels; train block-wise, masks
             fixed.
         fixed: names of layers whose number of weights stays as it is.
+        journal: where answers are kept and taken from.
         seed: for the draw of positions.
         progress: called with (stage, fraction done).
 
     Raises:
         DataError: onnxruntime does not run the model on the feeds.
     """
-    work = Reconstruction(analyzer, feeds, seed=seed)
+    work = Reconstruction(analyzer, feeds, journal=journal, seed=seed)
     judge = work.judge()
     widened = work.widen(judge)
     plain = Recovered(masks=dict(plan.masks), weights=work.masked(plan.masks))
