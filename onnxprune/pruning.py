@@ -184,8 +184,10 @@ def run_prune(
     if cache is not None and calibrated is not None:
         from onnxprune.recovery.journal import Journal, digest_of
 
-        told = options.pattern if plan is None else plan.options, options.seed
-        journal = Journal(Path(cache), digest_of(io.to_bytes(model), calibrated, *told))
+        what = options.pattern if plan is None else plan.options
+        journal = Journal(
+            Path(cache), digest_of(io.to_bytes(model), calibrated, what, options.seed)
+        )
     if calibrated is not None and synthetic:
         notes.append(SYNTHETIC_NOTE)
     elif calibration is None and plan is None and kind == "mask":
