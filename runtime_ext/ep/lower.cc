@@ -149,7 +149,7 @@ void look_at_weight(double pack_from, Unit* unit) {
     unit->sparsity = 1.0 - static_cast<double>(nonzero) / size;
   }
   if (pack_from > 1 || (!unit->packed && unit->sparsity < pack_from)) return;
-  pack_weight(&unit->op);
+  pack_weight(&unit->op, false);  // most are dropped as soon as there is a plan
 }
 
 // What the operation implies, completed by what the graph states.

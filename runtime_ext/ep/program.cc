@@ -313,9 +313,10 @@ void skip_unread(Program* program) {
   }
 }
 
-void pack_weight(Op* op) {
+void pack_weight(Op* op, bool compact) {
   const WeightSource& source = *op->source;
   kernels::PackOptions options;
+  options.compact = compact;
   options.row_scale = source.row_scale.empty() ? nullptr : source.row_scale.data();
   options.bias = source.bias.empty() ? nullptr : source.bias.data();
   kernels::WeightsPtr weights;
@@ -343,7 +344,7 @@ void pack_weights(Program* program) {
     if (twin != done.end()) {
       op.weights = (*twin)->weights;
     } else {
-      pack_weight(&op);
+      pack_weight(&op, true);
       done.push_back(&op);
     }
   }

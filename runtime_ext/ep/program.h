@@ -92,8 +92,9 @@ void fuse(Program* program);
 // does the one before it. A residual is brought to that size first. Weights are to be packed again.
 void skip_unread(Program* program);
 
-// Packs the weight source of one operation. Throws std::runtime_error.
-void pack_weight(Op* op);
+// Packs the weight source of one operation, to be small or, otherwise, to be read fast. Throws
+// std::runtime_error.
+void pack_weight(Op* op, bool compact);
 
 // Packs every weight source that is not packed yet. Sources shared by several ops are packed once. Throws on failure.
 void pack_weights(Program* program);

@@ -2,6 +2,8 @@
 #include <algorithm>
 #include <numeric>
 
+#include "cpu.h"
+#include "ops/table.h"
 #include "weights_impl.h"
 
 namespace onnxprune::kernels {
@@ -183,106 +185,71 @@ std::unique_ptr<WeightsImpl> copy_dense(const ConvGeometry& g, const DenseView& 
   return w;
 }
 
-// The kept weights of rows [first, last), in compressed rows. Every number is written and the end moves
-// on only if it counts: no branch to guess wrong, but room for one number more than is kept.
-class DenseGather {
+// Rows of a dense matrix, each without gaps, whatever way the matrix lies. Where it lies across, a strip
+// of rows is turned at a time.
+class RowReader {
  public:
-  DenseGather(const DenseView& dense, const PackOptions& options, std::int64_t nnz, WeightsImpl* csr)
-      : dense_(dense), options_(options), csr_(*csr), columns_(csr->columns()) {
-    const auto room = static_cast<std::size_t>(nnz) + 1;
-    csr_.values.resize(room);
-    if (csr_.is_narrow()) {
-      csr_.narrow.resize(room);
-    } else {
-      csr_.wide.resize(room);
-    }
-  }
+  RowReader(const DenseView& dense, std::int64_t rows, std::int64_t columns, std::int64_t strip)
+      : dense_(dense), rows_(rows), columns_(columns), strip_(strip), pitch_(columns + kLane) {}
 
-  void run() {
-    if (csr_.is_narrow()) {
-      gather(csr_.narrow.data());
-    } else {
-      gather(csr_.wide.data());
-    }
-    const auto kept = static_cast<std::size_t>(end_);
-    csr_.values.resize(kept);
-    if (csr_.is_narrow()) {
-      csr_.narrow.resize(kept);
-    } else {
-      csr_.wide.resize(kept);
-    }
-    csr_.nonzeros = end_;
+  const float* row(std::int64_t r) {
+    if (dense_.column_stride == 1) return dense_.data + r * dense_.row_stride;
+    if (r < first_ || r >= last_) load(r);
+    return turned_.data() + (r - first_) * pitch_;
   }
 
  private:
-  float scale(std::int64_t row) const {
-    return options_.row_scale == nullptr ? 1.0f : options_.row_scale[row];
-  }
-
-  template <class Index>
-  void gather(Index* index) {
-    if (dense_.row_stride == 1 && dense_.column_stride != 1) {
-      across(index);
-    } else {
-      along(index);
-    }
-  }
-
-  template <class Index>
-  void along(Index* index) {
-    float* const value = csr_.values.data();
-    for (std::int64_t row = 0; row < csr_.rows(); ++row) {
-      const float factor = scale(row);
-      const float* const from = dense_.data + row * dense_.row_stride;
-      for (std::int64_t c = 0; c < columns_; ++c) {
-        const float given = from[c * dense_.column_stride], v = given * factor;
-        index[end_] = static_cast<Index>(c);
-        value[end_] = v;
-        end_ += (given != 0.0f) & (v != 0.0f);
-      }
-      csr_.pointers.push_back(end_);
-    }
-  }
-
-  // Rows lie across the memory: a few cache lines of rows at a time, each into a strip of its own.
-  template <class Index>
-  void across(Index* index) {
-    constexpr std::int64_t kStrip = 64;
-    std::vector<Index> strip_index(static_cast<std::size_t>(kStrip * (columns_ + 1)));
-    std::vector<float> strip_value(strip_index.size());
-    for (std::int64_t first = 0; first < csr_.rows(); first += kStrip) {
-      const std::int64_t width = std::min(kStrip, csr_.rows() - first);
-      std::int64_t ends[kStrip];
-      float factor[kStrip];
-      for (std::int64_t j = 0; j < width; ++j) {
-        ends[j] = j * (columns_ + 1);
-        factor[j] = scale(first + j);
-      }
-      for (std::int64_t c = 0; c < columns_; ++c) {
-        const float* const line = dense_.data + c * dense_.column_stride + first;
-        for (std::int64_t j = 0; j < width; ++j) {
-          const float given = line[j], v = given * factor[j];
-          strip_index[static_cast<std::size_t>(ends[j])] = static_cast<Index>(c);
-          strip_value[static_cast<std::size_t>(ends[j])] = v;
-          ends[j] += (given != 0.0f) & (v != 0.0f);
-        }
-      }
-      for (std::int64_t j = 0; j < width; ++j) {
-        const std::int64_t begin = j * (columns_ + 1);
-        std::copy(strip_index.begin() + begin, strip_index.begin() + ends[j], index + end_);
-        std::copy(strip_value.begin() + begin, strip_value.begin() + ends[j],
-                  csr_.values.begin() + end_);
-        end_ += ends[j] - begin;
-        csr_.pointers.push_back(end_);
+  void load(std::int64_t first) {
+    first_ = first;
+    last_ = std::min(first + strip_, rows_);
+    turned_.resize(static_cast<std::size_t>(strip_ * pitch_));
+    for (std::int64_t c = 0; c < columns_; c += kLane) {
+      const std::int64_t end = std::min<std::int64_t>(c + kLane, columns_);
+      for (std::int64_t r = first_; r < last_; ++r) {
+        float* const to = turned_.data() + (r - first_) * pitch_;
+        for (std::int64_t k = c; k < end; ++k) to[k] = element(dense_, r, k);
       }
     }
   }
 
   const DenseView& dense_;
-  const PackOptions& options_;
-  WeightsImpl& csr_;
-  std::int64_t columns_, end_ = 0;
+  std::int64_t rows_, columns_, strip_, pitch_;  // the pitch keeps rows out of the same cache sets
+  std::int64_t first_ = 0, last_ = 0;            // rows held
+  std::vector<float> turned_;
 };
+
+constexpr std::int64_t kStrip = 64;
+
+float scale_of(const PackOptions& options, std::int64_t row) {
+  return options.row_scale == nullptr ? 1.0f : options.row_scale[row];
+}
+
+// The kept weights in compressed rows.
+void gather(const DenseView& dense, const PackOptions& options, std::int64_t nnz,
+            WeightsImpl* csr) {
+  const OpsTable& ops = ops_table(active_isa());
+  const std::int64_t columns = csr->columns();
+  const auto room = static_cast<std::size_t>(nnz + kLane);
+  csr->values.resize(room);
+  csr->narrow.resize(csr->is_narrow() ? room : 0);
+  csr->wide.resize(csr->is_narrow() ? 0 : room);
+  RowReader reader(dense, csr->rows(), columns, kStrip);
+  std::int64_t end = 0;
+  for (std::int64_t r = 0; r < csr->rows(); ++r) {
+    const float* const row = reader.row(r);
+    const float scale = scale_of(options, r);
+    float* const values = csr->values.data() + end;
+    end += csr->is_narrow()
+               ? ops.kept_narrow(row, columns, scale, values, csr->narrow.data() + end)
+               : ops.kept_wide(row, columns, scale, values, csr->wide.data() + end);
+    csr->pointers.push_back(end);
+  }
+  const auto found = static_cast<std::size_t>(end);
+  csr->values.resize(found);
+  csr->narrow.resize(csr->is_narrow() ? found : 0);
+  csr->wide.resize(csr->is_narrow() ? 0 : found);
+  csr->nonzeros = end;
+}
 
 std::int64_t nonzeros_of(const ConvGeometry& g, const DenseView& dense) {
   const std::int64_t rows = g.out_channels, columns = g.columns();
@@ -354,7 +321,7 @@ Status pack_dense(const ConvGeometry& geometry, const DenseView& dense, const Pa
     csr->pointers.push_back(0);
     if (options.bias != nullptr)
       csr->biases.assign(options.bias, options.bias + geometry.out_channels);
-    DenseGather(dense, options, nnz, csr.get()).run();
+    gather(dense, options, nnz, csr.get());
     return convert_storage(options, std::move(csr), weights);
   });
 }

@@ -183,7 +183,7 @@ double fill_of(const WeightsImpl& csr, std::int32_t height, std::int64_t step, C
 }
 
 // What the choice of storage needs to know. Zeros that are nowhere near blocks show it in a few rows.
-Analysis analyse_for_storage(const WeightsImpl& csr) {
+Analysis analyse_for_storage(const WeightsImpl& csr, bool compact) {
   constexpr double kNoBlocks = 0.5;
   Analysis a;
   a.rows = csr.rows();
@@ -193,7 +193,7 @@ Analysis analyse_for_storage(const WeightsImpl& csr) {
   const std::int64_t step = std::max<std::int64_t>(1, a.rows / 16 / 8);
   const bool hopeless = fill_of(csr, 4, step, &columns) < kNoBlocks;
   for (const int i : {1, 2}) a.block_fill[i] = fill_of(csr, kBlockRows[i], hopeless ? step : 1, &columns);
-  detect_segments(csr, &a);
+  if (compact) detect_segments(csr, &a);
   return a;
 }
 
@@ -239,7 +239,7 @@ Status convert_storage(const PackOptions& options, std::unique_ptr<WeightsImpl> 
   const bool missing =
       (storage == Storage::block && block_rows == 0) || (storage == Storage::nm && m == 0);
   if (storage == Storage::automatic || missing) {
-    const Analysis a = analyse_for_storage(*w);
+    const Analysis a = analyse_for_storage(*w, options.compact || storage == Storage::nm);
     std::int32_t best_rows = 0;
     if (storage == Storage::automatic) storage = choose_storage(a, &best_rows);
     if (block_rows == 0)

@@ -24,6 +24,7 @@ struct PackOptions {
   Storage storage = Storage::automatic;
   std::int32_t block_rows = 0;       // block: 2, 4, 8 or 16; 0 = the best fitting one
   std::int32_t n = 0, m = 0;         // nm: 0 = detected
+  bool compact = true;  // automatic: n:m where it fits, which is smaller but takes longer to pack and read
   const float* row_scale = nullptr;  // [out_channels], multiplied into the rows (folded BN, alpha)
   const float* bias = nullptr;       // [out_channels], copied; null = zero
   // Packed inputs only: column c of the input is column `column_map[c]` of DenseView (a

@@ -29,25 +29,30 @@ class ColumnSort {
   explicit ColumnSort(std::size_t columns) : begin_(columns + 1) {}
 
   const std::vector<Entry>& sort(const WeightsImpl& w, std::int32_t first, std::int32_t last) {
-    found_.clear();
     std::fill(begin_.begin(), begin_.end(), 0u);
     const std::int32_t per_group = w.shape.out_channels / w.shape.groups;
-    for (std::int32_t row = first; row < last; ++row) {
-      const auto base = static_cast<std::uint32_t>(row / per_group * w.columns());
-      w.for_each_in_row(row, [&](std::uint32_t column, float value) {
-        found_.push_back({base + column, static_cast<std::uint32_t>(row - first), value});
-        ++begin_[base + column + 1];
-      });
-    }
+    std::uint32_t* const begin = begin_.data();
+    auto each = [&](auto body) {
+      for (std::int32_t row = first; row < last; ++row) {
+        const auto base = static_cast<std::uint32_t>(row / per_group * w.columns());
+        w.for_each_in_row(row, [&](std::uint32_t column, float value) {
+          body(base + column, static_cast<std::uint32_t>(row - first), value);
+        });
+      }
+    };
+    each([begin](std::uint32_t column, std::uint32_t, float) { ++begin[column + 1]; });
     for (std::size_t c = 1; c < begin_.size(); ++c) begin_[c] += begin_[c - 1];
-    sorted_.resize(found_.size());
-    for (const Entry& entry : found_) sorted_[begin_[entry.column]++] = entry;
+    sorted_.resize(begin_.back());
+    Entry* const sorted = sorted_.data();
+    each([begin, sorted](std::uint32_t column, std::uint32_t row, float value) {
+      sorted[begin[column]++] = {column, row, value};
+    });
     return sorted_;
   }
 
  private:
   std::vector<std::uint32_t> begin_;
-  std::vector<Entry> found_, sorted_;
+  std::vector<Entry> sorted_;
 };
 
 class Generator {
@@ -69,7 +74,8 @@ class Generator {
     x_.align(64);
     piece.code = static_cast<std::uint32_t>(x_.size());
     rows_ = rows;
-    weights_.clear();
+    weights_.resize(static_cast<std::size_t>(end - begin));
+    given_ = 0;
     prologue(first, last);
     const std::size_t loop = x_.size();
     fetched_from_ = loop;
@@ -158,7 +164,7 @@ class Generator {
       const Mem w = next_weight(at->value);
       if (s_.embedded) {
         for (int p = 0; p < s_.pixels; ++p)
-          x_.fma_broadcast(sum(static_cast<int>(at->row), p), x + p, w);
+          x_.fma_broadcast_near(sum(static_cast<int>(at->row), p), x + p, w.base, w.disp / 4);
       } else {
         x_.broadcast(s_.wide, weight(), w);
         for (int p = 0; p < s_.pixels; ++p)
@@ -236,7 +242,7 @@ class Generator {
 
   // The stream pointer moves so that every weight is within reach of a one-byte displacement.
   Mem next_weight(float value) {
-    weights_.push_back(value);
+    weights_[given_++] = value;
     if (passed_ >= window_) {
       x_.add(kWeights, 2 * window_);
       weights_moved_ += 2 * window_;
@@ -321,7 +327,8 @@ class Generator {
   const ColumnEpilogue& e_;
   std::int64_t stride_;
   Encoder& x_;
-  std::vector<float> weights_;  // of the function
+  std::vector<float> weights_;  // of the function, in the order of their use
+  std::size_t given_ = 0;       // so many of them have been used
   std::int32_t vector_bytes_, step_, window_;
   std::int32_t passed_ = 0, moved_ = 0, weights_moved_ = 0;
   bool follow_ = false, claims_ = false;

@@ -65,6 +65,21 @@ class Encoder {
   void fma_broadcast(int dst, int a, Mem m) {
     memory(true, 0xb8, kMap0F38, k66, dst, a, m, 4, true);
   }  // {1to16}
+  // The same with a displacement of `floats` in -128..127: what most of generated code consists of, so
+  // it is put together in a register and written at once.
+  void fma_broadcast_near(int dst, int a, Gp base, std::int32_t floats) {
+    if (!room(16)) return;
+    const auto reg = static_cast<std::uint32_t>(dst), second = static_cast<std::uint32_t>(a),
+               from = static_cast<std::uint32_t>(base);
+    const std::uint32_t head = 0x62u |
+                               ((~reg & 8) << 4 | 0x40u | (~from & 8) << 2 | (~reg & 16) | kMap0F38) << 8 |
+                               ((~second & 15) << 3 | 4u | k66) << 16 | (0x50u | (~second & 16) >> 1) << 24;
+    const std::uint32_t tail = 0xb8u | (0x40u | (reg & 7) << 3 | (from & 7)) << 8 |
+                               (static_cast<std::uint32_t>(floats) & 0xff) << 16;
+    const std::uint64_t code = head | static_cast<std::uint64_t>(tail) << 32;
+    std::memcpy(at_, &code, 8);
+    at_ += 7;
+  }
   void add(bool wide, int dst, int a, Mem m) {
     memory(wide, 0x58, kMap0F, kNone, dst, a, m, wide ? 64 : 1, false);
   }  // vaddps

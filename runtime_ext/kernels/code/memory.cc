@@ -8,8 +8,6 @@
 namespace onnxprune::kernels {
 namespace {
 
-constexpr std::size_t kLargePage = std::size_t{2} << 20;
-
 std::size_t whole_pages(std::size_t bytes) {
   const auto page = static_cast<std::size_t>(sysconf(_SC_PAGESIZE));
   return (bytes + page - 1) / page * page;
@@ -42,10 +40,6 @@ bool CodeMemory::allocate(std::size_t bytes) {
   const std::size_t size = whole_pages(bytes);
   void* pages = mmap(nullptr, size, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
   if (pages == MAP_FAILED) return false;
-#ifdef MADV_HUGEPAGE
-  // Writing it for the first time costs a fault for each page: few large ones where there are any.
-  if (size >= kLargePage) madvise(pages, size, MADV_HUGEPAGE);
-#endif
   data_ = static_cast<std::uint8_t*>(pages);
   size_ = size;
   return true;

@@ -1,6 +1,7 @@
 // Included last by ops/<isa>.cc: the table of this instruction set.
 #pragma once
 
+#include "kept.h"
 #include "transformer.h"
 #include "vector.h"
 #include "window.h"
@@ -35,6 +36,8 @@ inline onnxprune::kernels::OpsTable filled_table() {
   t.sparse_dot_wide = sparse_dot<std::int32_t>;
   t.dense_dot = dense_dot;
   t.block_dot = block_dot;
+  t.kept_narrow = kept<std::uint16_t>;
+  t.kept_wide = kept<std::uint32_t>;
   return t;
 }
 

@@ -121,6 +121,12 @@ struct OpsTable {
   // y[0..rows) = sum over i of values[i * rows + r] * x[columns[i]], rows 4, 8 or 16
   void (*block_dot)(int rows, const float* values, const std::int32_t* columns, std::int64_t count,
                     const float* x, float* y);
+  // The numbers of a row that are not zero, before and after scaling, and where they are; returns how
+  // many. Up to a vector more is written.
+  std::int64_t (*kept_narrow)(const float* row, std::int64_t count, float scale, float* values,
+                              std::uint16_t* columns);
+  std::int64_t (*kept_wide)(const float* row, std::int64_t count, float scale, float* values,
+                            std::uint32_t* columns);
 };
 
 OpsTable ops_scalar();

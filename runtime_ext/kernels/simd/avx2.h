@@ -10,6 +10,7 @@ namespace {
 struct Simd {
   static constexpr int kWidth = 8;
   static constexpr int kRegisters = 16;
+  static constexpr bool kCompresses = false;
   using Reg = __m256;
 
   static inline Reg zero() { return _mm256_setzero_ps(); }

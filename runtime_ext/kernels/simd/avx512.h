@@ -11,6 +11,7 @@ namespace {
 struct Simd {
   static constexpr int kWidth = 16;
   static constexpr int kRegisters = 32;
+  static constexpr bool kCompresses = true;
   using Reg = __m512;
 
   static inline Reg zero() { return _mm512_setzero_ps(); }
@@ -92,6 +93,26 @@ struct Simd {
   static inline Reg shift_in(Reg a, Reg last) {
     return _mm512_castsi512_ps(
         _mm512_alignr_epi32(_mm512_castps_si512(last), _mm512_castps_si512(a), 1));
+  // Lanes that are not zero; NaN is not.
+  static inline std::uint32_t not_zero(Reg a) {
+    return _mm512_cmp_ps_mask(a, zero(), _CMP_NEQ_UQ);
+  }
+  // The given lanes, or base + their numbers, close together. (A store that compresses by itself is many
+  // times slower on some processors.)
+  static inline void store_compressed(float* to, Reg a, std::uint32_t bits) {
+    store(to, _mm512_maskz_compress_ps(static_cast<__mmask16>(bits), a));
+  }
+  static inline __m512i lane_numbers(std::int32_t base, std::uint32_t bits) {
+    const __m512i lane = _mm512_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+    return _mm512_maskz_compress_epi32(static_cast<__mmask16>(bits),
+                                       _mm512_add_epi32(lane, _mm512_set1_epi32(base)));
+  }
+  static inline void store_lane_numbers(std::uint16_t* to, std::int32_t base, std::uint32_t bits) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to),
+                        _mm512_cvtepi32_epi16(lane_numbers(base, bits)));
+  }
+  static inline void store_lane_numbers(std::uint32_t* to, std::int32_t base, std::uint32_t bits) {
+    _mm512_storeu_si512(to, lane_numbers(base, bits));
   }
   static inline float sum(Reg a) { return _mm512_reduce_add_ps(a); }
   static inline float largest(Reg a) { return _mm512_reduce_max_ps(a); }

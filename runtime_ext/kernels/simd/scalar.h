@@ -11,6 +11,7 @@ namespace {
 struct Simd {
   static constexpr int kWidth = 4;
   static constexpr int kRegisters = 16;
+  static constexpr bool kCompresses = false;
   typedef float Reg __attribute__((vector_size(16)));
   typedef std::int32_t Int __attribute__((vector_size(16)));
 
