@@ -24,8 +24,9 @@ using abi::guarded;
 
 // Time that a session may spend on choosing kernels by timing.
 constexpr double kTuneSeconds = 0.01;
-// Time that it may spend on running what is too close to call, microseconds.
-constexpr double kMeasure = 60000;
+// Time that it may spend on running what is too close to call, microseconds: as long as packing took, so
+// that making a session stays in proportion to the model, but within these.
+constexpr double kMeasureLeast = 10000, kMeasureMost = 60000;
 
 // What onnxruntime holds for a fused node. Its `compute` may be called by several threads at once.
 struct FusedNode : abi::NodeComputeInfo {
@@ -323,9 +324,9 @@ void Provider::claim(const Graph& graph, abi::GraphSupport* support) {
   if (!options_.context_enable) prepare_all(graph, lowering, selection.groups);
   if (options_.timing && !options_.force && !options_.context_enable &&
       std::any_of(selection.groups.begin(), selection.groups.end(), doubtful)) {
-    // As long as packing took, so that making a session stays in proportion to the model.
     const std::chrono::duration<double, std::micro> packing = std::chrono::steady_clock::now() - start;
-    const std::vector<double> measured = measure(graph, lowering, selection.groups, std::min(packing.count(), kMeasure), &plans);
+    const double budget = std::clamp(packing.count(), kMeasureLeast, kMeasureMost);
+    const std::vector<double> measured = measure(graph, lowering, selection.groups, budget, &plans);
     CostModel costs = costs_;
     costs.cpu_factor = dense_factor();
     selection = select(graph, lowering, options_, costs, measured);

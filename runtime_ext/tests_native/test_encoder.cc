@@ -72,8 +72,10 @@ void all_forms(Listing* l) {
     l->say((wide ? "vpxord " : "vxorps ") + A + "," + A + "," + A);
     if (wide) {
       const std::string kept = "{k" + std::to_string(k) + "}{z}";
-      e.fma_broadcast(a, b, m);
-      l->say("vfmadd231ps " + A + "," + B + ",DWORD BCST " + address(m));
+      const std::int32_t floats = random.between(-128, 127);
+      e.near_fma(Encoder::near_fma_sum(a, m.base) | Encoder::near_fma_input(b) |
+                 Encoder::near_fma_displacement(floats));
+      l->say("vfmadd231ps " + A + "," + B + ",DWORD BCST " + address({m.base, floats * 4}));
       e.shift_lanes(a, b, c, static_cast<std::uint8_t>(round % 15 + 1));
       char lanes[16];
       std::snprintf(lanes, sizeof lanes, "0x%x", round % 15 + 1);
@@ -183,7 +185,7 @@ TEST(encoder_stops_at_the_end) {
   std::uint8_t buffer[40];
   Encoder e(buffer, 32);
   for (int i = 0; i < 100; ++i) {
-    e.fma_broadcast(31, 30, {Gp::r9, 1 << 20});
+    e.near_fma(Encoder::near_fma_sum(31, Gp::r9) | Encoder::near_fma_input(30));
     e.add(Gp::r9, 1 << 20);
     e.align(64);
   }

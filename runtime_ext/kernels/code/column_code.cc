@@ -65,7 +65,12 @@ class Generator {
         x_(*encoder),
         vector_bytes_(shape.wide ? 64 : 32),
         step_(place(static_cast<std::size_t>(shape.input_step) * 4)),
-        window_(shape.wide ? 512 : 128) {}
+        window_(shape.wide ? 512 : 128) {
+    for (int r = 0; r < 32; ++r) {
+      sums_[r] = Encoder::near_fma_sum(r, kWeights);
+      inputs_[r] = Encoder::near_fma_input(r);
+    }
+  }
 
   // One function and its weights: entries [begin, end) of a group of `rows` rows.
   ColumnPiece function(const Entry* begin, const Entry* end, int rows, bool first, bool last,
@@ -160,16 +165,17 @@ class Generator {
       const std::int32_t from = near_input(offset[here] * 4);
       for (int p = 0; p < s_.pixels; ++p) x_.load(s_.wide, input(p), {kIn, from + p * step_});
     }
-    for (; at != end && at->column == here; ++at) {
-      const Mem w = next_weight(at->value);
-      if (s_.embedded) {
+    if (s_.embedded) {
+      for (; at != end && at->column == here; ++at) {
+        const std::uint64_t w = Encoder::near_fma_displacement(next_weight(at->value).disp / 4);
         for (int p = 0; p < s_.pixels; ++p)
-          x_.fma_broadcast_near(sum(static_cast<int>(at->row), p), x + p, w.base, w.disp / 4);
-      } else {
-        x_.broadcast(s_.wide, weight(), w);
-        for (int p = 0; p < s_.pixels; ++p)
-          x_.fma(s_.wide, sum(static_cast<int>(at->row), p), x + p, weight());
+          x_.near_fma(sums_[sum(static_cast<int>(at->row), p)] | inputs_[x + p] | w);
       }
+    }
+    for (; at != end && at->column == here; ++at) {
+      x_.broadcast(s_.wide, weight(), next_weight(at->value));
+      for (int p = 0; p < s_.pixels; ++p)
+        x_.fma(s_.wide, sum(static_cast<int>(at->row), p), x + p, weight());
     }
     fetch_next();
     claim_outputs(static_cast<std::size_t>(at - begin_));
@@ -327,6 +333,7 @@ class Generator {
   const ColumnEpilogue& e_;
   std::int64_t stride_;
   Encoder& x_;
+  std::uint64_t sums_[32], inputs_[32];  // parts of multiply-adds, by register
   std::vector<float> weights_;  // of the function, in the order of their use
   std::size_t given_ = 0;       // so many of them have been used
   std::int32_t vector_bytes_, step_, window_;

@@ -47,41 +47,45 @@ class Encoder {
   // ---- vectors; `wide` = 512-bit (EVEX), otherwise 256-bit (VEX)
   // -----------------------------------
   void load(bool wide, int reg, Mem m) {
-    memory(wide, 0x10, kMap0F, kNone, reg, 0, m, wide ? 64 : 1, false);
+    memory(wide, 0x10, kMap0F, kNone, reg, 0, m, wide ? 64 : 1);
   }  // vmovups
   void store(bool wide, Mem m, int reg) {
-    memory(wide, 0x11, kMap0F, kNone, reg, 0, m, wide ? 64 : 1, false);
+    memory(wide, 0x11, kMap0F, kNone, reg, 0, m, wide ? 64 : 1);
   }  // vmovups
   void broadcast(bool wide, int reg, Mem m) {
-    memory(wide, 0x18, kMap0F38, k66, reg, 0, m, wide ? 4 : 1, false);
+    memory(wide, 0x18, kMap0F38, k66, reg, 0, m, wide ? 4 : 1);
   }  // vbroadcastss
   // dst += a * b
   void fma(bool wide, int dst, int a, int b) {
     registers(wide, 0xb8, kMap0F38, k66, dst, a, b, 0);
   }  // vfmadd231ps
   void fma(bool wide, int dst, int a, Mem m) {
-    memory(wide, 0xb8, kMap0F38, k66, dst, a, m, wide ? 64 : 1, false);
+    memory(wide, 0xb8, kMap0F38, k66, dst, a, m, wide ? 64 : 1);
   }
-  void fma_broadcast(int dst, int a, Mem m) {
-    memory(true, 0xb8, kMap0F38, k66, dst, a, m, 4, true);
-  }  // {1to16}
-  // The same with a displacement of `floats` in -128..127: what most of generated code consists of, so
-  // it is put together in a register and written at once.
-  void fma_broadcast_near(int dst, int a, Gp base, std::int32_t floats) {
+  // dst += a * broadcast of [base + 4 * floats], -128 <= floats <= 127, 512-bit: what most of generated
+  // code consists of, so its seven bytes are put together (or-ed) from parts that are made once.
+  static std::uint64_t near_fma_sum(int dst, Gp base) {
+    const auto reg = static_cast<std::uint32_t>(dst), from = static_cast<std::uint32_t>(base);
+    const std::uint32_t head =
+        0x62u | ((~reg & 8) << 4 | 0x40u | (~from & 8) << 2 | (~reg & 16) | kMap0F38) << 8 |
+        (4u | k66) << 16 | 0x50u << 24;
+    const std::uint32_t tail = 0xb8u | (0x40u | (reg & 7) << 3 | (from & 7)) << 8;
+    return head | static_cast<std::uint64_t>(tail) << 32;
+  }
+  static std::uint64_t near_fma_input(int a) {
+    const auto second = static_cast<std::uint32_t>(a);
+    return (~second & 15) << 19 | (~second & 16) << 23;
+  }
+  static std::uint64_t near_fma_displacement(std::int32_t floats) {
+    return static_cast<std::uint64_t>(floats & 0xff) << 48;
+  }
+  void near_fma(std::uint64_t code) {
     if (!room(16)) return;
-    const auto reg = static_cast<std::uint32_t>(dst), second = static_cast<std::uint32_t>(a),
-               from = static_cast<std::uint32_t>(base);
-    const std::uint32_t head = 0x62u |
-                               ((~reg & 8) << 4 | 0x40u | (~from & 8) << 2 | (~reg & 16) | kMap0F38) << 8 |
-                               ((~second & 15) << 3 | 4u | k66) << 16 | (0x50u | (~second & 16) >> 1) << 24;
-    const std::uint32_t tail = 0xb8u | (0x40u | (reg & 7) << 3 | (from & 7)) << 8 |
-                               (static_cast<std::uint32_t>(floats) & 0xff) << 16;
-    const std::uint64_t code = head | static_cast<std::uint64_t>(tail) << 32;
     std::memcpy(at_, &code, 8);
     at_ += 7;
   }
   void add(bool wide, int dst, int a, Mem m) {
-    memory(wide, 0x58, kMap0F, kNone, dst, a, m, wide ? 64 : 1, false);
+    memory(wide, 0x58, kMap0F, kNone, dst, a, m, wide ? 64 : 1);
   }  // vaddps
   void max(bool wide, int dst, int a, int b, int keep = 0) {
     registers(wide, 0x5f, kMap0F, kNone, dst, a, b, keep);
@@ -101,7 +105,7 @@ class Encoder {
     bytes({lanes});
   }
   void bit_and(int dst, int a, Mem m) {
-    memory(false, 0x54, kMap0F, kNone, dst, a, m, 1, false);
+    memory(false, 0x54, kMap0F, kNone, dst, a, m, 1);
   }  // vandps ymm
   void load_mask(int k, Mem m);  // kmovw k, [m]; `keep` = k above: other lanes become zero
   void zero_upper() { bytes({0xc5, 0xf8, 0x77}); }  // vzeroupper
@@ -150,18 +154,17 @@ class Encoder {
     }
   }
   void prefix(bool wide, std::uint8_t opcode, Map map, Prefix pp, int reg, int second, bool rm_bit3,
-              bool rm_bit4, bool broadcasting, int keep);
+              bool rm_bit4, int keep);
   void memory(bool wide, std::uint8_t opcode, Map map, Prefix pp, int reg, int second, Mem m,
-              int scale, bool broadcasting) {
+              int scale) {
     if (!room(16)) return;
-    prefix(wide, opcode, map, pp, reg, second, static_cast<int>(m.base) & 8, false, broadcasting,
-           0);
+    prefix(wide, opcode, map, pp, reg, second, static_cast<int>(m.base) & 8, false, 0);
     address_bytes(reg, m, scale);
   }
   void registers(bool wide, std::uint8_t opcode, Map map, Prefix pp, int reg, int second, int rm,
                  int keep) {
     if (!room(16)) return;
-    prefix(wide, opcode, map, pp, reg, second, rm & 8, rm & 16, false, keep);
+    prefix(wide, opcode, map, pp, reg, second, rm & 8, rm & 16, keep);
     *at_++ = static_cast<std::uint8_t>(0xc0 | ((reg & 7) << 3) | (rm & 7));
   }
   void integer(std::uint8_t opcode, int reg, Mem m) {
@@ -180,7 +183,7 @@ class Encoder {
 
 // The prefix is all that differs between the forms; it is on the hot path of code generation.
 inline void Encoder::prefix(bool wide, std::uint8_t opcode, Map map, Prefix pp, int reg, int second,
-                            bool rm_bit3, bool rm_bit4, bool broadcasting, int keep) {
+                            bool rm_bit3, bool rm_bit4, int keep) {
   const auto inverted = [](bool bit, int shift) {
     return static_cast<std::uint8_t>(bit ? 0 : 1 << shift);
   };
@@ -189,7 +192,7 @@ inline void Encoder::prefix(bool wide, std::uint8_t opcode, Map map, Prefix pp, 
     at_[1] = static_cast<std::uint8_t>(inverted(reg & 8, 7) | inverted(rm_bit4, 6) |
                                        inverted(rm_bit3, 5) | inverted(reg & 16, 4) | map);
     at_[2] = static_cast<std::uint8_t>(((~second & 15) << 3) | 4 | pp);
-    at_[3] = static_cast<std::uint8_t>((keep != 0 ? 0x80 : 0) | 0x40 | (broadcasting ? 0x10 : 0) |
+    at_[3] = static_cast<std::uint8_t>((keep != 0 ? 0x80 : 0) | 0x40 |
                                        inverted(second & 16, 3) | keep);
     at_[4] = opcode;
     at_ += 5;
