@@ -93,6 +93,7 @@ struct Simd {
   static inline Reg shift_in(Reg a, Reg last) {
     return _mm512_castsi512_ps(
         _mm512_alignr_epi32(_mm512_castps_si512(last), _mm512_castps_si512(a), 1));
+  }
   // Lanes that are not zero; NaN is not.
   static inline std::uint32_t not_zero(Reg a) {
     return _mm512_cmp_ps_mask(a, zero(), _CMP_NEQ_UQ);
