@@ -56,6 +56,7 @@ def prune(
     permute: str = "auto",
     plan: PrunePlan | str | PathLike[str] | None = None,
     mask_only: bool = False,
+    format: str | None = None,
     proof: bool = True,
     data: Any = None,
     samples: int | None = None,
@@ -91,6 +92,8 @@ def prune(
             less; ``on``: also without; ``none``.
         plan: replay this plan (object, or path of its JSON) instead of selecting.
         mask_only: leave shapes alone; write the dense model with zeros.
+        format: also pack the weights, see :class:`~onnxprune.passes.emit.Emit`: ``auto`` for the
+            smallest form of each, or one of ``onnxprune list formats``.
         proof: compare with the dense model in onnxruntime before returning.
         data: unlabelled samples for the proof and for ``recover``: ``.npz``, folder,
             ``file.py:function``, dict or iterable of feeds, ``synthetic`` for random inputs; random
@@ -138,7 +141,8 @@ def prune(
     )
     if recipe is None:
         recipe = Recipe(options).with_mask_only(mask_only)
-    elif options != SelectOptions() or mask_only or not proof:
+        recipe = recipe if format is None else recipe.with_format(format)
+    elif options != SelectOptions() or mask_only or format is not None or not proof:
         raise UsageError("give either a recipe or options; to vary a recipe, change the Recipe")
     elif not isinstance(recipe, Recipe):
         recipe = Recipe.load(recipe)

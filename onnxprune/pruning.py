@@ -258,11 +258,11 @@ def run_prune(
                 )
         else:
             proof = prove_mask(analyzer, plan, feeds, on=prove)
+    # Shrinking changes weights but not which nodes hold them; packing would hide the zeros.
+    same_nodes = kind == "mask" or model is loaded.model
+    sparsity = weight_sparsity(analyzer if same_nodes else analyze(model))
     for step in after:
         step.run(model, context)
-    # Shrinking changes weights but not which nodes hold them.
-    same_nodes = kind == "mask" or (model is loaded.model and not after)
-    sparsity = weight_sparsity(analyzer if same_nodes else analyze(model))
     # Inference and rules may know more than the file declares; the file stays as it was written.
     forget_shapes(model, untold)
     faces = [*model.graph.inputs, *model.graph.outputs]

@@ -20,6 +20,7 @@ import yaml
 from onnxprune.errors import UsageError
 from onnxprune.passes.apply_plan import ApplyPlan
 from onnxprune.passes.base import PASSES, Pass
+from onnxprune.passes.emit import Emit
 from onnxprune.planning import PrunePlan, SelectOptions
 from onnxprune.recovery.steps import parse_recover
 
@@ -120,6 +121,15 @@ class Recipe:
         """Return the recipe with another :attr:`mask_only`."""
         passes = tuple(ApplyPlan(on) if isinstance(p, ApplyPlan) else p for p in self.passes)
         return dataclasses.replace(self, passes=passes)
+
+    def with_format(self, name: str) -> Recipe:
+        """Return the recipe with weights packed at the end, in place of any packing it has.
+
+        Raises:
+            UsageError: there is no such format.
+        """
+        kept = tuple(p for p in self.passes if not isinstance(p, Emit))
+        return dataclasses.replace(self, passes=(*kept, Emit(name)))
 
     def with_recover(self, what: str) -> Recipe:
         """Return the recipe with another :attr:`recover`.

@@ -7,6 +7,8 @@ from typing import ClassVar
 
 import onnx_ir as ir
 
+from onnxprune.errors import UsageError
+from onnxprune.formats import format_choices
 from onnxprune.formats.choose import parse_block
 from onnxprune.formats.pack import convert_model
 from onnxprune.passes.base import PASSES, Context, Pass, PassResult
@@ -38,11 +40,23 @@ class Emit(Pass):
     others: bool = False
     merge_zeros: bool = False
 
+    def __post_init__(self) -> None:
+        """Check the format before any work is done for it.
+
+        Raises:
+            UsageError: unknown format, or a block that does not fit it.
+        """
+        if self.format not in format_choices():
+            raise UsageError(
+                f"unknown format {self.format!r}; there are {', '.join(format_choices())}"
+            )
+        parse_block(self.format, self.block)
+
     def run(self, model: ir.Model, context: Context) -> PassResult:
         """Convert the model in place; ``stats`` is :meth:`.formats.pack.PackStats.as_dict`.
 
         Raises:
-            UsageError: unknown format, or an option out of range.
+            UsageError: an option out of range.
             LoadError: the model holds a damaged packed weight.
         """
         stats = convert_model(

@@ -13,6 +13,7 @@ from onnxprune import __version__
 from onnxprune.cli._console import note, progress_bar, show
 from onnxprune.cli._picture import PICTURE, check_picture, picture
 from onnxprune.errors import UsageError
+from onnxprune.formats import format_choices
 
 if TYPE_CHECKING:
     from onnxprune.cli._outputs import Outputs
@@ -118,6 +119,12 @@ def _layers(context: click.Context, parameter: click.Parameter, texts: tuple[str
 )
 @click.option(
     "--mask-only", is_flag=True, help="Write the dense model with zeros instead of a smaller one."
+)
+@click.option(
+    "--format",
+    "format_",
+    type=click.Choice(format_choices()),
+    help="Also pack the weights, as 'convert --format' does: auto takes the smallest form of each.",
 )
 @click.option("--plan", type=click.Path(path_type=Path), help="Write what was kept, as JSON.")
 @click.option("--from-plan", type=click.Path(), help="Replay such a file instead of selecting.")
@@ -232,7 +239,9 @@ def build_recipe(options: dict[str, Any]) -> Recipe:
     if options["from_plan"] and (given.keys() - {"seed"}):
         names = ", ".join(sorted(given))
         raise UsageError(f"--from-plan replays a plan and selects nothing; leave out: {names}")
-    return recipe.with_mask_only(True) if options["mask_only"] else recipe
+    if options["mask_only"]:
+        recipe = recipe.with_mask_only(True)
+    return recipe if options["format_"] is None else recipe.with_format(options["format_"])
 
 
 def _recipe_text(recipe: Recipe, options: dict[str, Any]) -> str:

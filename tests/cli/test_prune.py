@@ -13,6 +13,7 @@ import pytest
 from cli_helpers import contents, digest, save_convs
 
 import onnxprune
+from onnxprune.errors import UsageError
 
 
 def interface(path: Path) -> list[Any]:
@@ -242,3 +243,20 @@ def test_operators_of_another_library_need_no_proof(run, tmp_path):
         "w1": 4,
         "w2": 4,
     }
+
+
+def test_format_packs_what_was_pruned(run, resnet, tmp_path):
+    """One command for what prune and convert do."""
+    half, packed, both = (tmp_path / n for n in ("half.onnx", "packed.onnx", "both.onnx"))
+    args = ("--pattern", "element", "--sparsity", "0.8")
+    assert run("prune", resnet, "-o", half, *args).code == 0
+    assert run("convert", half, "-o", packed, "--format", "bitmap").code == 0
+    ran = run("prune", resnet, "-o", both, *args, "--format", "bitmap", "--json")
+    assert ran.code == 0
+    stored = [{t.name: t.raw_data for t in onnx.load(p).graph.initializer} for p in (packed, both)]
+    assert stored[0] == stored[1]
+    report = json.loads(ran.out)
+    assert report["bytes"]["after"] == both.stat().st_size < 0.4 * report["bytes"]["before"]
+    assert report["sparsity"] == pytest.approx(0.8, abs=0.01)
+    with pytest.raises(UsageError, match="bitmap"):
+        onnxprune.prune(resnet, "element", 0.5, format="bitmaps")
