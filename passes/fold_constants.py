@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
+import onnxprune.rules.families  # noqa: F401  (registers every rule)
 from onnxprune.passes.base import PASSES, Context, Pass, PassResult
 from onnxprune.passes.known_branches import take_known_branches
 from onnxprune.rules.analysis import FLOATS, STANDARD, Analyzer, overridable

@@ -16,6 +16,8 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from onnxprune.rules.symbols import factors_of, product_name
+
 Leaf = tuple[ir.Value, int]
 LIMIT = 64  # elements; shapes are short, anything longer is data
 INT_TYPES = {
@@ -136,6 +138,8 @@ class SizeTracer:
         op = node.op_type
         if op == "Shape":
             return self._shape(node)
+        if op == "Size":
+            return self._count(node)
         args = [self.of(v) for v in node.inputs]
         if not args or args[0] is None:
             return None
@@ -189,6 +193,14 @@ class SizeTracer:
         start, end = _int_attr(node, "start", 0), _int_attr(node, "end", len(entries))
         part = entries[start:end]
         return _array(part, (len(part),))
+
+    def _count(self, node: ir.Node) -> Entry | None:
+        """Return the number of elements of a tensor."""
+        counted = self.of(node.inputs[0])
+        if counted is not None:
+            return Entry(counted.size)
+        shape = self._shape(node)
+        return None if shape is None else _combine(lambda *v: math.prod(v), *shape.reshape(-1))
 
     def _cast(self, node: ir.Node, arg: Sizes) -> Sizes | None:
         to = ir.DataType(_int_attr(node, "to", 1))
@@ -325,23 +337,22 @@ def _symbol(entry: Entry) -> str | None:
 
 
 def _rest(source: list[int | str | None], others: list[int | str | None]) -> int | str | None:
-    """Divide the product of ``source`` by that of ``others``, symbols cancelling by name."""
-    left = list(source)
-    for dim in others:
-        if dim is None:
+    """Divide the product of ``source`` by that of ``others``, symbols cancelling by name.
+
+    What is left of several symbols is named by their product (:func:`symbols.product_name`), so
+    that a reshape which takes it apart again can be read.
+    """
+    if None in source or None in others:
+        return None
+    total, left = factors_of(source)
+    known, given = factors_of(others)
+    for name in given:
+        if name not in left:
             return None
-        if isinstance(dim, str):
-            if dim not in left:
-                return None
-            left.remove(dim)
-    symbols = [d for d in left if not isinstance(d, int)]
-    total = math.prod(d for d in left if isinstance(d, int))
-    known = math.prod(d for d in others if isinstance(d, int))
+        left.remove(name)
     if known == 0 or total % known:
         return None
-    if not symbols:
-        return total // known
-    return symbols[0] if len(symbols) == 1 and total == known else None
+    return product_name(total // known, left)
 
 
 def learn_shape(

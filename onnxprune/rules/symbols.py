@@ -9,7 +9,7 @@ two matrices, are taken for one: the alternative is that one of them is always 1
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import onnx_ir as ir
 
@@ -17,6 +17,8 @@ from onnxprune.rules.base import RULES
 
 Dims = list[int | str | None]
 MADE_UP = "unk__"
+PRODUCT = "*"  # joins the factors in the name of a size that a reshape made of several
+MOST_FACTORS = 4
 BROADCASTING = frozenset(
     (
         "Add",
@@ -58,6 +60,26 @@ ALIKE = frozenset(
 ELEMENTWISE = "*d -> *d"  # text of their rules
 
 
+def factors_of(dims: Iterable[int | str | None]) -> tuple[int, list[str]]:
+    """Take sizes apart: the product of the numbers, and the names, those in products too."""
+    number, names = 1, []
+    for dim in dims:
+        for part in dim.split(PRODUCT) if isinstance(dim, str) else (dim,):
+            if isinstance(part, str) and not part.isdigit():
+                names.append(part)
+            else:
+                number *= int(part or 0)
+    return number, names
+
+
+def product_name(number: int, names: Sequence[str]) -> int | str | None:
+    """Name a product of sizes, ``4*height*width``; None if it has too many factors to be of use."""
+    if not names or number == 0:
+        return number
+    parts = [str(number)] * (number != 1) + sorted(names)
+    return PRODUCT.join(parts) if len(names) <= MOST_FACTORS else None
+
+
 def unify_symbols(graph: ir.Graph, dims: Callable[[ir.Value], Dims | None]) -> int:
     """Rename made-up sizes that must be another one; return how many names went.
 
@@ -70,6 +92,9 @@ def unify_symbols(graph: ir.Graph, dims: Callable[[ir.Value], Dims | None]) -> i
     def find(name: str | int) -> str | int:
         while isinstance(name, str) and name in same:
             name = same[name]
+        if isinstance(name, str) and PRODUCT in name:
+            parts = [find(part) for part in name.split(PRODUCT)]
+            return product_name(*factors_of(parts)) or name
         return name
 
     for a, b in _facts(graph, dims):
@@ -78,7 +103,8 @@ def unify_symbols(graph: ir.Graph, dims: Callable[[ir.Value], Dims | None]) -> i
             continue
         if _rank(x) < _rank(y):
             x, y = y, x
-        if isinstance(x, str) and x.startswith(MADE_UP):
+        # A product is what a reshape made it; renamed, it would be found anew.
+        if isinstance(x, str) and x.startswith(MADE_UP) and PRODUCT not in x:
             same[x] = y
     if same:
         for node in graph:
@@ -110,11 +136,13 @@ def told_sizes(graph: ir.Graph) -> dict[str, int]:
 
 
 def _rank(name: str | int) -> tuple[int, int, str]:
-    """Order sizes: numbers first, then names of the model, then made-up ones, older first."""
+    """Order sizes: numbers, names of the model, products, then made-up names, older first."""
     if isinstance(name, int):
         return (0, name, "")
+    if PRODUCT in name:
+        return (2, len(name), name)
     made = name.startswith(MADE_UP)
-    return (2, len(name), name) if made else (1, 0, name)
+    return (3, len(name), name) if made else (1, 0, name)
 
 
 def _rename(value: ir.Value, find: Callable[[str | int], str | int]) -> None:

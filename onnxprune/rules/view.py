@@ -61,7 +61,9 @@ class NodeView:
         value = self.node.outputs[index]
         dims = self._analyzer.dims(value)
         again = _LEARNED in value.meta and index not in self._learned
-        return None if again and dims is not None and None in dims else dims
+        # A name that inference made up may have given way to another since.
+        vague = any(d is None or (isinstance(d, str) and MADE_UP in d) for d in dims or ())
+        return None if again and vague else dims
 
     def rank(self, index: int) -> int:
         """Return the rank of input ``index``; a rule needs it, so unknown rank gives up."""
@@ -277,22 +279,27 @@ class NodeView:
         self._analyzer.produces(value, axis, (self.node, index))
 
     def learn(self, index: int, dims: Sequence[Dim], like: int = 0) -> None:
-        """Record the shape of an output that inference could not find; its type is ``like``'s.
-
-        A name that inference made up is good for as long as inference does not run again: it is
-        left open, and learned anew when more is known.
-        """
+        """Record the shape of an output that inference could not find; its type is ``like``'s."""
         value = self.node.outputs[index]
-        dims = [None if isinstance(d, str) and d.startswith(MADE_UP) else d for d in dims]
+        dims = list(dims)
         self._learned.add(index)
         value.meta[_LEARNED] = True
-        if self._analyzer.dims(value) == list(dims):
+        typed = value.type is not None
+        if not typed:
+            value.type = self._type_like(like)
+        if self._analyzer.dims(value) == dims and typed == (value.type is not None):
             return
-        value.shape = ir.Shape(list(dims))
-        source = self.node.inputs[like] if like < self.n_inputs else None
-        if value.type is None and source is not None:
-            value.type = source.type
+        value.shape = ir.Shape(dims)
         self._analyzer.learned += 1
+
+    def _type_like(self, like: int) -> ir.TypeProtocol | None:
+        """Return the type of an input; where it is not known yet, that of a constant beside it."""
+        source = self.node.inputs[like] if like < self.n_inputs else None
+        if source is not None and source.type is not None:
+            return source.type
+        held = [self._analyzer.tensor(v) for v in self.node.inputs if v is not None]
+        real = [t.dtype for t in held if t is not None and t.dtype.is_floating_point()]
+        return ir.TensorType(real[0]) if real else None
 
     def typed_like(self, index: int, out: int = 0) -> None:
         """Tell the type of an output, that of input ``index``, where inference does not."""

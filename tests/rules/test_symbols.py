@@ -11,7 +11,7 @@ from onnx import TensorProto, helper, numpy_helper
 import onnxprune
 from onnxprune.rules.analysis import Analyzer
 from onnxprune.rules.sizes import Entry, expand_dims
-from onnxprune.rules.symbols import told_sizes, unify_symbols
+from onnxprune.rules.symbols import factors_of, product_name, told_sizes, unify_symbols
 
 
 def _attention(*, fused: bool = False) -> onnx.ModelProto:
@@ -137,3 +137,74 @@ def test_sizes_that_weights_give_away() -> None:
     ]
     graph = ir.Graph([x, y], [n.outputs[0] for n in nodes], nodes=nodes, initializers=weights)
     assert told_sizes(graph) == {"c": 6, "f": 6}
+
+
+def test_a_product_of_unknown_sizes_keeps_its_factors() -> None:
+    assert product_name(4, ["w", "h"]) == "4*h*w"
+    assert factors_of(["4*h*w", 2, "n"]) == (8, ["h", "w", "n"])
+    assert product_name(6, []) == 6
+    assert product_name(1, list("abcde")) is None
+
+
+def test_pixels_in_a_row_and_back_leave_channels_free() -> None:
+    """[n, c, h, w] to [n, c, h w], a product over channels, and back by a size of -1."""
+    rng = np.random.default_rng(0)
+    numbers = {"two": [2], "three": [3], "four": [4], "zero": [0], "open": [-1]}
+    nodes = [
+        helper.make_node("Conv", ["x", "w1"], ["a"]),
+        helper.make_node("Shape", ["a"], ["s"]),
+        helper.make_node("Slice", ["s", "zero", "two"], ["front"]),
+        helper.make_node("Slice", ["s", "zero", "one_"], ["batch"]),
+        helper.make_node("Slice", ["s", "two", "four"], ["back"]),
+        helper.make_node("Concat", ["front", "open"], ["row"], axis=0),
+        helper.make_node("Reshape", ["a", "row"], ["b"]),
+        helper.make_node("Transpose", ["b"], ["c"], perm=[0, 2, 1]),
+        helper.make_node("MatMul", ["c", "w2"], ["d"]),
+        helper.make_node("Transpose", ["d"], ["e"], perm=[0, 2, 1]),
+        helper.make_node("Concat", ["batch", "open", "back"], ["plane"], axis=0),
+        helper.make_node("Reshape", ["e", "plane"], ["f"]),
+        helper.make_node("Conv", ["f", "w3"], ["y"]),
+    ]
+    arrays = {"w1": (8, 3, 3, 3), "w2": (8, 12), "w3": (5, 12, 1, 1)}
+    graph = helper.make_graph(
+        nodes,
+        "pixels",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 3, "h", "w"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 5, None, None])],
+        [
+            numpy_helper.from_array(rng.standard_normal(s).astype(np.float32), n)
+            for n, s in arrays.items()
+        ]
+        + [
+            numpy_helper.from_array(np.array(v, np.int64), k)
+            for k, v in {**numbers, "one_": [1]}.items()
+        ],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    result = onnxprune.prune(model, sparsity=0.5)
+    assert [(g["units"], g["kept"]) for g in result.report["groups"]] == [(8, 4), (12, 6)]
+    assert result.report["proof"]["passed"]
+
+
+def test_the_number_of_sizes_is_known() -> None:
+    """Size of a Shape is the rank, as writers of block convolutions compute it."""
+    nodes = [
+        helper.make_node("Shape", ["x"], ["s"]),
+        helper.make_node("Size", ["s"], ["rank"]),
+        helper.make_node("Size", ["x"], ["all"]),
+        helper.make_node("Add", ["rank", "all"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "count",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [2, 5, "w"])],
+        [helper.make_tensor_value_info("y", TensorProto.INT64, [])],
+    )
+    proto = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    model = ir.from_proto(proto)
+    tracer = Analyzer(model).sizes
+    values = {v.name: v for node in model.graph for v in node.outputs}
+    rank, every = tracer.of(values["rank"]), tracer.of(values["all"])
+    assert rank is not None and rank.item().value == 3
+    assert every is not None and every.item().value is None
+    assert {axis for _, axis in every.item().leaves} == {0, 1, 2}
