@@ -107,14 +107,14 @@ CostInput cost_input(const WeightsImpl& w, std::int64_t pixels) {
   return in;
 }
 
-// For a vector of four outputs a tile: one multiply-add for each point and plane, adding up and
-// storing; the input's transformation once for all rows.
+// For a vector of tiles: one multiply-add for each point and plane, adding up and storing; the input's
+// transformation once for all rows.
 double winograd_cycles(const CostInput& in, Isa isa, double vectors) {
   const double points = in.points * in.points;
   double rate = isa == Isa::avx512 && wide_is_split() ? 1.15 : isa == Isa::avx512 ? 0.75 : 0.85;
   // Every vector of tiles passes over all transformed weights, so they must be near.
   if (8.0 * in.rows * points * in.planes > static_cast<double>(cache_sizes().l2)) rate *= 2;
-  return vectors / 4 * (in.rows * (rate * points * in.planes + 4 * points) + 8 * points * in.planes);
+  return vectors / (in.points * in.points / 4) * (in.rows * (rate * points * in.planes + 4 * points) + 8 * points * in.planes);
 }
 
 double kernel_cycles(const KernelRecord& kernel, const CostInput& in) {

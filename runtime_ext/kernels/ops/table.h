@@ -60,7 +60,7 @@ struct WinogradSums {
   // Where the outputs of the first half of the tiles go, and those of the second.
   struct Half {
     std::int64_t to = 0;  // floats into the plane
-    int lanes = 0, rows = 2;
+    int lanes = 0, rows = 0;  // pixels, rows of pixels
   } halves[2];
 };
 
@@ -85,7 +85,7 @@ struct OpsTable {
   void (*pool_row)(bool maximum, const PoolRow& row);
   // Square windows of 3 or 5, stride 1 or 2 in both directions.
   void (*window_sums)(int kernel, int stride, const WindowRun& run);
-  // See ops/winograd.h; `points` in each direction: 4 or 5.
+  // See ops/winograd.h; `points` in each direction: 4 or 6.
   int (*winograd_outputs)(int points);  // output channels of a block of weights
   void (*winograd_input)(int points, const WinogradInput& job);
   void (*winograd_sums)(int points, const WinogradSums& job);

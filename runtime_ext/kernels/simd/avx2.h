@@ -65,6 +65,21 @@ struct Simd {
     const __m256 mixed = _mm256_shuffle_ps(a, b, 0xdd);
     return _mm256_castpd_ps(_mm256_permute4x64_pd(_mm256_castps_pd(mixed), 0xd8));
   }
+  static inline void deal_three(const Reg (&lines)[3], Reg (&streams)[3]) {
+    float from[3 * kWidth], to[3 * kWidth];
+    for (int k = 0; k < 3; ++k) store(from + k * kWidth, lines[k]);
+    for (int i = 0; i < 3 * kWidth; ++i) to[i % 3 * kWidth + i / 3] = from[i];
+    for (int k = 0; k < 3; ++k) streams[k] = load(to + k * kWidth);
+  }
+  static inline void join_three(const Reg (&streams)[3], Reg (&lines)[3]) {
+    float from[3 * kWidth], to[3 * kWidth];
+    for (int k = 0; k < 3; ++k) store(from + k * kWidth, streams[k]);
+    for (int i = 0; i < 3 * kWidth; ++i) to[i] = from[i % 3 * kWidth + i / 3];
+    for (int k = 0; k < 3; ++k) lines[k] = load(to + k * kWidth);
+  }
+  static inline void store_between(float* p, Reg v, int first, int last) {
+    _mm256_maskstore_ps(p, lanes(((1u << last) - 1u) & ~((1u << first) - 1u)), v);
+  }
   static inline Reg load_between(const float* p, int first, int last, Reg fill) {
     const __m256i kept = lanes(((1u << last) - 1u) & ~((1u << first) - 1u));
     return _mm256_blendv_ps(fill, _mm256_maskload_ps(p, kept), _mm256_castsi256_ps(kept));

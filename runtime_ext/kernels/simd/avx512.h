@@ -70,6 +70,44 @@ struct Simd {
         _mm512_setr_epi32(1, 3, 5, 7, 9, 11, 13, 15, 17, 19, 21, 23, 25, 27, 29, 31);
     return _mm512_permutex2var_ps(a, pick, b);
   }
+  // Three streams out of lines in which their elements take turns, and back.
+  // Lane i of result k is element at(k, i) of the three.
+  struct Thirds {
+    alignas(64) std::int32_t two[3][16], three[3][16];
+    std::uint16_t last[3];
+  };
+  static constexpr Thirds thirds(bool deal) {
+    Thirds t{};
+    for (int k = 0; k < 3; ++k) {
+      for (int i = 0; i < 16; ++i) {
+        const int n = i + 16 * k, at = deal ? 3 * i + k : n / 3 + n % 3 * 16;
+        t.two[k][i] = at % 32;
+        t.three[k][i] = at % 16;
+        if (at >= 32) t.last[k] = static_cast<std::uint16_t>(t.last[k] | 1 << i);
+      }
+    }
+    return t;
+  }
+  static inline void rearrange(const Thirds& t, const Reg (&from)[3], Reg (&to)[3]) {
+#pragma GCC unroll 3
+    for (int k = 0; k < 3; ++k) {
+      const Reg low = _mm512_permutex2var_ps(from[0], _mm512_load_si512(t.two[k]), from[1]);
+      to[k] = _mm512_mask_permutexvar_ps(low, t.last[k], _mm512_load_si512(t.three[k]), from[2]);
+    }
+  }
+  static inline void deal_three(const Reg (&lines)[3], Reg (&streams)[3]) {
+    static constexpr Thirds table = thirds(true);
+    rearrange(table, lines, streams);
+  }
+  static inline void join_three(const Reg (&streams)[3], Reg (&lines)[3]) {
+    static constexpr Thirds table = thirds(false);
+    rearrange(table, streams, lines);
+  }
+  // Only the lanes first .. last-1.
+  static inline void store_between(float* p, Reg v, int first, int last) {
+    const std::uint32_t bits = ((1u << last) - 1u) & ~((1u << first) - 1u);
+    _mm512_mask_storeu_ps(p, static_cast<__mmask16>(bits), v);
+  }
   // `fill` with the lanes first .. last-1 from memory, which alone is touched.
   static inline Reg load_between(const float* p, int first, int last, Reg fill) {
     const std::uint32_t bits = ((1u << last) - 1u) & ~((1u << first) - 1u);

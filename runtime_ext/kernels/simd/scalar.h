@@ -86,6 +86,21 @@ struct Simd {
   }
   static inline Reg even_lanes(Reg a, Reg b) { return Reg{a[0], a[2], b[0], b[2]}; }
   static inline Reg odd_lanes(Reg a, Reg b) { return Reg{a[1], a[3], b[1], b[3]}; }
+  static inline void deal_three(const Reg (&lines)[3], Reg (&streams)[3]) {
+    float from[3 * kWidth], to[3 * kWidth];
+    for (int k = 0; k < 3; ++k) store(from + k * kWidth, lines[k]);
+    for (int i = 0; i < 3 * kWidth; ++i) to[i % 3 * kWidth + i / 3] = from[i];
+    for (int k = 0; k < 3; ++k) streams[k] = load(to + k * kWidth);
+  }
+  static inline void join_three(const Reg (&streams)[3], Reg (&lines)[3]) {
+    float from[3 * kWidth], to[3 * kWidth];
+    for (int k = 0; k < 3; ++k) store(from + k * kWidth, streams[k]);
+    for (int i = 0; i < 3 * kWidth; ++i) to[i] = from[i % 3 * kWidth + i / 3];
+    for (int k = 0; k < 3; ++k) lines[k] = load(to + k * kWidth);
+  }
+  static inline void store_between(float* p, Reg v, int first, int last) {
+    for (int i = first; i < last; ++i) p[i] = v[i];
+  }
   static inline Reg load_between(const float* p, int first, int last, Reg fill) {
     for (int i = first; i < last; ++i) fill[i] = p[i];
     return fill;

@@ -18,7 +18,7 @@ int winograd_points(const ConvGeometry& g) {
       g.dilation_h != 1 || g.dilation_w != 1)
     return 0;
   const std::int32_t taps = (g.kernel_h + g.stride_h - 1) / g.stride_h;
-  return taps == 3 || taps == 4 ? taps + 1 : 0;
+  return taps == 3 ? 4 : taps == 4 ? 6 : 0;
 }
 
 std::int64_t winograd_inputs(const ConvGeometry& g) {
@@ -29,12 +29,13 @@ namespace {
 
 constexpr std::int64_t kStripTiles = 128;  // their transformed input stays in the second-level cache
 
-// G of both sets of points, 5 taps' room a row.
+// G of both sets of points.
 constexpr double kG4[4][4] = {{1, 0, 0, 0}, {0.5, 0.5, 0.5, 0}, {0.5, -0.5, 0.5, 0}, {0, 0, 1, 0}};
-constexpr double kG5[5][4] = {{1, 0, 0, 0},
-                              {0.5, 0.5, 0.5, 0.5},
+constexpr double kG6[6][4] = {{0.5, 0, 0, 0},
+                              {1.0 / 6, 1.0 / 6, 1.0 / 6, 1.0 / 6},
                               {1.0 / 6, -1.0 / 6, 1.0 / 6, -1.0 / 6},
-                              {8.0 / 3, 4.0 / 3, 2.0 / 3, 1.0 / 3},
+                              {1.0 / 30, 1.0 / 15, 2.0 / 15, 4.0 / 15},
+                              {16.0 / 15, -8.0 / 15, 4.0 / 15, -2.0 / 15},
                               {0, 0, 0, 0.5}};
 
 constexpr std::int32_t floor_div(std::int32_t a, std::int32_t b) {
@@ -66,7 +67,8 @@ class WinogradPlan final : public PlanBase {
         clamp_(clamp_of(epilogue_)),
         bias_(padded_bias(request.weights)),
         borders_(border_runs(out_)),
-        points_(winograd_points(shape_)) {}
+        points_(winograd_points(shape_)),
+        outputs_(points_ / 2) {}
 
   Status build(const PlanRequest& request, const KernelRecord& kernel) {
     if (points_ == 0 || !out_.plain())
@@ -77,8 +79,9 @@ class WinogradPlan final : public PlanBase {
       clamp_.high = std::numeric_limits<float>::infinity();
     }
     const std::int64_t half = ops_.width / 2;
-    tile_rows_ = (out_.height + 1) / 2;
-    tiles_ = ((out_.width + 1) / 2 + half - 1) / half * half;  // a half vector never leaves its row
+    const auto tiles = [&](std::int64_t pixels) { return (pixels + outputs_ - 1) / outputs_; };
+    tile_rows_ = tiles(out_.height);
+    tiles_ = (tiles(out_.width) + half - 1) / half * half;  // a half vector never leaves its row
     strip_rows_ = std::max<std::int64_t>(1, kStripTiles / tiles_);
     if (strip_rows_ > 1) strip_rows_ = strip_rows_ / 2 * 2;  // whole vectors
     strip_rows_ = std::min<std::int64_t>(strip_rows_, tile_rows_);
@@ -138,7 +141,7 @@ class WinogradPlan final : public PlanBase {
       }
     }
     const auto g = [&](int point, int tap) {
-      return points_ == 4 ? kG4[point][tap] : kG5[point][tap];
+      return points_ == 4 ? kG4[point][tap] : kG6[point][tap];
     };
     const std::int64_t n = ops_.winograd_outputs(points_), rows = (shape_.out_channels + n - 1) / n * n;
     bias_.resize(std::max(bias_.size(), static_cast<std::size_t>(rows)), 0.0f);
@@ -182,7 +185,7 @@ class WinogradPlan final : public PlanBase {
       job.tiles = tiles_;
       job.out_stride = inputs() * stride_;
       for (std::int64_t ty = begin; ty < end; ++ty) {
-        job.in = channel + plane.first + 2 * ty * in_.pitch;
+        job.in = channel + plane.first + outputs_ * ty * in_.pitch;
         job.out = scratch + input * stride_ + (ty - begin) * tiles_;
         ops_.winograd_input(points_, job);
       }
@@ -202,19 +205,22 @@ class WinogradPlan final : public PlanBase {
     for (std::int64_t t = 0; t < tiles; t += ops_.width) {
       job.in = scratch + t;
       for (int h = 0; h < 2; ++h) {
-        const std::int64_t tile = t + h * half, ty = begin + tile / tiles_, x = 2 * (tile % tiles_);
-        job.halves[h].to = out_.lead + 2 * ty * out_.pitch + x;
-        job.halves[h].lanes = tile >= tiles ? 0
-                                            : static_cast<int>(std::clamp<std::int64_t>(
-                                                  out_.width - x, 0, ops_.width));
-        job.halves[h].rows = 2 * ty + 1 < out_.height ? 2 : 1;
+        const std::int64_t tile = t + h * half, y = (begin + tile / tiles_) * outputs_,
+                           x = tile % tiles_ * outputs_;
+        const auto part = [](std::int64_t left, std::int64_t most) {
+          return static_cast<int>(std::clamp<std::int64_t>(left, 0, most));
+        };
+        WinogradSums::Half& to = job.halves[h];
+        to.to = out_.lead + y * out_.pitch + x;
+        to.lanes = part(out_.width - x, half * outputs_);
+        to.rows = tile < tiles ? part(out_.height - y, outputs_) : 0;
       }
       ops_.winograd_sums(points_, job);
     }
-    const std::int64_t last = std::min<std::int64_t>(out_.height, 2 * end);
+    const std::int64_t last = std::min<std::int64_t>(out_.height, outputs_ * end);
     for (std::int64_t c = 0; c < shape_.out_channels; ++c) {
       float* plane = out + c * out_.plane_stride;
-      for (std::int64_t y = 2 * begin; y < last && !fused_; ++y) {
+      for (std::int64_t y = outputs_ * begin; y < last && !fused_; ++y) {
         const std::int64_t row = out_.lead + y * out_.pitch;
         ops_.finish(epilogue_, plane + row,
                     residual == nullptr ? nullptr : residual + c * out_.plane_stride + row, nullptr,
@@ -230,7 +236,7 @@ class WinogradPlan final : public PlanBase {
   std::vector<float> weights_, bias_;
   std::vector<FloatRun> borders_;
   std::vector<Plane> planes_;  // phases
-  int points_ = 0;             // in each direction
+  int points_ = 0, outputs_ = 0;  // of a tile in each direction
   std::int64_t tile_rows_ = 0, tiles_ = 0, strip_rows_ = 1;  // tiles in a row
   std::int64_t stride_ = 0;  // floats from input to input of the transformed strip
 };
