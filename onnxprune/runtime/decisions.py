@@ -24,6 +24,10 @@ class Decision:
         sparsity: fraction of zeros of its constant weight; None where it has none.
         predicted_us: predicted time of this node on the sparse provider, microseconds.
         cpu_us: the same on the CPU provider.
+        kernel_bytes: memory its kernel holds, weights and generated code; None until input sizes
+            are known, and for nodes without a weight.
+        code_bytes: how much of it is generated code.
+        build_us: time that making the kernel took, microseconds.
     """
 
     node: str
@@ -35,6 +39,9 @@ class Decision:
     sparsity: float | None
     predicted_us: float | None
     cpu_us: float | None
+    kernel_bytes: int | None
+    code_bytes: int | None
+    build_us: float | None
 
 
 @dataclass(frozen=True)

@@ -22,6 +22,7 @@ std::string number(double value) {
 }
 
 std::string number_or_null(double value) { return value < 0 ? "null" : number(value); }
+std::string count_or_null(int64_t value) { return value < 0 ? "null" : std::to_string(value); }
 
 }  // namespace
 
@@ -59,10 +60,15 @@ void SessionLog::note(const std::string& key, const std::string& value) {
   notes_.emplace_back(key, value);
 }
 
-void SessionLog::set_kernel(int group, const std::string& node, const std::string& kernel) {
+void SessionLog::set_kernel(int group, const NodeKernel& kernel) {
   std::lock_guard<std::mutex> lock(mutex_);
-  for (Decision& d : decisions_)
-    if (d.group == group && d.node == node) d.kernel = kernel;
+  for (Decision& d : decisions_) {
+    if (d.group != group || d.node != kernel.node) continue;
+    d.kernel = kernel.kernel;
+    d.bytes = kernel.bytes;
+    d.code_bytes = kernel.code_bytes;
+    d.build_us = kernel.build_us;
+  }
 }
 
 void SessionLog::add_time(const StepTime& step) {
@@ -91,7 +97,8 @@ std::string SessionLog::json() const {
            ", \"reason\": " + json_quote(d.reason) + ", \"group\": " +
            (d.group < 0 ? "null" : std::to_string(d.group)) + ", \"sparsity\": " + number_or_null(d.sparsity) +
            ", \"predicted_us\": " + number_or_null(d.predicted_us) + ", \"cpu_us\": " + number_or_null(d.cpu_us) +
-           "}";
+           ", \"kernel_bytes\": " + count_or_null(d.bytes) + ", \"code_bytes\": " + count_or_null(d.code_bytes) +
+           ", \"build_us\": " + number_or_null(d.build_us) + "}";
   }
   out += "], \"profile\": [";
   for (size_t i = 0; i < times_.size(); ++i) {

@@ -11,6 +11,14 @@
 
 namespace onnxprune::ep {
 
+// What computes a node, and what that takes.
+struct NodeKernel {
+  std::string node, kernel;
+  int64_t bytes = -1;       // held by its kernel: weights as they are read, generated code; -1 = none
+  int64_t code_bytes = -1;  // of them generated code
+  double build_us = -1;     // time it took to make
+};
+
 struct Decision {
   std::string node, op;
   bool claimed = false;
@@ -20,6 +28,8 @@ struct Decision {
   double sparsity = -1;    // of its constant weight, -1 where it has none
   double predicted_us = -1;  // ours, -1 where not estimated
   double cpu_us = -1;        // the CPU provider's, estimated
+  int64_t bytes = -1, code_bytes = -1;  // see NodeKernel
+  double build_us = -1;
 };
 
 struct StepTime {
@@ -36,7 +46,7 @@ class SessionLog {
   // A fact about the whole session.
   void note(const std::string& key, const std::string& value);
   // Names what computes the node, once that is known.
-  void set_kernel(int group, const std::string& node, const std::string& kernel);
+  void set_kernel(int group, const NodeKernel& kernel);
   void add_time(const StepTime& step);
   std::string json() const;
   int next_group() { return groups_++; }

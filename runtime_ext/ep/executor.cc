@@ -319,11 +319,11 @@ void Executor::record(const Instance& instance, const std::vector<double>& micro
   }
 }
 
-std::vector<std::pair<std::string, std::string>> Executor::kernels() const {
+std::vector<NodeKernel> Executor::kernels() const {
   if (!instances_.empty()) return instances_.front().second->kernels();
-  std::vector<std::pair<std::string, std::string>> out;
+  std::vector<NodeKernel> out;
   for (const Op& op : program_.ops)
-    for (const std::string& node : op.nodes) out.emplace_back(node, op.weights ? op.weights->name() : "planes");
+    for (const std::string& node : op.nodes) out.push_back({node, op.weights ? op.weights->name() : "planes"});
   return out;
 }
 

@@ -44,9 +44,9 @@ class Executor {
   const Program& program() const { return program_; }
   int group() const { return options_.group; }
   void set_group(int group) { options_.group = group; }
-  // Name of each node and of what computes it: the kernel, or the storage of its weight as long as no
-  // input shape is known.
-  std::vector<std::pair<std::string, std::string>> kernels() const;
+  // What computes each node: the kernel, or the storage of its weight as long as no input shape is
+  // known.
+  std::vector<NodeKernel> kernels() const;
 
  private:
   struct Entry {

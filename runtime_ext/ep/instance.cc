@@ -4,10 +4,8 @@
 
 #include <algorithm>
 #include <cstring>
-#include <set>
 #include <stdexcept>
 
-#include "ep/arena.h"
 #include "ep/tasks.h"
 
 namespace onnxprune::ep {
@@ -18,19 +16,19 @@ namespace {
 constexpr float kAnyMask = 0;
 }  // namespace
 
-// Turns ops into steps, and forms of values into buffers.
+// Turns ops into steps.
 class InstanceBuilder {
  public:
   InstanceBuilder(const Program& program, const std::vector<Shape>& shapes, const InstanceOptions& options,
                   Instance* instance)
-      : program_(program), options_(options), instance_(instance) {
-    shapes_ = infer_shapes(program, shapes);
-    plan_ = plan_layouts(program, shapes_);
-  }
+      : program_(program),
+        options_(options),
+        instance_(instance),
+        shapes_(infer_shapes(program, shapes)),
+        plan_(plan_layouts(program, shapes_)),
+        places_(program, plan_) {}
 
   void build() {
-    place_concat_operands();
-    bind_borders();
     plan_kernels();
     for (int v : program_.inputs) convert_from(v, kDense);
     for (size_t i = 0; i < program_.ops.size(); ++i) {
@@ -39,114 +37,18 @@ class InstanceBuilder {
       convert_from(program_.ops[i].out, value(program_.ops[i].out).primary);
     }
     units_.clear();
-    for (const auto& copy : output_copies_) emit_copy(copy.first, copy.second);
-    allocate();
+    for (const auto& copy : places_.output_copies()) emit_copy(copy.first, copy.second);
+    lay_out();
   }
 
  private:
-  struct Buffer {
-    int64_t floats = 0;
-    int parent = -1;            // buffer it is a part of
-    int64_t parent_offset = 0;
-    bool bound = false;         // lies in an input or output of the run
-    Place place;
-    int first = 1 << 30, last = -1;  // steps that use it
-  };
-  struct Pending {  // a place known only after allocation
-    int buffer;
-    std::shared_ptr<Place> place;
-  };
-
   static size_t at(int i) { return static_cast<size_t>(i); }
   ValuePlan& value(int v) { return plan_.values[at(v)]; }
   const PlaneLayout& layout(int v, Form form) const { return plan_.values[at(v)].forms.at(form); }
   int32_t channels(int v) { return static_cast<int32_t>(value(v).view.channels); }
-
-  int buffer_of(int v, Form form) {
-    auto [where, fresh] = buffers_by_form_.emplace(std::make_pair(v, form), static_cast<int>(buffers_.size()));
-    if (fresh) {
-      Buffer buffer;
-      const View& x = value(v).view;
-      buffer.floats = form.dense() ? x.images * x.channels * x.pixels() + 64
-                                   : layout(v, form).buffer_floats(channels(v), static_cast<int32_t>(x.images));
-      buffers_.push_back(buffer);
-    }
-    return where->second;
-  }
-
-  // A handle that will hold the buffer's place once memory is laid out; notes the use by the next step.
+  // A handle that will hold the value's place once memory is laid out; notes the use by the next step.
   std::shared_ptr<Place> use(int v, Form form) {
-    int b = buffer_of(v, form);
-    const int step = static_cast<int>(instance_->steps_.size());
-    for (int i = b; i >= 0; i = buffers_[at(i)].parent) {
-      buffers_[at(i)].first = std::min(buffers_[at(i)].first, step);
-      buffers_[at(i)].last = std::max(buffers_[at(i)].last, step);
-    }
-    auto place = std::make_shared<Place>();
-    pending_.push_back({b, place});
-    return place;
-  }
-
-  // Operands of a concatenation are written straight into their slice of the result.
-  void place_concat_operands() {
-    for (size_t i = 0; i < program_.ops.size(); ++i) {
-      const Op& op = program_.ops[i];
-      if (op.kind != OpKind::concat) continue;
-      const Form form = plan_.ops[i].out;
-      const int whole = buffer_of(op.out, form);
-      int64_t channel = 0;
-      for (int v : op.in) {
-        const int part = buffer_of(v, form);
-        Buffer& b = buffers_[at(part)];
-        // An input's dense form is onnxruntime's own buffer; a value can lie in one place only.
-        const bool movable = b.parent < 0 && part != whole && !(form.dense() && is_input(v)) &&
-                             value(v).view.images == 1 && !contains(part, whole);
-        if (movable) {
-          b.parent = whole;
-          b.parent_offset = channel * layout(op.out, form).plane_stride;
-        }
-        channel += channels(v);
-      }
-    }
-  }
-
-  bool contains(int outer, int inner) const {
-    for (int i = inner; i >= 0; i = buffers_[at(i)].parent)
-      if (i == outer) return true;
-    return false;
-  }
-  bool is_input(int v) const {
-    return std::find(program_.inputs.begin(), program_.inputs.end(), v) != program_.inputs.end();
-  }
-  bool is_output(int v) const {
-    return std::find(program_.outputs.begin(), program_.outputs.end(), v) != program_.outputs.end();
-  }
-  int root(int buffer, int64_t* offset) const {
-    *offset = 0;
-    for (; buffers_[at(buffer)].parent >= 0; buffer = buffers_[at(buffer)].parent)
-      *offset += buffers_[at(buffer)].parent_offset;
-    return buffer;
-  }
-
-  // Inputs and outputs live in onnxruntime's buffers. A dense buffer that already lies elsewhere (in a
-  // concatenation, or in an input) is copied out at the end instead.
-  void bind_borders() {
-    for (size_t k = 0; k < program_.inputs.size(); ++k) {
-      Buffer& b = buffers_[at(buffer_of(program_.inputs[k], kDense))];
-      b.bound = true;
-      b.place = {Place::input, static_cast<int>(k), 0};
-    }
-    for (size_t k = 0; k < program_.outputs.size(); ++k) {
-      const int v = program_.outputs[k];
-      Buffer& b = buffers_[at(buffer_of(v, kDense))];
-      const Place place{Place::output, static_cast<int>(k), 0};
-      if (b.bound || b.parent >= 0) {
-        output_copies_.emplace_back(v, place);
-      } else {
-        b.bound = true;
-        b.place = place;
-      }
-    }
+    return places_.use(v, form, static_cast<int>(instance_->steps_.size()));
   }
 
   template <typename Body>
@@ -193,7 +95,7 @@ class InstanceBuilder {
     const View x = value(v).view;
     const PlaneLayout from = layout(v, source), to = layout(v, target);
     // The same bytes under two names: nothing to move.
-    if (same_bytes(source, from, target, to) && alias(v, source, target)) return;
+    if (same_bytes(source, from, target, to) && places_.alias(v, source, target)) return;
     auto in = use(v, source), out = use(v, target);
     const int64_t image = x.channels * x.pixels();
     const double cost = moving(2 * x.images * image);
@@ -202,7 +104,7 @@ class InstanceBuilder {
     const std::string label = "layout of " + name_of(v);
     auto step = [&](const char* kernel, auto one) {
       // Leaving the program is a cost of the border, not of the operation before it.
-      const std::vector<int> units = target.dense() && is_output(v) ? std::vector<int>{} : units_;
+      const std::vector<int> units = target.dense() && places_.is_output(v) ? std::vector<int>{} : units_;
       Step& s = add(label, kernel, images * channels, cost, [=](const Frame& f, int64_t first, int64_t last, void*) {
         // Items run over images x channels; cut the range at image borders.
         while (first < last) {
@@ -248,24 +150,6 @@ class InstanceBuilder {
            from.lead == to.lead;
   }
 
-  // Lets two forms of a value share memory; false when both are already fixed elsewhere.
-  bool alias(int v, Form source, Form target) {
-    const int a = buffer_of(v, source), b = buffer_of(v, target);
-    Buffer &x = buffers_[at(a)], &y = buffers_[at(b)];
-    if (y.parent < 0 && !y.bound && !contains(b, a)) {
-      y.parent = a;
-      y.parent_offset = 0;
-      return true;
-    }
-    if (x.parent < 0 && !x.bound && !contains(a, b)) {
-      x.parent = b;
-      x.parent_offset = 0;
-      return true;
-    }
-    return false;
-  }
-
-  void reuse_residual(const Op& op, Form form);
   void plan_kernels();
   void emit(const Op& op, const OpPlan& o);
   void emit_conv(const Op& op, const OpPlan& o);
@@ -275,20 +159,16 @@ class InstanceBuilder {
   void emit_pointwise(const Op& op, Form form);
   void emit_norm(const Op& op, Form form);
   void emit_attention(const Op& op, Form form);
-  void allocate();
+  void lay_out();
 
   const Program& program_;
   const InstanceOptions& options_;
   Instance* instance_;
   std::vector<Shape> shapes_;  // of all values
   LayoutPlan plan_;
-  std::vector<Buffer> buffers_;
-  std::map<std::pair<int, Form>, int> buffers_by_form_;
-  std::vector<Pending> pending_;
+  Places places_;
   std::vector<std::shared_ptr<kernels::Plan>> plans_;  // by operation, until its step is made
   std::vector<int> units_;  // of the operation being emitted
-  std::vector<std::pair<int, Place>> output_copies_;
-  std::set<int> in_place_;  // buffers that took the place of a residual
 };
 
 // All weighted sums at once: generating code and copying weights takes time. Timing needs a quiet
@@ -351,32 +231,13 @@ void InstanceBuilder::plan_kernels() {
   for (size_t i : missing) options_.plans->keep(program_.ops[i].weights, program_.ops[i].epilogue, plans_[i]);
 }
 
-// Lets the output take the place of a residual that nobody reads afterwards: it is in the caches, and
-// a place less keeps them free.
-void InstanceBuilder::reuse_residual(const Op& op, Form form) {
-  const int v = op.residual, old = buffer_of(v, form), fresh = buffer_of(op.out, form);
-  const Buffer &from = buffers_[at(old)], &to = buffers_[at(fresh)];
-  const auto read_by = [&](const Op& later) {
-    return later.residual == v || std::find(later.in.begin(), later.in.end(), v) != later.in.end();
-  };
-  const auto next = program_.ops.begin() + (&op - program_.ops.data()) + 1;
-  if (v == op.in[0] || is_input(v) || is_output(v) || std::any_of(next, program_.ops.end(), read_by)) return;
-  // Places that are part of others, or have parts, hold more than this value.
-  const auto part_of_old = [&](const Buffer& b) { return b.parent == old; };
-  if (from.bound || (from.parent >= 0 && in_place_.count(old) == 0) || to.bound || to.parent >= 0 ||
-      std::any_of(buffers_.begin(), buffers_.end(), part_of_old))
-    return;
-  buffers_[at(fresh)].parent = old;
-  in_place_.insert(fresh);
-}
-
 void InstanceBuilder::emit_conv(const Op& op, const OpPlan& o) {
   const PlaneLayout &from = layout(op.in[0], o.in), &to = layout(op.out, o.out);
   std::shared_ptr<kernels::Plan> plan(std::move(plans_[static_cast<size_t>(&op - program_.ops.data())]));
   const View& x = value(op.in[0]).view;
   const int32_t images = static_cast<int32_t>(x.images);
   const int64_t in_stride = from.image_floats(channels(op.in[0])), out_stride = to.image_floats(channels(op.out));
-  if (op.residual >= 0 && plan->residual_in_place()) reuse_residual(op, o.out);
+  if (op.residual >= 0 && plan->residual_in_place()) places_.reuse_residual(op, o.out);
   auto in = use(op.in[0], o.in), out = use(op.out, o.out);
   auto residual = op.residual >= 0 ? use(op.residual, o.out) : nullptr;
   const kernels::PlanInfo& info = plan->info();
@@ -393,7 +254,16 @@ void InstanceBuilder::emit_conv(const Op& op, const OpPlan& o) {
                    });
   step.scratch = plan->scratch_bytes();
   instance_->packed_bytes_ += info.bytes;
-  for (const std::string& node : op.nodes) instance_->kernels_.emplace_back(node, info.kernel);
+  // What a kernel takes is told of the node it was made for, not of those fused into it.
+  for (const std::string& node : op.nodes) {
+    NodeKernel kernel{node, info.kernel};
+    if (&node == &op.nodes.front()) {
+      kernel.bytes = info.bytes;
+      kernel.code_bytes = info.code_bytes;
+      kernel.build_us = 1e6 * info.build_seconds;
+    }
+    instance_->kernels_.push_back(std::move(kernel));
+  }
   instance_->owned_.push_back(std::move(plan));
 }
 
@@ -417,12 +287,7 @@ void InstanceBuilder::emit_pool(const Op& op, const OpPlan& o) {
 
 void InstanceBuilder::emit_reshape(const Op& op, Form form) {
   // The same bytes under another shape, whether dense or in planes.
-  const int source = buffer_of(op.in[0], form), target = buffer_of(op.out, form);
-  Buffer& b = buffers_[at(target)];
-  if (b.parent < 0 && !b.bound && !contains(target, source)) {
-    b.parent = source;
-    return;
-  }
+  if (places_.put(op.out, op.in[0], form)) return;
   auto in = use(op.in[0], form), out = use(op.out, form);
   const View& x = value(op.in[0]).view;
   const int64_t floats = form.dense() ? x.images * x.channels * x.pixels()
@@ -433,14 +298,12 @@ void InstanceBuilder::emit_reshape(const Op& op, Form form) {
 }
 
 void InstanceBuilder::emit_concat(const Op& op, Form form) {
-  const int whole = buffer_of(op.out, form);
   const PlaneLayout l = layout(op.out, form);
   int64_t channel = 0;
   for (int v : op.in) {
     const int64_t offset = channel * l.plane_stride, floats = channels(v) * l.plane_stride;
     channel += channels(v);
-    const Buffer& b = buffers_[at(buffer_of(v, form))];
-    if (b.parent == whole && b.parent_offset == offset) continue;
+    if (places_.lies_in(v, op.out, form, offset)) continue;
     auto in = use(v, form), out = use(op.out, form);
     add(op.label, "copy", 1, moving(2 * floats), [=](const Frame& f, int64_t, int64_t, void*) {
       std::memcpy(f.at(*out) + offset, f.at(*in), static_cast<size_t>(floats) * sizeof(float));
@@ -548,7 +411,7 @@ void InstanceBuilder::emit_attention(const Op& op, Form form) {
 
 void InstanceBuilder::emit(const Op& op, const OpPlan& o) {
   if (op.kind != OpKind::conv)
-    for (const std::string& node : op.nodes) instance_->kernels_.emplace_back(node, "planes");
+    for (const std::string& node : op.nodes) instance_->kernels_.push_back({node, "planes"});
   switch (op.kind) {
     case OpKind::conv:
       return emit_conv(op, o);
@@ -581,29 +444,8 @@ void InstanceBuilder::emit(const Op& op, const OpPlan& o) {
   }
 }
 
-void InstanceBuilder::allocate() {
-  // A buffer lives from its first writer to its last reader; parts extend the life of the whole.
-  for (size_t i = 0; i < buffers_.size(); ++i) {
-    for (int p = buffers_[i].parent; p >= 0; p = buffers_[at(p)].parent) {
-      buffers_[at(p)].first = std::min(buffers_[at(p)].first, buffers_[i].first);
-      buffers_[at(p)].last = std::max(buffers_[at(p)].last, buffers_[i].last);
-    }
-  }
-  std::vector<ArenaRequest> requests;
-  std::vector<int> owner;
-  for (size_t i = 0; i < buffers_.size(); ++i) {
-    const Buffer& b = buffers_[i];
-    if (b.parent >= 0 || b.bound || b.last < 0) continue;
-    requests.push_back({b.floats, b.first, b.last});
-    owner.push_back(static_cast<int>(i));
-  }
-  const std::vector<int64_t> offsets = place(requests, &instance_->arena_floats_);
-  for (size_t i = 0; i < owner.size(); ++i) buffers_[at(owner[i])].place = {Place::arena, 0, offsets[i]};
-  for (const Pending& pending : pending_) {
-    int64_t offset = 0;
-    *pending.place = buffers_[at(root(pending.buffer, &offset))].place;
-    pending.place->offset += offset;
-  }
+void InstanceBuilder::lay_out() {
+  instance_->arena_floats_ = places_.allocate();
   size_t scratch = 0;
   for (const Step& step : instance_->steps_) scratch = std::max(scratch, (step.scratch + 63) / 64 * 64);
   instance_->threads_ = options_.threads;

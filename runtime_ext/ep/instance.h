@@ -7,7 +7,9 @@
 #include <string>
 #include <vector>
 
+#include "ep/decisions.h"
 #include "ep/layouts.h"
+#include "ep/places.h"
 #include "ep/plan_store.h"
 #include "ep/program.h"
 
@@ -27,13 +29,6 @@ class SerialParallel final : public Parallel {
   void run(int chunks, const std::function<void(int)>& body) override {
     for (int i = 0; i < chunks; ++i) body(i);
   }
-};
-
-// Where a tensor lives during a run: in the workspace, or in one of onnxruntime's own buffers.
-struct Place {
-  enum Kind : uint8_t { arena, input, output } kind = arena;
-  int index = 0;       // of the input or output
-  int64_t offset = 0;  // floats
 };
 
 struct Frame {
@@ -74,8 +69,8 @@ class Instance {
   // Bytes of a workspace for runs with at most `threads` threads.
   size_t workspace_bytes() const { return static_cast<size_t>(arena_floats_) * sizeof(float) + scratch_total_; }
   double cycles() const;
-  // Name of the node and of the kernel that computes it.
-  const std::vector<std::pair<std::string, std::string>>& kernels() const { return kernels_; }
+  // Of each node.
+  const std::vector<NodeKernel>& kernels() const { return kernels_; }
   int64_t packed_bytes() const { return packed_bytes_; }
 
   // Runs one image. `microseconds`, when not null, gets the time of each step added: that of the wall
@@ -88,7 +83,7 @@ class Instance {
   friend class InstanceBuilder;
   std::vector<Step> steps_;
   std::vector<std::shared_ptr<void>> owned_;  // plans and constants the steps refer to
-  std::vector<std::pair<std::string, std::string>> kernels_;
+  std::vector<NodeKernel> kernels_;
   int64_t arena_floats_ = 0;
   size_t scratch_total_ = 0, scratch_chunk_ = 0;
   int64_t packed_bytes_ = 0;

@@ -443,7 +443,7 @@ abi::NodeComputeInfo* Provider::compile_one(const abi::Graph* handle, const abi:
 
 abi::NodeComputeInfo* Provider::finish(std::unique_ptr<Executor> executor) {
   executor->prepare();
-  for (const auto& [node, kernel] : executor->kernels()) log_->set_kernel(executor->group(), node, kernel);
+  for (const NodeKernel& kernel : executor->kernels()) log_->set_kernel(executor->group(), kernel);
   return make_fused(std::move(executor));
 }
 

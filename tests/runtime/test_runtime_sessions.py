@@ -101,6 +101,19 @@ def test_log_file_and_explain_agree(tmp_path: Path) -> None:
     assert [d["node"] for d in written["decisions"]] == [d.node for d in runtime.explain(session)]
 
 
+def test_explain_says_what_kernels_take() -> None:
+    net = Net()
+    y = net.add("Relu", net.add("Conv", net.input("x", [1, 8, 9, 9]), net.weight(16, 8, 3, 3)))
+    session = runtime.session(net.model(y), threads=1, force=True)
+    conv, relu = runtime.explain(session)
+    assert conv.kernel == relu.kernel
+    assert conv.kernel_bytes is not None and conv.code_bytes is not None
+    assert 16 * 8 * 9 * 0.2 * 4 < conv.kernel_bytes < 1e6
+    assert (conv.code_bytes > 0) == ("column" in conv.kernel)
+    assert conv.build_us is not None and conv.build_us > 0
+    assert relu.kernel_bytes is None and relu.build_us is None
+
+
 def test_profile_covers_every_step() -> None:
     net, model = network()
     session = runtime.session(model, 1, force=True, profile=True)
