@@ -184,7 +184,7 @@ NETWORKS: dict[str, Network] = {
         "WhisperConfig",
         "automatic-speech-recognition-with-past",
         {**{k: v for k, v in BART.items() if k != "max_position_embeddings"}, "num_mel_bins": 16,
-         "max_source_positions": 50, "max_target_positions": 64, "pad_token_id": 0,
+         "max_source_positions": 1500, "max_target_positions": 64, "pad_token_id": 0,
          "bos_token_id": 1, "eos_token_id": 2, "suppress_tokens": None,
          "begin_suppress_tokens": None},
     ),
@@ -354,7 +354,9 @@ NETWORKS: dict[str, Network] = {
 }  # fmt: skip
 #: Sizes of symbolic dims that differ from those of written.py, by network.
 SIZES: dict[str, dict[str, tuple[int, int]]] = {
-    "whisper": {"feature_size": (16, 16), "nb_max_frames": (100, 100)},
+    "whisper": {"feature_size": (16, 16), "nb_max_frames": (3000, 3000)},
+    "wav2vec2": {"sequence_length": (1600, 2400)},
+    "hubert": {"sequence_length": (1600, 2400)},
     "ast": {"num_mel_bins": (32, 32)},
 }
 

@@ -10,6 +10,7 @@ from onnx_ir.passes.common import ShapeInferencePass
 
 from onnxprune.rules.bodies import graphs_of, nested, values_of
 
+QUIET = ("onnx_ir.passes.common.shape_inference", "onnx_ir.serde")
 Carried = tuple[ir.Node, ir.Graph, int]
 
 
@@ -61,13 +62,16 @@ def _contradicts(inferred: ir.Shape | None, declared: ir.Shape) -> bool:
 
 
 def _infer(model: ir.Model) -> bool:
-    logger = logging.getLogger("onnx_ir.passes.common.shape_inference")
-    level = logger.level
-    logger.setLevel(logging.CRITICAL)
+    # What cannot be inferred, or is learned before its type, is no news for the user.
+    loggers = [logging.getLogger(n) for n in QUIET]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.CRITICAL)
     try:
         return bool(ShapeInferencePass(check_type=False, strict_mode=False)(model).modified)
     finally:
-        logger.setLevel(level)
+        for logger, level in zip(loggers, levels, strict=True):
+            logger.setLevel(level)
 
 
 def _carried(model: ir.Model) -> Iterator[Carried]:

@@ -58,6 +58,7 @@ ALIKE = frozenset(
     )
 )
 ELEMENTWISE = "*d -> *d"  # text of their rules
+UNTOUCHED = frozenset(("Identity", "Cast", "CastLike", "QuantizeLinear", "DequantizeLinear"))
 
 
 def factors_of(dims: Iterable[int | str | None]) -> tuple[int, list[str]]:
@@ -119,8 +120,11 @@ def told_sizes(graph: ir.Graph) -> dict[str, int]:
     Exporters name axes that the weights allow one size only: the channels of an image that a
     convolution with 3 input channels reads.
     """
+    passed: dict[ir.Value, Dims] = {}
 
     def dims(value: ir.Value) -> Dims | None:
+        if value in passed:
+            return passed[value]
         shape = value.shape if value.const_value is None else value.const_value.shape
         if shape is None:
             return None
@@ -129,6 +133,8 @@ def told_sizes(graph: ir.Graph) -> dict[str, int]:
     sizes: dict[str, int] = {}
     for node in graph:
         operands = [None if v is None else dims(v) for v in node.inputs]
+        if node.op_type in UNTOUCHED and operands[0] is not None:
+            passed[node.outputs[0]] = operands[0]
         for a, b in _contracted(node, operands):
             if isinstance(a, str) and isinstance(b, int):
                 sizes.setdefault(a, b)

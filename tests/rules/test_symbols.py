@@ -131,11 +131,13 @@ def test_sizes_that_weights_give_away() -> None:
         ir.Value(name=n, const_value=ir.tensor(np.zeros(s, np.float32), name=n))
         for n, s in (("k", (8, 3, 3, 3)), ("m", (5, 6)))
     ]
+    read = ir.Value(name="read", shape=ir.Shape(["n", "unk__0", "h", "w"]))
     nodes = [
-        ir.Node("", "Conv", [x, weights[0]], [ir.AttrInt64("group", 2)], outputs=[ir.Value()]),
+        ir.Node("", "Cast", [x], [ir.AttrInt64("to", 1)], outputs=[read]),
+        ir.Node("", "Conv", [read, weights[0]], [ir.AttrInt64("group", 2)], outputs=[ir.Value()]),
         ir.Node("", "Gemm", [y, weights[1]], [ir.AttrInt64("transB", 1)], outputs=[ir.Value()]),
     ]
-    graph = ir.Graph([x, y], [n.outputs[0] for n in nodes], nodes=nodes, initializers=weights)
+    graph = ir.Graph([x, y], [n.outputs[0] for n in nodes[1:]], nodes=nodes, initializers=weights)
     assert told_sizes(graph) == {"c": 6, "f": 6}
 
 
