@@ -36,6 +36,7 @@ Use = tuple[ir.Node, int]
 Patch = Callable[[Rewriter, KeptOf], None]
 # Inputs that are sizes and that a rule keeps right when the sizes change.
 SIZE_INPUTS = {("Reshape", 1), ("Expand", 1), ("Resize", 3), ("Split", 1), ("ConstantOfShape", 0)}
+ROUNDS = 64  # of learning shapes; the last one learns nothing, this only bounds a surprise
 STANDARD = ("", "ai.onnx")
 FLOATS = {ir.DataType.FLOAT, ir.DataType.FLOAT16, ir.DataType.BFLOAT16, ir.DataType.DOUBLE}
 
@@ -394,8 +395,10 @@ def analyze(
         return Analyzer(model, through_norms=through_norms, inside_heads=inside_heads, **free)
 
     found = run(freeze_interface=freeze_interface)
-    while found.learned:  # a rule knew a shape; what follows it may be inferable now
-        infer_shapes(model)
+    for _ in range(ROUNDS):
+        if not found.learned:
+            break
+        infer_shapes(model)  # a rule knew a shape; what follows it may be inferable now
         found = run(freeze_interface=freeze_interface)
     if states is not None and freeze_interface:
         pairs = find_states(model, states, lambda free: run(free=free))

@@ -281,15 +281,18 @@ class NodeView:
     def learn(self, index: int, dims: Sequence[Dim], like: int = 0) -> None:
         """Record the shape of an output that inference could not find; its type is ``like``'s."""
         value = self.node.outputs[index]
-        dims = list(dims)
+        before = self._analyzer.dims(value)
+        if before is not None and len(before) == len(dims):
+            # A name that inference has found meanwhile says more than nothing.
+            dims = [old if new is None else new for old, new in zip(before, dims, strict=True)]
         self._learned.add(index)
         value.meta[_LEARNED] = True
         typed = value.type is not None
         if not typed:
             value.type = self._type_like(like)
-        if self._analyzer.dims(value) == dims and typed == (value.type is not None):
+        if before == list(dims) and typed == (value.type is not None):
             return
-        value.shape = ir.Shape(dims)
+        value.shape = ir.Shape(list(dims))
         self._analyzer.learned += 1
 
     def _type_like(self, like: int) -> ir.TypeProtocol | None:

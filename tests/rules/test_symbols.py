@@ -9,7 +9,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxprune
-from onnxprune.rules.analysis import Analyzer
+from onnxprune.rules import analysis
+from onnxprune.rules.analysis import Analyzer, analyze
+from onnxprune.rules.shapes import infer_shapes
 from onnxprune.rules.sizes import Entry, expand_dims
 from onnxprune.rules.symbols import factors_of, product_name, told_sizes, unify_symbols
 
@@ -210,3 +212,38 @@ def test_the_number_of_sizes_is_known() -> None:
     assert rank is not None and rank.item().value == 3
     assert every is not None and every.item().value is None
     assert {axis for _, axis in every.item().leaves} == {0, 1, 2}
+
+
+def test_learning_shapes_comes_to_an_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Inference names what a rule left open; the rule does not take the name away again."""
+    nodes = [
+        helper.make_node("FusedConv", ["x", "w"], ["a"], domain="com.microsoft", activation="Relu"),
+        helper.make_node("Conv", ["a", "v"], ["b"], strides=[2]),
+        helper.make_node("Conv", ["b", "v"], ["c"], strides=[2]),
+        helper.make_node("FusedConv", ["c", "v"], ["y"], domain="com.microsoft"),
+    ]
+    rng = np.random.default_rng(0)
+    graph = helper.make_graph(
+        nodes,
+        "sound",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 1, "t"])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4, None])],
+        [
+            numpy_helper.from_array(rng.standard_normal(s).astype(np.float32), n)
+            for n, s in {"w": (4, 1, 3), "v": (4, 4, 3)}.items()
+        ],
+    )
+    opsets = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
+    model = ir.from_proto(helper.make_model(graph, opset_imports=opsets, ir_version=8))
+    runs = 0
+
+    def infer(held: ir.Model) -> bool:
+        nonlocal runs
+        runs += 1
+        return infer_shapes(held)
+
+    monkeypatch.setattr(analysis, "infer_shapes", infer)
+    analyze(model)
+    assert 1 <= runs <= 6
+    known = [v.shape for node in model.graph for v in node.outputs]
+    assert all(s is not None and [s[0], s[1]] == ["n", 4] for s in known)
