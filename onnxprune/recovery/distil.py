@@ -14,7 +14,7 @@ of Adam's would.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -37,7 +37,7 @@ BATCH = 96
 #: How often the held-out samples are looked at, in epochs.
 LOOK = 2
 MOMENTUM, MEMORY = 0.9, 0.95
-#: Added to a second moment of inputs, relative to its mean diagonal.
+#: Added to a second moment of inputs, relative to its mean diagonal, where columns are plenty.
 DAMPING = 1e-2
 #: Numbers in the inverses of a layer's rows; beyond it the rows share the inverse of all inputs.
 ROOM = 6_000_000
@@ -70,15 +70,23 @@ class Space:
     mask: Mask | None = None
 
     @staticmethod
-    def build(operand: Operand, moment: F64, mask: Mask | None = None) -> Space:
+    def build(
+        operand: Operand, moment: F64, mask: Mask | None = None, *, damping: float = DAMPING
+    ) -> Space:
         """Return the space of inputs with second moments ``moment`` [G, d, d].
+
+        Args:
+            operand: the layer.
+            moment: of its inputs, of any scale.
+            mask: what is kept; None for all.
+            damping: added to the diagonal, relative to its mean.
 
         Raises:
             numpy.linalg.LinAlgError: the moment is not finite.
         """
         size = moment.shape[-1]
         mean = np.maximum(np.einsum("gdd->g", moment) / size, 1e-30)[:, None, None]
-        damped = moment / mean + DAMPING * np.eye(size)
+        damped = moment / mean + damping * np.eye(size)
         if mask is None or mask.all():
             return Space(operand, damped, np.linalg.inv(damped).astype(np.float32))
         kept = operand.matrix(mask)
@@ -179,15 +187,29 @@ def train(
     join = min(len(feeds), max(1, -(-batch // rows)))
     total, step, since = epochs * (len(feeds) // join), 0, 0
     limit, gentle = 0.0, False
+
+    def batch_of(indices: Iterable[int]) -> tuple[list[float], dict[str, Array]]:
+        """Losses of feeds under the present weights, and the summed derivatives."""
+        losses: list[float] = []
+        grads: dict[str, Array] = {}
+        for index in indices:
+            loss, found = graph.run(feeds[index], wants[index], now)
+            losses.append(loss)
+            grads = {n: g + grads[n] if grads else g for n, g in found.items()}
+        for name in names:
+            if name in masks:
+                grads[name] = grads[name] * masks[name]
+        return losses, grads
+
+    def ways_of(grads: Mapping[str, Array]) -> dict[str, Array]:
+        return {n: spaces[n].step(grads[n]) if n in spaces else grads[n] for n in names}
+
     for epoch in range(1, epochs + 1):
         losses = []
         order = rng.permutation(len(feeds))
         for place in range(0, len(order) // join * join, join):
-            grads: dict[str, Array] = {}
-            for index in order[place : place + join]:
-                loss, found = graph.run(feeds[index], wants[index], now)
-                losses.append(loss)
-                grads = {n: g + grads[n] if grads else g for n, g in found.items()}
+            found, grads = batch_of(order[place : place + join])
+            losses += found
             limit = limit or WILD * losses[0]
             step += 1
             if not max(losses[-join:]) < limit:
@@ -198,11 +220,9 @@ def train(
             since += 1
             rise = min(1.0, since / (RISE * total))
             size = 0.5 * rate * rise * (1 + np.cos(np.pi * step / total))
+            ways = ways_of(grads)
             for name in names:
-                grad = grads[name]
-                if name in masks:
-                    grad = grad * masks[name]
-                way = spaces[name].step(grad) if name in spaces else grad
+                grad, way = grads[name], ways[name]
                 strength = float(np.vdot(grad, way)) / counts[name]
                 first[name] += (1 - MOMENTUM) * (way - first[name])
                 second[name] += (1 - MEMORY) * (strength - second[name])

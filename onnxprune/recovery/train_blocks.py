@@ -28,7 +28,7 @@ from onnxprune.passes.shrink import Surgery, set_constant
 from onnxprune.planning import find_layers
 from onnxprune.planning.cost import CostModel
 from onnxprune.recovery.apply import Feed, Progress, Reconstruction, rows_of
-from onnxprune.recovery.distil import EPOCHS, Space, Trained, train
+from onnxprune.recovery.distil import DAMPING, EPOCHS, Space, Trained, train
 from onnxprune.recovery.distil_graph import (
     Students,
     graph_of,
@@ -47,8 +47,8 @@ LEAST_EPOCHS = 2
 MEMORY = 96 << 20
 #: Values inside that are compared.
 MOST_POINTS = 16
-#: Feeds and columns (a multiple of d) behind the moments of a layer's inputs; widest layer.
-MOMENT_FEEDS = 6
+#: Samples and columns (a multiple of d) behind the moments of a layer's inputs; widest layer.
+MOMENT_SAMPLES = 192
 #: Shapes of samples that are trained on, the most frequent ones, and the share that they must have.
 MOST_SHAPES, LEAST_SHARE = 24, 0.5
 MOMENT_COLUMNS = 24
@@ -190,7 +190,8 @@ def _train(
 
 def moment_feeds(feeds: Sequence[Feed]) -> Sequence[Feed]:
     """The feeds behind second moments."""
-    return feeds[:: max(1, len(feeds) // MOMENT_FEEDS)]
+    wanted = -(-MOMENT_SAMPLES // max(1, rows_of(feeds[0])))
+    return feeds[:: max(1, len(feeds) // wanted)]
 
 
 def spaces_of(
@@ -218,14 +219,18 @@ def spaces_of(
         seen = inputs_of(stream, operand)
         total = sum(map(operand.count, seen))
         share = min(1.0, MOMENT_COLUMNS * size / max(total, 1))
-        moment = np.zeros((operand.layer.view_shape[0], size, size))
+        moment, count = np.zeros((operand.layer.view_shape[0], size, size)), 0
         for index, array in enumerate(seen):
             limit = max(1, int(np.ceil(operand.count(array) * share)))
             chosen = operand.positions(array, limit, np.random.default_rng((work.seed, index)))
             columns = operand.columns(array, chosen)
             moment += np.matmul(columns, columns.transpose(0, 2, 1))
+            count += columns.shape[2]
+        # Fewer columns know less about what inputs do together, and a step into a direction that
+        # they miss would be a hundred times too large.
+        damping = DAMPING * max(1.0, MOMENT_COLUMNS * size / max(count, 1))
         try:
-            found[name] = Space.build(operand, moment, masks.get(name))
+            found[name] = Space.build(operand, moment, masks.get(name), damping=damping)
         except np.linalg.LinAlgError:
             continue
     return found

@@ -8,6 +8,14 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 import onnxprune
+from onnxprune import io
+from onnxprune.calibration.stages import Stream
+from onnxprune.passes.base import Context
+from onnxprune.passes.infer_shapes import InferShapes
+from onnxprune.recovery.apply import Reconstruction
+from onnxprune.recovery.distil import DAMPING
+from onnxprune.recovery.train_blocks import MOMENT_COLUMNS, spaces_of
+from onnxprune.rules.analysis import analyze
 
 
 def save_net(path, op="Relu"):
@@ -148,3 +156,21 @@ def test_without_recovery_nothing_is_trained(tmp_path):
     assert result.report["recovery"] is None
     with pytest.raises(onnxprune.api.UsageError):
         onnxprune.prune(path, "element", 0.5, data={"x": X}, recover="some")
+
+
+def test_few_columns_are_trusted_less(tmp_path):
+    path = tmp_path / "net.onnx"
+    save_net(path)
+    model = io.load(path).model
+    InferShapes().run(model, Context())
+    found = {}
+    for samples in (8, 128):
+        work = Reconstruction(
+            analyze(model), [{"x": X[at : at + 4]} for at in range(0, samples, 4)]
+        )
+        spaces = spaces_of(work, Stream(work.stages, work.feeds), {})
+        found[samples] = {n: np.linalg.eigvalsh(s.moment).min() for n, s in spaces.items()}
+    # The last layer has a column a sample, and 24 times its 12 inputs would be plenty.
+    assert found[8]["d"] >= 0.99 * DAMPING * MOMENT_COLUMNS * 12 / 8
+    assert found[8]["d"] > 4 * found[128]["d"]
+    assert found[8]["b"] < 2 * found[128]["b"]  # many positions a sample
