@@ -286,7 +286,7 @@ def sensitivity(
         UsageError: a pattern or level that cannot be meant, or that fits no layer.
         DataError: the samples do not fit, or the model does not run on them.
     """
-    from onnxprune.recovery.apply_levels import sensitivity_report
+    from onnxprune.recovery.sensitivity import sensitivity_report
 
     options = SelectOptions(pattern=pattern, only=only, keep=keep, seed=seed)
     return sensitivity_report(load(model).model, data, options, levels, samples, progress)

@@ -10,25 +10,18 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import onnx_ir as ir
 
 from onnxprune.allocation.knapsack import choose_levels
 from onnxprune.calibration.agreement import Judge
 from onnxprune.calibration.blas import one_thread
 from onnxprune.calibration.operands import Operand, find_operand
-from onnxprune.calibration.samples import calibration_feeds
 from onnxprune.calibration.stages import Stream, tensor_of
-from onnxprune.errors import UsageError
-from onnxprune.patterns import Pattern, parse_pattern
-from onnxprune.planning import SelectOptions, find_layers
-from onnxprune.planning.masks import choose_layers
-from onnxprune.recovery.apply import Progress, Reconstruction, few_columns, quiet, rows_of
+from onnxprune.patterns import Pattern
+from onnxprune.recovery.apply import Progress, Reconstruction, few_columns, quiet
 from onnxprune.recovery.apply_layer import solve_layer
-from onnxprune.rules.analysis import analyze
 
 F64 = npt.NDArray[np.float64]
 #: Fractions removed at which a layer is measured.
@@ -232,68 +225,6 @@ def filled(
         for name in free:
             found[name] = min(1.0, found[name] * (1 + (kept - spent) / part))
     return found
-
-
-def as_rows(table: Sequence[Sensitivity]) -> list[dict[str, Any]]:
-    """Return the table as plain data, a row a layer and level."""
-    return [
-        {"layer": s.layer, "tensor": s.tensor, "weights": s.weights, "sparsity": level,
-         "loss": loss, "top1": top1}
-        for s in table
-        for level, loss, top1 in zip(s.levels, s.loss, s.top1, strict=True)
-    ]  # fmt: skip
-
-
-def checked_levels(levels: Sequence[float]) -> tuple[float, ...]:
-    """Return the levels.
-
-    Raises:
-        UsageError: they do not ascend strictly between 0 and 1.
-    """
-    wanted = tuple(levels)
-    if not wanted or list(wanted) != sorted(set(wanted)) or not 0 < wanted[0] <= wanted[-1] < 1:
-        raise UsageError(f"levels {list(wanted)}: give ascending fractions above 0 and below 1")
-    return wanted
-
-
-def sensitivity_report(
-    model: ir.Model,
-    data: Any,
-    options: SelectOptions,
-    levels: Sequence[float] | None,
-    samples: int | None,
-    progress: Progress,
-) -> dict[str, Any]:
-    """Measure a model; see :func:`onnxprune.sensitivity`.
-
-    Raises:
-        UsageError: a pattern or level that cannot be meant, or that fits no layer.
-        DataError: the samples do not fit, or the model does not run on them.
-    """
-    from onnxprune.passes.base import Context
-    from onnxprune.passes.infer_shapes import InferShapes
-
-    pattern = parse_pattern(options.pattern)
-    if pattern.structural:
-        from onnxprune.recovery.channel_report import DEFAULT, channel_report
-
-        checked_levels(DEFAULT if levels is None else levels)
-        return channel_report(model, data, options, levels, samples, progress)
-    wanted = checked_levels(LEVELS if levels is None else levels)
-    feeds = calibration_feeds(data, model, samples)
-    InferShapes().run(model, Context(seed=options.seed))
-    analyzer = analyze(model)
-    layers, _ = choose_layers(find_layers(analyzer), pattern, options)
-    work = Reconstruction(analyzer, feeds, seed=options.seed)
-    names = [layer.value.name or "" for layer in layers]
-    table = measure(work, names, pattern, levels=wanted, progress=progress)
-    if not table:
-        raise UsageError("no layer of this model has an input of its own to take statistics of")
-    return {
-        "pattern": pattern.text,
-        "samples": sum(rows_of(feeds[i]) for i in chosen_feeds(work)),
-        "rows": as_rows(table),
-    }
 
 
 def divided_masks(
