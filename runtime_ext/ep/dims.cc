@@ -2,6 +2,8 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <initializer_list>
+#include <limits>
 
 namespace onnxprune::ep {
 
@@ -20,6 +22,13 @@ bool resolve_auto_pad(Window* window, AutoPad mode, const Dim& size) {
   int64_t small = total / 2;
   window->pad_begin = mode == AutoPad::same_upper ? small : total - small;
   window->pad_end = total - window->pad_begin;
+  return true;
+}
+
+bool Window::in_range(int64_t size) const {
+  constexpr int64_t kMost = std::numeric_limits<int32_t>::max();
+  for (const int64_t number : {kernel, stride, dilation, pad_begin, pad_end, size})
+    if (number > kMost || number < -kMost) return false;
   return true;
 }
 

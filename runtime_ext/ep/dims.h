@@ -30,6 +30,8 @@ using Shape = std::vector<int64_t>;
 struct Window {
   int64_t kernel = 1, stride = 1, dilation = 1, pad_begin = 0, pad_end = 0;
   int64_t extent() const { return (kernel - 1) * dilation + 1; }
+  // Whether all numbers, and the size it slides over, are so small that no arithmetic here overflows.
+  bool in_range(int64_t size) const;
 };
 
 enum class AutoPad : uint8_t { none, same_upper, same_lower, valid };

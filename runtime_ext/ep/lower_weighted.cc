@@ -66,6 +66,7 @@ Dims lower_windows(const GraphNode& node, const Shape& kernel, const Dims& sizes
     if (w.kernel < 1 || w.stride < 1 || w.dilation < 1) throw Unsupported("empty window or stride");
     if (w.pad_begin < 0 || w.pad_end < 0) throw Unsupported("negative pads");
     const Dim size = i < sizes.size() ? sizes[i] : Dim{};
+    if (!w.in_range(size.value)) throw Unsupported("a number of its window is out of range");
     if ((mode == AutoPad::same_upper || mode == AutoPad::same_lower) && w.dilation != 1)
       throw Unsupported("automatic padding with dilation");
     if (!resolve_auto_pad(&w, mode, size)) throw Unsupported("automatic padding of an open size");
