@@ -351,11 +351,27 @@ void pack_weights(Program* program) {
   for (Op& op : program->ops) op.source.reset();
 }
 
+namespace {
+
+// Sizes that nothing real has, as damaged models promise them, would overflow what is computed from them.
+const Shape& plausible(const Shape& shape) {
+  constexpr int64_t kMostSize = int64_t{1} << 30, kMostElements = int64_t{1} << 40;
+  int64_t elements = 1;
+  for (int64_t d : shape) {
+    if (d > kMostSize || (d > 0 && elements > kMostElements / d))
+      throw std::invalid_argument("onnxprune: a tensor of shape " + to_string(shape) + " is too large");
+    elements *= std::max<int64_t>(d, 1);
+  }
+  return shape;
+}
+
+}  // namespace
+
 std::vector<Shape> infer_shapes(const Program& program, const std::vector<Shape>& inputs) {
   if (inputs.size() != program.inputs.size()) throw std::invalid_argument("onnxprune: wrong number of inputs");
   std::vector<Shape> shapes(static_cast<size_t>(program.value_count));
-  for (size_t i = 0; i < inputs.size(); ++i) shapes[static_cast<size_t>(program.inputs[i])] = inputs[i];
-  for (const Op& op : program.ops) shapes[static_cast<size_t>(op.out)] = op_shape(program, op, shapes);
+  for (size_t i = 0; i < inputs.size(); ++i) shapes[static_cast<size_t>(program.inputs[i])] = plausible(inputs[i]);
+  for (const Op& op : program.ops) shapes[static_cast<size_t>(op.out)] = plausible(op_shape(program, op, shapes));
   return shapes;
 }
 
