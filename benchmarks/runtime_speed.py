@@ -55,7 +55,18 @@ def networks(wanted: str) -> Iterator[tuple[str, Callable[[], onnx.ModelProto]]]
     for path in sorted(DATA.rglob("*.onnx")) if DATA.is_dir() else []:
         name = "real/" + str(path.relative_to(DATA).with_suffix("")).replace("/model", "")
         if re.fullmatch(wanted, name):
-            yield name, partial(onnx.load, path)
+            yield name, partial(load, path)
+
+
+def load(path: Path) -> onnx.ModelProto:
+    """A network whose weights are constants: old files list them as inputs that may be overridden."""
+    model = onnx.load(path)
+    weights = {t.name for t in model.graph.initializer}
+    kept = [i for i in model.graph.input if i.name not in weights]
+    del model.graph.input[:]
+    model.graph.input.extend(kept)
+    model.ir_version = max(model.ir_version, 4)
+    return model
 
 
 def kinds_of(name: str) -> list[str]:
