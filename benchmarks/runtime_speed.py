@@ -59,7 +59,7 @@ def networks(wanted: str) -> Iterator[tuple[str, Callable[[], onnx.ModelProto]]]
 
 
 def load(path: Path) -> onnx.ModelProto:
-    """A network whose weights are constants: old files list them as inputs that may be overridden."""
+    """A network whose weights are constants; old files list them as inputs that may be set."""
     model = onnx.load(path)
     weights = {t.name for t in model.graph.initializer}
     kept = [i for i in model.graph.input if i.name not in weights]
