@@ -230,13 +230,13 @@ class Stream:
         if cut is not None:
             model, inputs, outputs = cut
             runner = session(model)
-            keeper = _Keeper(len(self.values))
-            for index, feed in enumerate(self.values):
+            keeper = Keeper()
+            for feed in self.values:
                 got = _run(runner, outputs, inputs, feed)
                 dead = [n for n in feed if not self.stages.live(n, stop)]
                 for name in dead:
                     del feed[name]
-                feed.update(zip(outputs, keeper.keep(index, got), strict=True))
+                feed.update(zip(outputs, keeper.keep(got), strict=True))
         self.at = stop
 
     def peek(self, nodes: Sequence[onnx.NodeProto], names: Sequence[str]) -> list[list[Array]]:
@@ -259,10 +259,10 @@ class Stream:
         made = [*nodes, *copies]
         model, inputs, outputs = self.stages.model(made, list(inner.values()), types, self.weights)
         runner = session(model)
-        keeper = _Keeper(len(self.values))
+        keeper = Keeper()
         found = []
-        for index, feed in enumerate(self.values):
-            got = dict(zip(inner, keeper.keep(index, _run(runner, outputs, inputs, feed)),
+        for feed in self.values:
+            got = dict(zip(inner, keeper.keep(_run(runner, outputs, inputs, feed)),
                            strict=True))  # fmt: skip
             found.append([got[n] if n in got else feed[n] for n in names])
         return found
@@ -290,15 +290,14 @@ def _run(
         raise DataError(f"onnxruntime cannot run the samples: {told}") from error
 
 
-class _Keeper:
+class Keeper:
     """Moves arrays to a temporary file once too many bytes are live."""
 
-    def __init__(self, feeds: int) -> None:
-        self.feeds = feeds
+    def __init__(self) -> None:
         self.used = 0
 
-    def keep(self, index: int, arrays: Sequence[Any]) -> list[Array]:
-        """Return the arrays of feed ``index``, mapped from a file where they would not fit."""
+    def keep(self, arrays: Sequence[Any]) -> list[Array]:
+        """Return the arrays of a feed, mapped from a file where they would not fit."""
         held: list[Array] = []
         for array in arrays:
             if not isinstance(array, np.ndarray):

@@ -18,7 +18,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxprune.calibration.stages import session
+from onnxprune.calibration.stages import Keeper, session
 from onnxprune.errors import DataError
 from onnxprune.gradients import Emitter, NoGradient, backward
 from onnxprune.gradients.emit import OPSET
@@ -263,7 +263,8 @@ def targets(
         crops: by value, for every axis the coordinates to take, or None for all.
 
     Returns:
-        A dict a feed, in float16 where that holds them and in float32 otherwise; the variances.
+        A dict a feed, in float16 where that holds them and in float32 otherwise, in a temporary
+        file beyond :data:`~onnxprune.calibration.stages.MEMORY`; the variances.
 
     Raises:
         DataError: onnxruntime does not run the model.
@@ -275,6 +276,7 @@ def targets(
     runner = session(model.SerializeToString())
     inputs = [i.name for i in runner.get_inputs()]
     wanted: list[dict[str, Array]] = []
+    keeper = Keeper()
     sums = {n: np.zeros(3) for n in names}
     for feed in feeds:
         try:
@@ -292,6 +294,6 @@ def targets(
             sums[name] += (wide.size, wide.sum(), (wide * wide).sum())
             small = np.abs(wide).max(initial=0.0) < 3e4
             row[name] = array.astype(np.float16 if small else np.float32)
-        wanted.append(row)
+        wanted.append(dict(zip(row, keeper.keep(list(row.values())), strict=True)))
     spreads = {n: float(c / a - (b / a) ** 2) if a else 0.0 for n, (a, b, c) in sums.items()}
     return wanted, spreads
