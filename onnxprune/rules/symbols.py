@@ -105,7 +105,8 @@ def unify_symbols(graph: ir.Graph, dims: Callable[[ir.Value], Dims | None]) -> i
         if _rank(x) < _rank(y):
             x, y = y, x
         # A product is what a reshape made it; renamed, it would be found anew.
-        if isinstance(x, str) and x.startswith(MADE_UP) and PRODUCT not in x:
+        made = isinstance(x, str) and x.startswith(MADE_UP) and PRODUCT not in x
+        if isinstance(x, str) and made and x not in factors_of([y])[1]:
             same[x] = y
     if same:
         for node in graph:

@@ -103,6 +103,22 @@ def test_a_made_up_name_gives_way_and_a_name_of_the_model_stays() -> None:
     assert dims(values["a"]) == ["batch", "unk__1"], "inputs are as declared"
 
 
+def test_a_name_is_not_told_to_be_a_product_of_itself() -> None:
+    shapes = {"a": ["unk__1", "unk__1*unk__2"], "b": ["unk__1*unk__2", "unk__2"], "c": ["n", "t"]}
+    values = {
+        n: ir.Value(name=n, shape=ir.Shape(s), type=ir.TensorType(ir.DataType.FLOAT))
+        for n, s in shapes.items()
+    }
+    node = ir.Node("", "Add", [values["a"], values["b"]], outputs=[values["c"]])
+    graph = ir.Graph([values["a"], values["b"]], [values["c"]], nodes=[node])
+
+    def dims(value):
+        return [d if isinstance(d, int) else d.value for d in value.shape]
+
+    unify_symbols(graph, dims)
+    assert dims(values["c"]) == ["n", "t"]
+
+
 def test_expand_keeps_an_axis_that_its_target_leaves_alone() -> None:
     assert expand_dims(["n", 1, 1, "t"], [Entry(None), Entry(1), Entry(4), Entry(1)]) == [
         None, 1, 4, "t",
