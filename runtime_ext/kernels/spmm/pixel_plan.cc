@@ -77,9 +77,10 @@ void PixelPlan::widen_mask() {
 std::int32_t PixelPlan::wanted_parts(std::int32_t threads, std::int32_t block_rows) const {
   const auto tiles = static_cast<std::int64_t>(tiles_.size());
   std::int32_t parts = 1;
-  // Few tiles: threads share the rows instead. Each then streams its own weights only, and no two
-  // write to neighbouring cache lines, which prefetchers would pull back and forth.
-  if (threads > 1 && tiles < 8 * static_cast<std::int64_t>(threads)) parts = threads;
+  // Threads share the pixels: in a chain of convolutions each then works on what it wrote itself, and
+  // no line has to be taken from the other's cache. Where there are too few tiles for that they share
+  // the rows: each streams its own weights only.
+  if (threads > 1 && tiles < 2 * static_cast<std::int64_t>(threads)) parts = threads;
   return std::max(1, std::min(parts, (rows_ + block_rows - 1) / block_rows));
 }
 
