@@ -43,6 +43,15 @@ def test_pads_on_one_side_dilations_and_groups(isa: str) -> None:
             compare(net.model(y), [feed(net.rng, {"x": s}) for s in shapes], force=True, isa=isa)
 
 
+@pytest.mark.parametrize("dilation", [1 << 31, 1 << 40, (1 << 62) + 1])
+def test_a_dilation_without_bound_stays_with_the_cpu_provider(dilation: int) -> None:
+    """Between the taps of a window of one there is nothing, however far apart they are."""
+    net = Net()
+    x = net.input("x", [1, 8, 9, 9])
+    y = net.add("Conv", x, net.weight(16, 8, 1, 1), dilations=[dilation, dilation])
+    compare(net.model(y), [feed(net.rng, {"x": [1, 8, 9, 9]})], force=True)
+
+
 @pytest.mark.parametrize("transA", [0, 1])
 @pytest.mark.parametrize("transB", [0, 1])
 @pytest.mark.parametrize("left", [False, True])
