@@ -13,7 +13,6 @@ from onnxprune import __version__
 from onnxprune.cli._console import note, progress_bar, show
 from onnxprune.cli._picture import PICTURE, check_picture, picture
 from onnxprune.errors import UsageError
-from onnxprune.formats import format_choices
 
 if TYPE_CHECKING:
     from onnxprune.cli._outputs import Outputs
@@ -123,8 +122,9 @@ def _layers(context: click.Context, parameter: click.Parameter, texts: tuple[str
 @click.option(
     "--format",
     "format_",
-    type=click.Choice(format_choices()),
-    help="Also pack the weights, as 'convert --format' does: auto takes the smallest form of each.",
+    metavar="auto|NAME",
+    help="Also pack the weights, as 'convert --format' does: auto takes the smallest form of each; "
+    "or one of 'list formats'.",
 )
 @click.option("--plan", type=click.Path(path_type=Path), help="Write what was kept, as JSON.")
 @click.option("--from-plan", type=click.Path(), help="Replay such a file instead of selecting.")
