@@ -16,7 +16,11 @@ from cli_helpers import Ran
 from onnxprune.cli import main
 
 REPOSITORY = Path(__file__).resolve().parent.parent.parent
-START = "from onnxprune.cli import main; main(prog_name='onnxprune')"
+# A shell that starts the tests in the background has the interrupt ignored, by children too.
+START = (
+    "import signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "from onnxprune.cli import main; main(prog_name='onnxprune')"
+)
 
 
 @pytest.fixture
