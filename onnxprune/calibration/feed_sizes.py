@@ -10,7 +10,7 @@ from onnxprune.io.open_dims import BATCH, SEQUENCE, SOUND, SPATIAL, role
 
 LADDERS: Mapping[str, tuple[int, ...]] = {
     BATCH: (1, 2, 4),
-    SPATIAL: (64, 224, 32, 128, 96, 256, 320, 512, 640, 16, 8, 1),
+    SPATIAL: (64, 224, 32, 128, 96, 256, 320, 512, 640, 16, 8, 4, 1),
     SEQUENCE: (8, 16, 32, 64, 128, 256, 512, 576, 640, 1024, 4096, 16000, 4, 2, 1),
     SOUND: (16000, 512, 4096, 32000, 48000, 576, 640, 256, 1024, 1600, 160, 64, 16, 8, 1),
 }

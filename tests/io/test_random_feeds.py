@@ -302,3 +302,21 @@ def test_channels_left_open_are_those_the_weights_ask_for() -> None:
     shapes = [feed["x"].shape for feed in working_feeds(proto.SerializeToString())]
     assert {shape[1] for shape in shapes} == {3}
     assert shapes[0] != shapes[1]
+
+
+def test_pictures_of_a_few_pixels() -> None:
+    """Two convolutions of stride 2 meet what they read where a single pixel is left of both."""
+    proto = model_of(
+        [
+            h.make_node("Conv", ["x", "w"], ["a"], kernel_shape=[3, 3], strides=[2, 2]),
+            h.make_node("Conv", ["a", "w"], ["b"], pads=[1] * 4, strides=[2, 2]),
+            h.make_node("Conv", ["b", "w"], ["c"], pads=[1] * 4, strides=[2, 2]),
+            h.make_node("Add", ["a", "c"], ["y"]),
+            h.make_node("Reshape", ["y", "size"], ["z"]),
+        ],
+        [("x", T.FLOAT, [1, 1, "height", "width"])],
+        ["z"],
+        w=np.ones((1, 1, 3, 3), np.float32),
+        size=np.array([1, 1]),
+    )
+    assert working_feeds(proto, n=1)[0]["x"].shape == (1, 1, 4, 4)
