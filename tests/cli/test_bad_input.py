@@ -246,7 +246,8 @@ def test_interrupted(start, resnet, tmp_path, sent):
         "import pathlib, time\n"
         "def feeds():\n"
         f"    pathlib.Path({str(ready)!r}).touch()\n"
-        "    time.sleep(60)\n"
+        "    for _ in range(600):\n"  # a signal just before a sleep is seen after it
+        "        time.sleep(0.1)\n"
         "    yield {}\n"
     )
     running = start("prune", resnet, "-o", "out.onnx", *HALF, "--data", f"{loader}:feeds")
