@@ -165,8 +165,9 @@ class _Trial:
     ) -> None:
         self.model = model
         self.seed = seed
-        specs = [s for s in input_specs(model) if not s.optional]
-        self.roles = open_dims(specs, told_sizes(model.graph))
+        self.specs = [s for s in input_specs(model) if not s.optional]
+        self.fixed = told_sizes(model.graph)
+        self.roles = open_dims(self.specs, self.fixed)
         self.told = ""
         if session is not None:
             self.session = session
@@ -220,7 +221,8 @@ class _Trial:
 
     def _run(self, sizes: Mapping[str, int]) -> bool | None:
         """Return None if the model does not run, else whether its outputs are of any use."""
-        if _elements(self.model, sizes) > _MOST:
+        chosen = self.fixed | dict(sizes)
+        if any(math.prod(_shape(spec, chosen)) > _MOST for spec in self.specs):
             return None
         feed = random_feeds(self.model, self.seed, sizes)
         try:
@@ -229,13 +231,6 @@ class _Trial:
             self.told = self.told or _short(error)
             return None
         return all(_useful(o) for o in outputs)
-
-
-def _elements(model: ir.Model, sizes: Mapping[str, int]) -> int:
-    """Return how many numbers the largest input would hold."""
-    told = told_sizes(model.graph) | dict(sizes)
-    specs = [s for s in input_specs(model) if not s.optional]
-    return max((math.prod(_shape(spec, told)) for spec in specs), default=0)
 
 
 def _nearest(ladder: Iterable[int], size: int) -> list[int]:
