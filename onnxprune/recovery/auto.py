@@ -154,8 +154,9 @@ def quick_search(
         problem = Quadratic.build(dense, gram, damping=damping)
         asked = request(problem, pattern, shape, keep)
         try:
+            method = "sparsegpt" if asked.structure is not None else "alps"
             if asked.structure is None:
-                mask = SEARCHES.get("alps")(asked)
+                mask = SEARCHES.get(method)(asked)
                 values = solve_on_mask(problem, mask)
             else:
                 mask, swept = sparsegpt(problem.target, problem.gram, asked.structure, keep)
@@ -167,7 +168,7 @@ def quick_search(
         error = problem.excess(values) if held_out is None else held_out.error(values, dense)
         if best is not None and error >= least:
             break
-        info = SearchInfo("sparsegpt", damping, problem.relative_error(values), error, ())
+        info = SearchInfo(method, damping, problem.relative_error(values), error, ())
         best, least = SearchResult(mask, values, info), error
     if best is None:
         raise DataError("no damping makes the Gram matrix positive definite: use more samples")
