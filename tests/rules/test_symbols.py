@@ -86,37 +86,33 @@ def test_heads_behind_sizes_without_a_name(fused: bool) -> None:
     assert result.report["proof"]["passed"] and result.report["proof"]["samples"] == 2
 
 
-def test_a_made_up_name_gives_way_and_a_name_of_the_model_stays() -> None:
-    shapes = {"a": ["batch", "unk__1"], "b": ["unk__0", "seq"], "c": ["unk__2", "unk__3"]}
+def _sum_of(shapes):
+    """A graph of one Add, c = a + b, and its values by name."""
     values = {
         n: ir.Value(name=n, shape=ir.Shape(s), type=ir.TensorType(ir.DataType.FLOAT))
         for n, s in shapes.items()
     }
     node = ir.Node("", "Add", [values["a"], values["b"]], outputs=[values["c"]])
-    graph = ir.Graph([values["a"], values["b"]], [values["c"]], nodes=[node])
+    return ir.Graph([values["a"], values["b"]], [values["c"]], nodes=[node]), values
 
-    def dims(value):
-        return [d if isinstance(d, int) else d.value for d in value.shape]
 
-    assert unify_symbols(graph, dims) == 4
-    assert dims(values["c"]) == ["batch", "seq"]
-    assert dims(values["a"]) == ["batch", "unk__1"], "inputs are as declared"
+def _dims(value):
+    return [d if isinstance(d, int) else d.value for d in value.shape]
+
+
+def test_a_made_up_name_gives_way_and_a_name_of_the_model_stays() -> None:
+    shapes = {"a": ["batch", "unk__1"], "b": ["unk__0", "seq"], "c": ["unk__2", "unk__3"]}
+    graph, values = _sum_of(shapes)
+    assert unify_symbols(graph, _dims) == 4
+    assert _dims(values["c"]) == ["batch", "seq"]
+    assert _dims(values["a"]) == ["batch", "unk__1"], "inputs are as declared"
 
 
 def test_a_name_is_not_told_to_be_a_product_of_itself() -> None:
     shapes = {"a": ["unk__1", "unk__1*unk__2"], "b": ["unk__1*unk__2", "unk__2"], "c": ["n", "t"]}
-    values = {
-        n: ir.Value(name=n, shape=ir.Shape(s), type=ir.TensorType(ir.DataType.FLOAT))
-        for n, s in shapes.items()
-    }
-    node = ir.Node("", "Add", [values["a"], values["b"]], outputs=[values["c"]])
-    graph = ir.Graph([values["a"], values["b"]], [values["c"]], nodes=[node])
-
-    def dims(value):
-        return [d if isinstance(d, int) else d.value for d in value.shape]
-
-    unify_symbols(graph, dims)
-    assert dims(values["c"]) == ["n", "t"]
+    graph, values = _sum_of(shapes)
+    unify_symbols(graph, _dims)
+    assert _dims(values["c"]) == ["n", "t"]
 
 
 def test_expand_keeps_an_axis_that_its_target_leaves_alone() -> None:
