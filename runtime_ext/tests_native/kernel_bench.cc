@@ -8,7 +8,7 @@
 //                [--chain] [--layer TEXT | --custom
 //                IN,OUT,KERNEL,WIDTH[,HEIGHT[,COUNT[,STRIDE[,GROUPS]]]] ...] [--budget BYTES]
 //                [--vectors N] [--pack 0|1] [--no-code]
-//                [--pixels N] [--rows N] [--registers] [--no-shift] [--no-fetch] (generated
+//                [--pixels N] [--rows N] [--registers] [--no-shift] [--no-fetch] [--no-alike] (generated
 //                kernels)
 #include <algorithm>
 #include <chrono>
@@ -259,6 +259,8 @@ int main(int argc, char** argv) {
       o.tuning.pack = std::atoi(next), ++i;
     else if (a == "--no-shift")
       o.tuning.shift = false;
+    else if (a == "--no-alike")
+      o.tuning.alike = false;
     else if (a == "--registers")
       o.tuning.embedded = false;
     else if (a == "--vector")

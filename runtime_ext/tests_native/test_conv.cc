@@ -13,7 +13,7 @@ namespace {
 using namespace onnxprune::kernels;
 using testing::Random;
 
-enum class Zeros { random, none, all, blocks4, blocks8, n2m4, rows_and_columns };
+enum class Zeros { random, none, all, blocks4, blocks8, n2m4, rows_and_columns, families };
 
 struct Case {
   ConvGeometry g;
@@ -40,6 +40,7 @@ std::vector<float> make_weights(const Case& c, Random* random) {
       if (c.zeros == Zeros::all) keep = false;
       if (c.zeros == Zeros::n2m4) keep = k % 4 == r % 4 || k % 4 == (r + k / 4 + 1) % 4;
       if (c.zeros == Zeros::rows_and_columns) keep = keep && row_on[r] && column_on[k];
+      if (c.zeros == Zeros::families) keep = keep && r * 7 % 5 == k % 5;
       const int height = c.zeros == Zeros::blocks4 ? 4 : c.zeros == Zeros::blocks8 ? 8 : 1;
       const std::size_t at = static_cast<std::size_t>(r) * columns + k;
       if (height > 1 && r % height != 0) keep = w[at - static_cast<std::size_t>(columns)] != 0.0f;
@@ -100,8 +101,9 @@ struct Problem {
   std::vector<double> expected, magnitude;
 };
 
-void run_case(const Case& c, const Problem& problem, Isa isa, const char* kernel,
-              const Tuning& tuning = {}) {
+// Returns the output [images, channels, height, width], empty if there is no plan.
+std::vector<float> run_case(const Case& c, const Problem& problem, Isa isa, const char* kernel,
+                            const Tuning& tuning = {}) {
   const std::vector<float>& x = problem.x;
   const std::vector<float>& residual = problem.residual;
   const std::vector<double>& expected = problem.expected;
@@ -117,7 +119,7 @@ void run_case(const Case& c, const Problem& problem, Isa isa, const char* kernel
   PlanPtr plan;
   const Status status = make_tuned_plan(*problem.weights, in, out, options, tuning, &plan);
   const std::string what = describe(c, kernel == nullptr ? isa_name(isa) : kernel);
-  if (!CHECK_SAY(status.ok(), what + ": " + status.message)) return;
+  if (!CHECK_SAY(status.ok(), what + ": " + status.message)) return {};
   Buffer input(in.buffer_floats(c.g.in_channels, c.images), kCanary);
   Buffer output(out.buffer_floats(c.g.out_channels, c.images), kCanary);
   Buffer added(out.buffer_floats(c.g.out_channels, c.images), kCanary);
@@ -180,6 +182,7 @@ void run_case(const Case& c, const Problem& problem, Isa isa, const char* kernel
     if (!(error <= worst)) worst = error;
   }
   CHECK_SAY(worst <= 3e-6, what + ": error " + std::to_string(worst));
+  return y;
 }
 
 Problem make_problem(const Case& c, std::uint64_t seed) {
@@ -491,7 +494,41 @@ TEST(conv_tunings) {
       tuning.embedded = random.below(2) != 0;
       tuning.shift = random.below(3) != 0;
       tuning.fetch = random.below(2) == 0;
+      tuning.alike = random.below(4) != 0;
       run_case(c, problem, kernels[k].isa, kernels[k].name, tuning);
+    }
+  }
+}
+
+TEST(conv_rows_of_a_kind) {
+  // Rows that keep the same columns are computed together, wherever their outputs lie: the same sums.
+  Random random(101);
+  std::size_t count = 0;
+  const KernelEntry* kernels = kernel_list(&count);
+  for (int i = 0; i < 40; ++i) {
+    Case c = conv(10 * random.between(1, 12), 2 * random.between(20, 90), random.between(1, 12),
+                  random.between(1, 20), 1, 1, 0);
+    if (i % 3 == 1)
+      c.g.kernel_h = c.g.kernel_w = 3,
+      c.g.pad_top = c.g.pad_left = c.g.pad_bottom = c.g.pad_right = 1;
+    if (i % 4 == 1) c.g.groups = 2;
+    if (i % 4 == 2) c.out_need.stride_h = c.out_need.stride_w = 2, c.out_need.phase_mask = 15;
+    c.zeros = i % 5 == 4 ? Zeros::random : Zeros::families;
+    c.density = c.zeros == Zeros::random ? 0.06 : 0.7;
+    c.threads = random.between(1, 4);
+    c.epilogue = random_epilogue(&random);
+    const Problem problem = make_problem(c, 8000 + static_cast<std::uint64_t>(i));
+    for (std::size_t k = 0; k < count; ++k) {
+      if (!kernels[k].generated || !applies(kernels[k], c)) continue;
+      Tuning plain;
+      plain.alike = false;
+      const auto together = run_case(c, problem, kernels[k].isa, kernels[k].name);
+      const auto apart = run_case(c, problem, kernels[k].isa, kernels[k].name, plain);
+      // What is not stored is not compared: it holds whatever was there.
+      bool equal = together.size() == apart.size();
+      for (std::size_t j = 0; j < together.size() && equal; ++j)
+        equal = together[j] == apart[j];
+      CHECK_SAY(equal, describe(c, kernels[k].name) + ": rows together give other sums");
     }
   }
 }

@@ -28,15 +28,15 @@ class ColumnSort {
  public:
   explicit ColumnSort(std::size_t columns) : begin_(columns + 1) {}
 
-  const std::vector<Entry>& sort(const WeightsImpl& w, std::int32_t first, std::int32_t last) {
+  const std::vector<Entry>& sort(const WeightsImpl& w, const std::int32_t* rows, std::int32_t count) {
     std::fill(begin_.begin(), begin_.end(), 0u);
     const std::int32_t per_group = w.shape.out_channels / w.shape.groups;
     std::uint32_t* const begin = begin_.data();
     auto each = [&](auto body) {
-      for (std::int32_t row = first; row < last; ++row) {
-        const auto base = static_cast<std::uint32_t>(row / per_group * w.columns());
-        w.for_each_in_row(row, [&](std::uint32_t column, float value) {
-          body(base + column, static_cast<std::uint32_t>(row - first), value);
+      for (std::int32_t i = 0; i < count; ++i) {
+        const auto base = static_cast<std::uint32_t>(rows[i] / per_group * w.columns());
+        w.for_each_in_row(rows[i], [&](std::uint32_t column, float value) {
+          body(base + column, static_cast<std::uint32_t>(i), value);
         });
       }
     };
@@ -72,13 +72,15 @@ class Generator {
     }
   }
 
-  // One function and its weights: entries [begin, end) of a group of `rows` rows.
-  ColumnPiece function(const Entry* begin, const Entry* end, int rows, bool first, bool last,
-                       const std::int32_t* offset) {
+  // One function and its weights: entries [begin, end) of a group of `rows` rows, which are stored
+  // `place[i]` rows behind the group's base.
+  ColumnPiece function(const Entry* begin, const Entry* end, int rows, const std::int32_t* place,
+                       bool first, bool last, const std::int32_t* offset) {
     ColumnPiece piece;
     x_.align(64);
     piece.code = static_cast<std::uint32_t>(x_.size());
     rows_ = rows;
+    place_ = place;
     weights_.resize(static_cast<std::size_t>(end - begin));
     given_ = 0;
     prologue(first, last);
@@ -116,7 +118,9 @@ class Generator {
   int sum(int row, int pixel) const { return row * s_.pixels + pixel; }
   int input(int pixel) const { return rows_ * s_.pixels + pixel; }
   int weight() const { return input(s_.shift ? 3 : s_.pixels); }
-  Mem out(int row, int pixel) const { return {kOut, place(row * stride_ + pixel * vector_bytes_)}; }
+  Mem out(int row, int pixel) const {
+    return {kOut, place(place_[row] * stride_ + pixel * vector_bytes_)};
+  }
 
   void prologue(bool first, bool last) {
     x_.load(kWeights, {kIn, offsetof(ColumnArgs, weights)});
@@ -137,7 +141,7 @@ class Generator {
     return e_.residual && (e_.residual_after ? last : first);
   }
   Mem residual(int row, int pixel) const {
-    return {kResidual, place(row * stride_ + pixel * vector_bytes_)};
+    return {kResidual, place(place_[row] * stride_ + pixel * vector_bytes_)};
   }
 
   void start(bool first) {
@@ -266,7 +270,7 @@ class Generator {
     constexpr std::int32_t ahead = 2;
     while (claimed_ < rows_ && done * static_cast<std::size_t>(rows_) >=
                                    static_cast<std::size_t>(claimed_ + 1) * weights_in_) {
-      x_.prefetch_write({kOut, place(claimed_ * stride_ + ahead * s_.pixels * vector_bytes_)});
+      x_.prefetch_write(out(claimed_, ahead * s_.pixels));
       ++claimed_;
     }
   }
@@ -347,6 +351,7 @@ class Generator {
   std::int32_t held_[2] = {-1, -1};  // lines in the first two input registers
   int older_ = 0;
   int rows_ = 0;
+  const std::int32_t* place_ = nullptr;
 };
 
 // More than any function can need: an instruction is at most 12 bytes.
@@ -381,16 +386,24 @@ Status generate_columns(const WeightsImpl& w, const std::vector<std::int32_t>& c
   const std::int32_t limit = std::min(s.rows, column_rows_limit(s));
   const std::int32_t least = (rows + limit - 1) / limit;
   const std::int32_t groups = std::min(rows, (least + s.row_parts - 1) / s.row_parts * s.row_parts);
-  for (std::int32_t g = 0; g <= groups; ++g) {
-    code->group_rows.push_back(
-        static_cast<std::int32_t>(static_cast<std::int64_t>(rows) * g / groups));
+  const bool near = out_stride * 4 * (std::int64_t{rows} + 2) <= INT32_MAX;
+  code->order = group_rows(w, groups, s.alike && near, s.threads);
+  const std::vector<std::int32_t>&order = code->order.rows, &begin_of = code->order.begin;
+  std::vector<std::int32_t> place(order.size());  // behind its group's base
+  std::int64_t furthest = 0;
+  for (std::int32_t g = 0; g < groups; ++g) {
+    code->base.push_back(s.by_place ? begin_of[g] : order[begin_of[g]]);
+    for (std::int32_t i = begin_of[g]; i < begin_of[g + 1]; ++i) {
+      place[i] = (s.by_place ? i : order[i]) - code->base[g];
+      furthest = std::max<std::int64_t>(furthest, place[i]);
+    }
   }
   const auto block_columns = static_cast<std::uint64_t>(s.block_columns);
   code->blocks =
       static_cast<std::int32_t>((column_offset.size() + block_columns - 1) / block_columns);
   const std::size_t bound =
       code_bound(w, s, static_cast<std::size_t>(groups), static_cast<std::size_t>(code->blocks));
-  const std::int64_t reach = std::max<std::int64_t>(out_stride * 4 * (limit + 1), 64);
+  const std::int64_t reach = std::max<std::int64_t>(out_stride * 4 * (furthest + 2), 64);
   if (bound >= kNoCode / 2 || reach > INT32_MAX ||
       (!column_offset.empty() &&
        *std::max_element(column_offset.begin(), column_offset.end()) > INT32_MAX / 4 - 64)) {
@@ -405,21 +418,23 @@ Status generate_columns(const WeightsImpl& w, const std::vector<std::int32_t>& c
   // Walking order is block by block; sorting is needed once per group and block only.
   std::vector<std::vector<Entry>> all(code->blocks > 1 ? static_cast<std::size_t>(groups) : 0);
   for (std::size_t g = 0; g < all.size(); ++g)
-    all[g] = sorter.sort(w, code->group_rows[g], code->group_rows[g + 1]);
+    all[g] = sorter.sort(w, order.data() + begin_of[g], begin_of[g + 1] - begin_of[g]);
   std::vector<std::size_t> next(static_cast<std::size_t>(groups), 0);
   for (std::int32_t b = 0; b < code->blocks; ++b) {
     const auto limit_column = static_cast<std::uint64_t>(b + 1) * block_columns;
     for (std::int32_t g = 0; g < groups; ++g) {
       const auto at = static_cast<std::size_t>(g);
       const std::vector<Entry>& entries =
-          all.empty() ? sorter.sort(w, code->group_rows[g], code->group_rows[g + 1]) : all[at];
+          all.empty() ? sorter.sort(w, order.data() + begin_of[g], begin_of[g + 1] - begin_of[g])
+                      : all[at];
       const std::size_t begin = next[at];
       while (next[at] < entries.size() && entries[next[at]].column < limit_column) ++next[at];
       const bool first = b == 0, last = b + 1 == code->blocks;
       if (begin == next[at] && !first && !last) continue;
       code->pieces[static_cast<std::size_t>(b) * groups + at] = generator.function(
           entries.data() + begin, entries.data() + next[at],
-          code->group_rows[g + 1] - code->group_rows[g], first, last, column_offset.data());
+          begin_of[g + 1] - begin_of[g], place.data() + begin_of[g], first, last,
+          column_offset.data());
     }
   }
   code->code_bytes = encoder.size() - static_cast<std::size_t>(w.nnz()) * sizeof(float);

@@ -10,6 +10,7 @@
 
 #include "../weights_impl.h"
 #include "memory.h"
+#include "row_groups.h"
 
 namespace onnxprune::kernels {
 
@@ -17,10 +18,10 @@ namespace onnxprune::kernels {
 struct ColumnArgs {
   const float* in;       // first pixel of the run
   const float* weights;  // of this function
-  float* out;            // first pixel of the run in the group's first row
+  float* out;            // first pixel of the run in the group's base row
   std::int64_t count;    // iterations, `pixels` vectors each
   const void* mask;  // kept lanes from the first vector: u16 an entry (512 bit) or 8 floats of bits
-  const float* bias;      // of the group's first row
+  const float* bias;      // of the group's first place
   const float* residual;  // as out
   const float* limits;    // low, high
   const std::uint8_t* next;  // what will run next: fetched into the caches meanwhile
@@ -38,6 +39,9 @@ struct ColumnShape {
   bool shift =
       false;         // build inputs that cross cache lines from the lines (wide, one pixel vector)
   bool claim = false;  // the output is too large to be in the caches
+  bool alike = true;   // rows that keep the same columns share a group, see row_groups.h
+  bool by_place = false;  // sums are stored by place, not by row: someone else puts them in order
+  int threads = 1;        // among which the groups are divided, where that is done at all
   int iterations = 0;  // how often a call loops, about: fetching spreads over it; 0 = none fetched
 };
 // Rows that the registers allow for.
@@ -58,10 +62,11 @@ struct ColumnCode {
   CodeMemory memory;
   std::size_t code_bytes = 0;
   std::vector<ColumnPiece> pieces;       // [block][group]
-  std::vector<std::int32_t> group_rows;  // groups + 1 row boundaries
+  RowGroups order;                       // the rows of every group
+  std::vector<std::int32_t> base;        // of each group: the row (or place) that its output begins at
   std::int32_t blocks = 1;
 
-  std::int32_t groups() const { return static_cast<std::int32_t>(group_rows.size()) - 1; }
+  std::int32_t groups() const { return static_cast<std::int32_t>(order.begin.size()) - 1; }
   ColumnFn function(const ColumnPiece& piece) const {
     return reinterpret_cast<ColumnFn>(reinterpret_cast<std::uintptr_t>(memory.data() + piece.code));
   }
@@ -71,8 +76,8 @@ struct ColumnCode {
 };
 
 // `column_offset[c]` in floats from the block's base, as for tile kernels; `out_stride` floats
-// between output rows. Fails with `unsupported` where executable memory is refused or displacements
-// do not fit.
+// between output rows, or between places where the shape says so. Fails with `unsupported` where
+// executable memory is refused or displacements do not fit.
 Status generate_columns(const WeightsImpl& weights, const std::vector<std::int32_t>& column_offset,
                         const ColumnShape& shape, const ColumnEpilogue& epilogue,
                         std::int64_t out_stride, ColumnCode* code);

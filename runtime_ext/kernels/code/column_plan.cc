@@ -46,7 +46,10 @@ class ColumnPlan final : public PixelPlan {
     std::int32_t row_parts = wanted_parts(request.options.threads, 1);
     // Scattered rows wait in scratch: a group of them at a time, as high as the registers allow.
     const std::int32_t height = std::min(shape.rows, column_rows_limit(shape));
+    shape.threads = row_parts;
     if (!direct_) row_parts = std::max(row_parts, (rows_ + height - 1) / height);
+    shape.alike = tuning.alike;
+    shape.by_place = !direct_;
     shape.row_parts = row_parts;
     shape.iterations = tuning.fetch ? (longest_ + shape.pixels - 1) / shape.pixels : 0;
     shape.claim = tuning.fetch && (tuning.claim >= 0 ? tuning.claim > 0 : large_output(g));
@@ -59,13 +62,15 @@ class ColumnPlan final : public PixelPlan {
     for (std::int32_t p = 0; p <= parts; ++p) {
       part_groups_.push_back(
           static_cast<std::int32_t>(static_cast<std::int64_t>(code_.groups()) * p / parts));
-      part_rows_.push_back(code_.group_rows[static_cast<std::size_t>(part_groups_.back())]);
+      part_rows_.push_back(code_.order.begin[static_cast<std::size_t>(part_groups_.back())]);
     }
+    place_rows(std::move(code_.order.rows));
     info_.kernel = kernel.entry.name;
     info_.code_bytes = static_cast<std::int64_t>(code_.code_bytes);
     info_.bytes = static_cast<std::int64_t>(
                       sizeof *this + code_.memory.size() +
-                      code_.pieces.capacity() * sizeof(ColumnPiece)) +
+                      code_.pieces.capacity() * sizeof(ColumnPiece) +
+                      (code_.base.capacity() + code_.order.begin.capacity()) * 4) +
                   shared_bytes();
     return {};
   }
@@ -92,12 +97,12 @@ class ColumnPlan final : public PixelPlan {
         const ColumnPiece& piece = pieces[g];
         if (piece.code == kNoCode) continue;
         const ColumnPiece& next = g + 1 < end ? pieces[g + 1] : b + 1 < code_.blocks ? pieces[groups + begin] : piece;
-        const std::int64_t row = code_.group_rows[static_cast<std::size_t>(g)];
+        const std::int64_t row = code_.base[static_cast<std::size_t>(g)];
         args.weights = code_.weights(piece);
         args.next = code_.memory.data() + (next.code == kNoCode ? piece.end : next.code);
         args.out = job->out + row * job->out_stride;
         args.residual = job->residual == nullptr ? nullptr : job->residual + row * job->out_stride;
-        args.bias = bias_.data() + row;
+        args.bias = bias_.data() + code_.order.begin[static_cast<std::size_t>(g)];
         code_.function(piece)(&args);
       }
     }

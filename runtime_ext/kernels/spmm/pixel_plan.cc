@@ -84,6 +84,16 @@ std::int32_t PixelPlan::wanted_parts(std::int32_t threads, std::int32_t block_ro
   return std::max(1, std::min(parts, (rows_ + block_rows - 1) / block_rows));
 }
 
+void PixelPlan::place_rows(std::vector<std::int32_t> rows) {
+  std::vector<float> bias(bias_.size(), 0.0f);
+  for (std::size_t i = 0; i < rows.size(); ++i) bias[i] = bias_[static_cast<std::size_t>(rows[i])];
+  bias_ = std::move(bias);
+  // What comes after passes over the rows of a part: in place, one after the other in memory.
+  for (std::int32_t p = 0; p < parts() && direct_; ++p)
+    std::sort(rows.begin() + part_rows_[p], rows.begin() + part_rows_[p + 1]);
+  if (!std::is_sorted(rows.begin(), rows.end())) placed_ = std::move(rows);
+}
+
 std::int64_t PixelPlan::bytes_per_channel(const ConvGeometry& g) const {
   // Each distinct (phase, row) it reads, or the whole plane when that is less.
   std::vector<std::int64_t> rows;
@@ -176,6 +186,7 @@ std::int64_t PixelPlan::shared_bytes() const {
   return static_cast<std::int64_t>(bias_.capacity() * 4 + mask_.capacity() * 2 +
                                    wide_mask_.capacity() * 4 +
                                    tiles_.capacity() * sizeof(Tile) + part_rows_.capacity() * 4 +
+                                   placed_.capacity() * 4 +
                                    input_.base.capacity() * 8 +
                                    (input_.offset.capacity() + input_.source.capacity()) * 4);
 }
@@ -240,7 +251,8 @@ void PixelPlan::run_direct(const RunArgs& args, std::int32_t part, std::size_t i
   const std::int32_t first = part_rows_[part], last = part_rows_[part + 1];
   const std::int64_t count = static_cast<std::int64_t>(tile.vectors) * width_;
   if (!clamp_.enough) {
-    for (std::int64_t r = first; r < last; ++r) {
+    for (std::int64_t place = first; place < last; ++place) {
+      const std::int64_t r = row_at(place);
       const float* add = residual == nullptr ? nullptr : residual + r * out_.plane_stride;
       ops_.finish(epilogue_, job.out + r * out_.plane_stride, add, mask, count);
     }
@@ -253,8 +265,8 @@ void PixelPlan::run_direct(const RunArgs& args, std::int32_t part, std::size_t i
 void PixelPlan::zero_rows(float* out, std::int64_t first, std::int64_t last, std::int64_t begin,
                           std::int64_t end) const {
   if (begin >= end) return;
-  for (std::int64_t r = first; r < last; ++r) {
-    std::memset(out + r * out_.plane_stride + begin, 0,
+  for (std::int64_t place = first; place < last; ++place) {
+    std::memset(out + row_at(place) * out_.plane_stride + begin, 0,
                 static_cast<std::size_t>(end - begin) * sizeof(float));
   }
 }
@@ -268,14 +280,15 @@ void PixelPlan::run_scattered(const RunArgs& args, std::int32_t part, std::size_
   float* const added = scratch + (last - first) * stride;
   TileJob job;
   job.in = args.in + tile.q;
-  job.out = scratch - first * stride;  // row `first` lies at the start of the scratch
+  job.out = scratch - first * stride;  // place `first` lies at the start of the scratch
   job.out_stride = stride;
   job.low = clamps() ? clamp_.low : -std::numeric_limits<float>::infinity();
   job.high = clamps() ? clamp_.high : std::numeric_limits<float>::infinity();
   multiply(&job, part, tile, area);
   const std::vector<ScatterRun>& runs = scatter_[index];
-  for (std::int64_t r = first; r < last; ++r) {
-    float* row = scratch + (r - first) * stride;
+  for (std::int64_t place = first; place < last; ++place) {
+    const std::int64_t r = row_at(place);
+    float* row = scratch + (place - first) * stride;
     float* plane = args.out + r * out_.plane_stride;
     if (args.residual != nullptr)
       scatter_load(runs, args.residual + r * out_.plane_stride, added, count);

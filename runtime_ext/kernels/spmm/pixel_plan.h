@@ -87,6 +87,12 @@ class PixelPlan : public PlanBase {
   const float* block_input(std::int32_t b, const float* tile_input, const Tile& tile,
                            float* area) const;
 
+  // `rows[i]` is computed at place i. Output in place is stored by row, to be scattered by place.
+  void place_rows(std::vector<std::int32_t> rows);
+  std::int64_t row_at(std::int64_t place) const {
+    return placed_.empty() ? place : placed_[static_cast<std::size_t>(place)];
+  }
+
   // Called before the first item of a run: what that needs may be fetched into the caches.
   virtual void prepare(std::int32_t) const {}
   // The whole sum of the part's rows over one tile, with the clamp and residual of the job. `area`:
@@ -98,14 +104,17 @@ class PixelPlan : public PlanBase {
   std::vector<Tile> tiles_;
   std::vector<std::uint16_t> mask_;      // empty: all pixels of all tiles are real
   std::vector<float> wide_mask_;         // the same for vectors of eight: a float of bits a lane
-  std::vector<std::int32_t> part_rows_;  // parts + 1 boundaries, set by the derived `build`
-  std::vector<float> bias_;
+  // Rows are computed at places; `part_rows_` are parts + 1 boundaries of places, set by the derived
+  // `build`. The row at place i is row i unless `place_rows` said otherwise.
+  std::vector<std::int32_t> part_rows_;
+  std::vector<float> bias_;  // by place
   Clamp clamp_;
   std::int32_t rows_ = 0;
   int width_ = 1, longest_ = 1;
   bool direct_ = true;
 
  private:
+  std::vector<std::int32_t> placed_;  // rows by place; empty where they are the same
   std::int64_t packed_floats() const;
   void run_direct(const RunArgs& args, std::int32_t part, std::size_t index, float* area) const;
   void run_scattered(const RunArgs& args, std::int32_t part, std::size_t index, float* area,
