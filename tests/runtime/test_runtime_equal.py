@@ -56,6 +56,25 @@ def test_the_judge_sees_errors() -> None:
     assert runtime_equal.relative_error(one, one) == 0
 
 
+@pytest.mark.parametrize("name", NETWORKS)
+def test_the_exact_result_is_nearer_than_any_provider(name: str) -> None:
+    """Double precision throughout: constants, casts and attributes too."""
+    model = onnx.load(ROOT / "models" / f"{name}.onnx")
+    reference = runtime_equal.Reference(model)
+    exact = runtime_equal.exact_outputs(model, reference.feeds[0])
+    for output, wide in enumerate(exact):
+        if wide.dtype.kind != "f":
+            continue
+        assert wide.dtype == np.float64
+        error = runtime_equal.relative_error(reference.expected[0][output].astype(float), wide)
+        assert 0 < error <= 1e-6
+        verdict = runtime_equal.Verdict(1e-4)
+        reference.look_closer(verdict, wide.astype(np.float32), 0, output)
+        assert verdict.right and verdict.exact <= 6e-8 < verdict.noise
+        reference.look_closer(verdict, (1.0001 * wide).astype(np.float32), 0, output)
+        assert not verdict.right
+
+
 @pytest.mark.parametrize("isa", ["auto", "avx2", "scalar"])
 @pytest.mark.parametrize("sparsity", [0.0, 0.5, 0.9])
 def test_long_sums_are_as_exact_as_the_cpu_provider(isa: str, sparsity: float) -> None:
