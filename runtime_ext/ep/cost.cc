@@ -124,6 +124,8 @@ double CostModel::ours(const Graph& graph, const Lowering& lowering, const Unit&
           g.groups > 1 ? (0.8 + 0.45 * g.stride_h * g.stride_w) * out / std::max(1.0, images) : 0;
       if (unit.op.weights)
         return images * (far + std::max(moving, kKept * kept + kernels::estimate_cycles(*unit.op.weights, whole, isa, generate_code)));
+      if (unit.zeros.rows > 0)
+        return images * (far + hope * std::max(moving, kKept * kept + kernels::estimate_cycles(g, unit.zeros, whole, isa, generate_code)));
       kernels::Analysis analysis;  // not sparse enough to look closer: dense kernels
       analysis.rows = g.out_channels;
       analysis.columns = g.columns();

@@ -11,6 +11,8 @@ struct CostModel {
   // Cycles that the CPU provider's dense kernels take here for each one estimated; 1 as long as ours are
   // estimated too, see dense_factor.
   double cpu_factor = 1;
+  // Our share of what is estimated from a sample of a weight, see Unit::zeros.
+  double hope = 1;
   // What open sizes of the graph are taken to be: height and width of images, length of signals, and
   // the rows of matrices. Sizes that follow from these by windows are computed.
   int64_t open_pixels = 128, open_length = 1024, open_tokens = 64;

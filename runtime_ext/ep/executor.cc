@@ -55,6 +55,9 @@ bool all_known(const std::vector<Shape>& shapes) {
   return true;
 }
 
+// Sizes that a model promises may be absurd and must not be multiplied before `infer_shapes` has seen them.
+bool is_empty(const Shape& shape) { return std::find(shape.begin(), shape.end(), 0) != shape.end(); }
+
 int64_t elements(const Shape& shape) {
   int64_t n = 1;
   for (int64_t d : shape) n *= d;
@@ -174,8 +177,7 @@ void Executor::prepare(PlanStore* plans) {
     instances_.clear();
     return;
   }
-  for (const Shape& shape : program_.input_shapes)
-    if (elements(shape) == 0) return;
+  if (std::any_of(program_.input_shapes.begin(), program_.input_shapes.end(), is_empty)) return;
   entry_for(program_.input_shapes, plans);
   for (Op& op : program_.ops) op.weights.reset();
   fixed_ = true;
@@ -204,9 +206,7 @@ std::shared_ptr<const Executor::Entry> Executor::make_entry(const std::vector<Sh
   entry->inputs = shapes;
   std::vector<Shape> all = infer_shapes(program_, shapes);
   for (int v : program_.outputs) entry->outputs.push_back(all[static_cast<size_t>(v)]);
-  bool empty = false;
-  for (const Shape& shape : shapes) empty = empty || elements(shape) == 0;
-  if (empty) return entry;
+  if (std::any_of(shapes.begin(), shapes.end(), is_empty)) return entry;
   std::vector<Shape> image_shapes = shapes;
   if (program_.domain == Domain::image) {
     entry->images = shapes[0][0];

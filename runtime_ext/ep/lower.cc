@@ -132,8 +132,11 @@ Dims stated_dims(const GraphValue& value) {
   return out;
 }
 
-// Counts the zeros of a unit's weight, and packs it where that is wanted.
-void look_at_weight(double pack_from, Unit* unit) {
+// Rows of a weight that a first decision is made on.
+constexpr int64_t kSampleRows = 64;
+
+// Counts the zeros of a unit's weight, and sees how they lie where that is wanted.
+void look_at_weight(double look_from, Unit* unit) {
   WeightSource& source = *unit->op.source;
   const kernels::ConvGeometry& geometry = unit->op.geometry;
   const double size = static_cast<double>(geometry.columns()) * geometry.out_channels;
@@ -144,12 +147,33 @@ void look_at_weight(double pack_from, Unit* unit) {
     source.indices = std::move(rows->indices);
     source.values = std::move(rows->values);
     source.blob.reset();
-  } else if (pack_from <= 1) {
-    const int64_t nonzero = kernels::count_nonzeros(source.dense.data, static_cast<int64_t>(size));
-    unit->sparsity = 1.0 - static_cast<double>(nonzero) / size;
+    if (look_from <= 1) pack_weight(&unit->op, false);
+    return;
   }
-  if (pack_from > 1 || (!unit->packed && unit->sparsity < pack_from)) return;
-  pack_weight(&unit->op, false);  // most are dropped as soon as there is a plan
+  if (look_from > 1) return;
+  const int64_t nonzero = kernels::count_nonzeros(source.dense.data, static_cast<int64_t>(size));
+  unit->sparsity = 1.0 - static_cast<double>(nonzero) / size;
+  if (unit->sparsity < look_from) return;
+  const kernels::Status status = kernels::analyse(geometry, source.dense, kSampleRows, &unit->zeros);
+  if (!status.ok()) throw std::runtime_error(status.message);
+}
+
+// Calls `work` on units in parallel; where it throws the unit is not supported after all.
+void for_units(const std::vector<int>& units, Lowering* lowering, const std::function<void(Unit*)>& work) {
+  std::vector<int64_t> sizes;
+  for (int u : units) {
+    const kernels::ConvGeometry& g = lowering->units[static_cast<size_t>(u)].op.geometry;
+    sizes.push_back(g.columns() * g.out_channels);
+  }
+  run_tasks(sizes, [&](size_t i) {
+    Unit& unit = lowering->units[static_cast<size_t>(units[i])];
+    try {
+      work(&unit);
+    } catch (const std::runtime_error& e) {  // damaged, or too large for the kernels
+      unit.supported = false;
+      unit.reason = e.what();
+    }
+  });
 }
 
 // What the operation implies, completed by what the graph states.
@@ -179,12 +203,12 @@ void lower_node(const LowerContext& context, int index, Unit* unit) {
 
 }  // namespace
 
-Lowering lower(const Graph& graph, double pack_from, bool alone) {
+Lowering lower(const Graph& graph, double look_from, bool alone) {
   Lowering result;
   result.dims.reserve(graph.values().size());
   for (const GraphValue& value : graph.values()) result.dims.push_back(stated_dims(value));
   if (!alone) propagate_dims(graph, &result.dims);
-  LowerContext context{graph, result.dims, pack_from, alone};
+  LowerContext context{graph, result.dims, alone};
 
   const int count = static_cast<int>(graph.nodes().size());
   std::vector<bool> taken(static_cast<size_t>(count), false);
@@ -228,20 +252,21 @@ Lowering lower(const Graph& graph, double pack_from, bool alone) {
     for (int n : unit.nodes) result.unit_of[static_cast<size_t>(n)] = static_cast<int>(result.units.size());
     result.units.push_back(std::move(unit));
   }
-  std::vector<int64_t> sizes;
-  for (const Unit& unit : result.units)
-    sizes.push_back(unit.anchor ? unit.op.geometry.columns() * unit.op.geometry.out_channels : 0);
-  run_tasks(sizes, [&](size_t u) {
-    Unit& unit = result.units[u];
-    if (!unit.supported || !unit.anchor) return;
-    try {
-      look_at_weight(pack_from, &unit);
-    } catch (const std::runtime_error& e) {  // damaged, or too large for the kernels
-      unit.supported = false;
-      unit.reason = e.what();
-    }
-  });
+  std::vector<int> weighted;
+  for (size_t u = 0; u < result.units.size(); ++u)
+    if (result.units[u].supported && result.units[u].anchor) weighted.push_back(static_cast<int>(u));
+  for_units(weighted, &result, [&](Unit* unit) { look_at_weight(look_from, unit); });
   return result;
+}
+
+void pack_units(const std::vector<int>& units, Lowering* lowering) {
+  std::vector<int> wanted;
+  for (int u : units) {
+    const Unit& unit = lowering->units[static_cast<size_t>(u)];
+    if (unit.supported && unit.anchor && !unit.op.weights) wanted.push_back(u);
+  }
+  // Not compact: most are dropped as soon as there is a plan.
+  for_units(wanted, lowering, [](Unit* unit) { pack_weight(&unit->op, false); });
 }
 
 }  // namespace onnxprune::ep

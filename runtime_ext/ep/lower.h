@@ -22,6 +22,7 @@ struct Unit {
   bool anchor = false;       // has a constant weight matrix
   bool packed = false;       // stored packed: without us our own operator would run it, slower
   double sparsity = 0;       // fraction of zeros of that weight
+  kernels::Analysis zeros;   // how they lie, from a sample of the rows; no rows = not looked at
 };
 
 // The whole graph as units in execution order, every node in exactly one.
@@ -31,10 +32,14 @@ struct Lowering {
   std::vector<Dims> dims;    // by value: what is known about its shape
 };
 
-// Weights with at least this fraction of zeros are packed at once (the operation then has `weights`);
-// others are only counted. Above 1 nothing is looked at.
+// Weights with at least this fraction of zeros are looked at (`Unit::zeros`); of others the zeros are
+// only counted. Above 1 nothing is looked at. Packed ones are unpacked and packed again for the kernels.
 // `alone`: nothing outside the nodes that will be claimed may be relied on, because they will be lowered
 // again without the rest of the graph.
-Lowering lower(const Graph& graph, double pack_from, bool alone);
+Lowering lower(const Graph& graph, double look_from, bool alone);
+
+// Packs the weights of these units (the operations then have `weights`); those that turn out to be too
+// large for the kernels are no longer supported.
+void pack_units(const std::vector<int>& units, Lowering* lowering);
 
 }  // namespace onnxprune::ep

@@ -17,7 +17,6 @@ struct Unsupported : std::runtime_error {
 struct LowerContext {
   const Graph& graph;
   std::vector<Dims>& dims;  // by value
-  double pack_from = 0;
   bool alone = false;  // see lower()
 
   const Dims& of(int value) const { return dims[static_cast<size_t>(value)]; }

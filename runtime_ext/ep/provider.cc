@@ -27,6 +27,8 @@ constexpr double kTuneSeconds = 0.01;
 // Time that it may spend on running what is too close to call, microseconds: as long as packing took, so
 // that making a session stays in proportion to the model, but within these.
 constexpr double kMeasureLeast = 10000, kMeasureMost = 60000;
+// What an estimate from a sample of a weight may be too high by.
+constexpr double kHope = 0.9;
 
 // What onnxruntime holds for a fused node. Its `compute` may be called by several threads at once.
 struct FusedNode : abi::NodeComputeInfo {
@@ -317,7 +319,11 @@ void Provider::claim(const Graph& graph, abi::GraphSupport* support) {
     return;
   }
   const auto start = std::chrono::steady_clock::now();
-  const Lowering lowering = lower(graph, options_.force ? 0.0 : options_.min_sparsity, options_.context_enable);
+  Lowering lowering = lower(graph, options_.force ? 0.0 : options_.min_sparsity, options_.context_enable);
+  // Packing is most of the work here: only what might be claimed is worth it.
+  CostModel hopeful = costs_;
+  hopeful.hope = kHope;
+  for (const Group& group : select(graph, lowering, options_, hopeful, {}).groups) pack_units(group.units, &lowering);
   Selection selection = select(graph, lowering, options_, costs_, {});
   PlanStore plans;
   // Saving a compiled model needs the weights that planning lets go of, so `compile` starts afresh then.

@@ -224,18 +224,18 @@ float scale_of(const PackOptions& options, std::int64_t row) {
   return options.row_scale == nullptr ? 1.0f : options.row_scale[row];
 }
 
-// The kept weights in compressed rows.
-void gather(const DenseView& dense, const PackOptions& options, std::int64_t nnz,
-            WeightsImpl* csr) {
+// Appends `rows` rows that keep `nnz` weights, in compressed form.
+void gather(const DenseView& dense, std::int64_t rows, const PackOptions& options,
+            std::int64_t nnz, WeightsImpl* csr) {
   const OpsTable& ops = ops_table(active_isa());
   const std::int64_t columns = csr->columns();
-  const auto room = static_cast<std::size_t>(nnz + kLane);
+  std::int64_t end = csr->pointers.back();
+  const auto room = static_cast<std::size_t>(end + nnz + kLane);
   csr->values.resize(room);
   csr->narrow.resize(csr->is_narrow() ? room : 0);
   csr->wide.resize(csr->is_narrow() ? 0 : room);
-  RowReader reader(dense, csr->rows(), columns, kStrip);
-  std::int64_t end = 0;
-  for (std::int64_t r = 0; r < csr->rows(); ++r) {
+  RowReader reader(dense, rows, columns, std::min(kStrip, rows));
+  for (std::int64_t r = 0; r < rows; ++r) {
     const float* const row = reader.row(r);
     const float scale = scale_of(options, r);
     float* const values = csr->values.data() + end;
@@ -251,8 +251,7 @@ void gather(const DenseView& dense, const PackOptions& options, std::int64_t nnz
   csr->nonzeros = end;
 }
 
-std::int64_t nonzeros_of(const ConvGeometry& g, const DenseView& dense) {
-  const std::int64_t rows = g.out_channels, columns = g.columns();
+std::int64_t nonzeros_of(const DenseView& dense, std::int64_t rows, std::int64_t columns) {
   const bool gapless = (dense.column_stride == 1 && dense.row_stride == columns) ||
                        (dense.row_stride == 1 && dense.column_stride == rows);
   if (gapless) return count_nonzeros(dense.data, rows * columns);
@@ -286,14 +285,32 @@ Status make_builder(const ConvGeometry& geometry, const PackOptions& options,
   });
 }
 
-Status analyse(const ConvGeometry& geometry, const DenseView& dense, Analysis* analysis) {
+Status analyse(const ConvGeometry& geometry, const DenseView& dense, std::int64_t most_rows,
+               Analysis* analysis) {
   return guarded([&]() -> Status {
-    WeightsPtr csr;
-    PackOptions options;
-    options.storage = Storage::csr;
-    const Status status = pack_dense(geometry, dense, options, &csr);
-    if (status.ok()) *analysis = analyse_csr(static_cast<const WeightsImpl&>(*csr));
-    return status;
+    if (const Status status = check_geometry(geometry); !status.ok()) return status;
+    if (dense.data == nullptr) return failure(Code::invalid_argument, "weights: no data");
+    constexpr std::int64_t kHeight = 16;  // blocks of all heights fit in
+    const std::int64_t rows = geometry.out_channels, columns = geometry.columns();
+    const bool all = most_rows <= 0 || rows <= std::max(most_rows, kHeight);
+    const std::int64_t height = all ? rows : kHeight;
+    const std::int64_t pieces = all ? 1 : std::max<std::int64_t>(1, most_rows / kHeight);
+    WeightsImpl csr;
+    csr.shape = geometry;
+    csr.shape.in_channels /= geometry.groups;
+    csr.shape.groups = 1;
+    csr.shape.out_channels = static_cast<std::int32_t>(height * pieces);
+    csr.pointers.push_back(0);
+    for (std::int64_t piece = 0; piece < pieces; ++piece) {
+      const std::int64_t first = rows / kHeight * piece / pieces * kHeight;
+      DenseView rest = dense;
+      rest.data += all ? 0 : first * dense.row_stride;
+      gather(rest, height, {}, nonzeros_of(rest, height, columns), &csr);
+    }
+    *analysis = analyse_csr(csr);
+    analysis->rows = rows;
+    analysis->nnz = all ? csr.nonzeros : nonzeros_of(dense, rows, columns);
+    return {};
   });
 }
 
@@ -302,7 +319,7 @@ Status pack_dense(const ConvGeometry& geometry, const DenseView& dense, const Pa
   return guarded([&]() -> Status {
     if (const Status status = check_geometry(geometry); !status.ok()) return status;
     if (dense.data == nullptr) return failure(Code::invalid_argument, "weights: no data");
-    const std::int64_t nnz = nonzeros_of(geometry, dense);
+    const std::int64_t nnz = nonzeros_of(dense, geometry.out_channels, geometry.columns());
     Analysis rough;
     rough.rows = geometry.out_channels;
     rough.columns = geometry.columns();
@@ -321,7 +338,7 @@ Status pack_dense(const ConvGeometry& geometry, const DenseView& dense, const Pa
     csr->pointers.push_back(0);
     if (options.bias != nullptr)
       csr->biases.assign(options.bias, options.bias + geometry.out_channels);
-    gather(dense, options, nnz, csr.get());
+    gather(dense, geometry.out_channels, options, nnz, csr.get());
     return convert_storage(options, std::move(csr), weights);
   });
 }

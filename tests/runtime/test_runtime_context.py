@@ -99,6 +99,23 @@ def test_damage_is_an_error_never_a_crash(tmp_path: Path) -> None:
     assert refused >= len(cases) // 2
 
 
+@pytest.mark.parametrize("sizes", [(2**40, 3, 32, 32), (8, 2**62, 4, 1), (2**20,) * 4, (2**31,) * 4])
+def test_absurd_shapes_are_refused(tmp_path: Path, sizes: tuple[int, ...]) -> None:
+    """A compiled model may promise any input shape; products of sizes must not overflow."""
+    import struct
+    import zlib
+
+    _, model = network([1, 3, 32, 32])
+    compiled = compile_to(tmp_path / "compiled.onnx", model)
+    good = blob_of(compiled).s
+    promised = struct.pack("<Q4q", 4, 1, 3, 32, 32)
+    assert good.count(promised) == 1
+    body = good[12:].replace(promised, struct.pack("<Q4q", 4, *sizes))
+    blob_of(compiled).s = good[:8] + zlib.crc32(body).to_bytes(4, "little") + body
+    with pytest.raises(Exception, match=r"onnxprune: a tensor of shape .* is too large"):
+        runtime.session(compiled, 1)
+
+
 def test_versions_and_instruction_sets_are_checked(tmp_path: Path) -> None:
     import zlib
 
