@@ -99,7 +99,9 @@ def test_damage_is_an_error_never_a_crash(tmp_path: Path) -> None:
     assert refused >= len(cases) // 2
 
 
-@pytest.mark.parametrize("sizes", [(2**40, 3, 32, 32), (8, 2**62, 4, 1), (2**20,) * 4, (2**31,) * 4])
+@pytest.mark.parametrize(
+    "sizes", [(2**40, 3, 32, 32), (8, 2**62, 4, 1), (2**20,) * 4, (2**31,) * 4]
+)
 def test_absurd_shapes_are_refused(tmp_path: Path, sizes: tuple[int, ...]) -> None:
     """A compiled model may promise any input shape; products of sizes must not overflow."""
     import struct
