@@ -15,6 +15,7 @@ import onnx_ir as ir
 from onnxprune import io
 from onnxprune.criteria import parse_criterion
 from onnxprune.errors import ModelError, ProofError, UsageError
+from onnxprune.formats.weights import DOMAIN
 from onnxprune.passes.base import Context, Pass
 from onnxprune.passes.fold_constants import FoldConstants
 from onnxprune.passes.infer_shapes import InferShapes
@@ -302,6 +303,11 @@ def _resized(now: ir.Shape | None, declared: ir.Shape | None) -> ir.Shape | None
 
 
 def _check_weights(model: ir.Model) -> None:
+    if any(node.domain == DOMAIN for node in model.graph.all_nodes()):
+        raise ModelError(
+            "its weights are packed; 'onnxprune convert MODEL -o DENSE --format dense' restores "
+            "them bit for bit"
+        )
     bad = io.nonfinite_weights(model)
     if bad:
         more = f" and {len(bad) - 1} more" if len(bad) > 1 else ""

@@ -138,26 +138,35 @@ def _feed(model: Given, seed: int, data: Any) -> Feed:
     if data is not None:
         return next(iter(open_feeds(data, io.load(model).model)))
     source = io.load(model).model if isinstance(model, io.Loaded) else model
-    return working_feeds(source, seed, 1)[0]
+    return working_feeds(source, seed, 1, session=_session(model, "cpu", 1))[0]
 
 
-def _open(model: Given, runtime: str, threads: int, feed: Feed) -> Contender:
+def _name(model: Given) -> str:
+    given = isinstance(model, (str, os.PathLike))
+    return str(model) if given else f"<{io.load(model).kind} model>"
+
+
+def _session(model: Given, runtime: str, threads: int) -> Any:
     import onnxruntime as ort
 
-    loaded = io.load(model)
-    name = str(model) if isinstance(model, (str, os.PathLike)) else f"<{loaded.kind} model>"
     options = ort.SessionOptions()
     options.log_severity_level = 4
     # Threads that spin after a run would slow down whoever comes next.
     options.add_session_config_entry("session.force_spinning_stop", "1")
-    runnable: Any = loaded.model if isinstance(model, io.Loaded) else model
-    started = time.perf_counter()
+    runnable: Any = io.load(model).model if isinstance(model, io.Loaded) else model
     try:
-        made = session(runnable, threads, provider=runtime, session_options=options)
+        return session(runnable, threads, provider=runtime, session_options=options)
     except Exception as error:
         if not type(error).__module__.startswith("onnxruntime"):
             raise
-        raise LoadError(f"onnxruntime does not take {name}: {_short(error)}") from error
+        raise LoadError(f"onnxruntime does not take {_name(model)}: {_short(error)}") from error
+
+
+def _open(model: Given, runtime: str, threads: int, feed: Feed) -> Contender:
+    loaded = io.load(model)
+    name = _name(model)
+    started = time.perf_counter()
+    made = _session(model, runtime, threads)
     took = time.perf_counter() - started
     wanted = {i.name for i in made.get_inputs()}
     held = {k: v for k, v in feed.items() if k in wanted}

@@ -93,7 +93,10 @@ class _Runner:
         except Exception as error:
             if not type(error).__module__.startswith("onnxruntime"):
                 raise
-            hint = "; --runtime sparse runs packed weights" if "ai.onnxprune" in str(error) else ""
+            packed = "ai.onnxprune" in str(error)  # and no library: its operators run on cpu, too
+            hint = (
+                "; packed weights need the sparse runtime, see onnxprune doctor" if packed else ""
+            )
             raise _CannotRun(f"{who} does not load: {_short(error)}{hint}") from error
         return cls(who, made)
 

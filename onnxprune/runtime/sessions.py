@@ -30,6 +30,7 @@ OPTIONS = {
 """Options of the provider and their defaults, as keyword arguments of :func:`session`."""
 
 _serial = itertools.count(1)
+_DOMAIN = "ai.onnxprune"  # of the operators that hold packed weights
 
 
 def session(
@@ -47,7 +48,8 @@ def session(
     Args:
         model: path, bytes, ``onnx.ModelProto`` or ``onnx_ir.Model``.
         threads: size of the session's pool; None leaves it to onnxruntime (one per core).
-        provider: "sparse" (what it does not claim runs on the CPU provider) or "cpu".
+        provider: "sparse" (what it does not claim runs on the CPU provider) or "cpu", where packed
+            weights are unpacked by the library's operators, if there is a library.
         fallback: on a machine without the sparse provider use the CPU provider instead of raising.
         dims: sizes of open dimensions by their name in the model, fixed for this session. What is
             fixed can be measured and laid out when the session is made; where sizes stay open,
@@ -94,7 +96,14 @@ def session(
     chosen: dict[str, Any] = {"enable_fallback": False}
     if not devices:
         chosen["providers"] = ["CPUExecutionProvider"]
-    made = _create(ort, model, held, chosen)
+    try:
+        made = _create(ort, model, held, chosen)
+    except Exception as error:
+        path = library.library_path()
+        if devices or path is None or _DOMAIN not in str(error):
+            raise
+        held.register_custom_ops_library(str(path))
+        made = _create(ort, model, held, chosen)
     if devices and library.PROVIDER not in made.get_providers():
         raise RuntimeUnavailableError(
             f"onnxruntime {ort.__version__} made the session without {library.PROVIDER}; "

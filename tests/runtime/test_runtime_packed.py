@@ -53,6 +53,30 @@ def unclaimed(held: ir.Model) -> Any:
     return ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
 
 
+def test_the_cpu_provider_unpacks(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Packed models are benched and compared on either runtime; pruning says what to do first."""
+    import onnxprune
+    from onnxprune.errors import ModelError
+
+    net = Net()
+    y = net.add("Conv", net.input("x", [1, 8, 9, 9]), net.weight(16, 8, 3, 3))
+    model = net.model(y)
+    held = packed(model, "csr")
+    given = feed(net.rng, {"x": [1, 8, 9, 9]})
+    expected = runtime.session(model, 1, provider="cpu").run(None, given)[0]
+    assert_close(runtime.session(held, 1, provider="cpu").run(None, given)[0], expected)
+    path = tmp_path / "packed.onnx"
+    ir.save(held, path)
+    report = onnxprune.bench([path], runtimes=["cpu", "sparse"], seconds=0.0)
+    assert [row["runtime"] for row in report["results"]] == ["cpu", "sparse"]
+    for pattern in ("element", "channel"):
+        with pytest.raises(ModelError, match="weights are packed; 'onnxprune convert"):
+            onnxprune.prune(path, sparsity=0.5, pattern=pattern)
+    monkeypatch.setenv("ONNXPRUNE_LIBRARY", str(tmp_path / "none.so"))
+    with pytest.raises(Exception, match="SparseConv"):
+        runtime.session(held, 1, provider="cpu")
+
+
 def two_of_four(net: Net, *shape: int) -> str:
     weight = net.rng.standard_normal(shape).astype(np.float32)
     groups = weight.reshape(shape[0], shape[1] // 4, 4, -1)
