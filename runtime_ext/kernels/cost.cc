@@ -14,14 +14,17 @@ namespace {
 // Cycles per multiply-add of one vector: `base` plus what every stored column costs, which is
 // shared by the weights of the column that the kernel sees together and so falls with density.
 // Fitted with kernel_bench on the layers of ResNet-50: AVX-512 on processors with two 512-bit
-// multiply-add units (Zen 5) and with halves that make up one (Zen 4), AVX2 on Zen 3. `short_run` is
-// what runs of few vectors lose, as a share at one vector, falling with the square of their number.
+// multiply-add units (Emerald Rapids) and with halves that make up one (Zen 4), AVX2 on Zen 3.
+// `short_run` is what runs of few vectors lose, as a share at one vector, falling with the square of
+// their number.
 struct Rate {
   double base, per_density, short_run;
 };
 
-// Whether a multiply-add of 512 bits takes as long as two of 256. Everything predicted hangs on it, so it
-// is asked in many short rounds that take turns: interruptions and a clock that changes meet both.
+}  // namespace
+
+// Everything predicted hangs on it, so it is asked in many short rounds that take turns: interruptions
+// and a clock that changes meet both.
 bool wide_is_split() {
   static const bool split = [] {
     if (!isa_supported(Isa::avx512)) return false;
@@ -41,6 +44,8 @@ bool wide_is_split() {
   return split;
 }
 
+namespace {
+
 Rate rate_of(const KernelRecord& kernel) {
   switch (kernel.entry.isa) {
     case Isa::avx512:
@@ -50,10 +55,10 @@ Rate rate_of(const KernelRecord& kernel) {
         if (kernel.family == Family::rows4) return {1.15, 0.090, 1.0};
         return {1.75, 0.022, 1.0};
       }
-      if (kernel.entry.generated) return {0.72, 0.047, 10.0};
-      if (kernel.family == Family::block) return {0.57, 0.009, 1.0};
-      if (kernel.family == Family::rows4) return {0.66, 0.075, 5.0};
-      return {0.95, 0.050, 1.0};
+      if (kernel.entry.generated) return {0.49, 0.030, 2.0};
+      if (kernel.family == Family::block) return {0.51, 0.006, 1.0};
+      if (kernel.family == Family::rows4) return {0.49, 0.080, 1.0};
+      return {0.85, 0.020, 1.0};
     case Isa::avx2:
       if (kernel.entry.generated) return {0.95, 0.045, 10.0};
       if (kernel.family == Family::block) return {0.62, 0.006, 1.0};

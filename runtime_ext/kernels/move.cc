@@ -5,19 +5,10 @@
 
 #include "ops/table.h"
 #include "phases.h"
+#include "spmm/scatter.h"
 
 namespace onnxprune::kernels {
 namespace {
-
-void copy_strided(const float* from, std::int32_t step, float* to, std::int32_t count) {
-  if (step == 1) {
-    std::memcpy(to, from, static_cast<std::size_t>(count) * sizeof(float));
-  } else if (step == 2) {
-    ops_table(active_isa()).every_second(from, to, count);
-  } else {
-    for (std::int32_t i = 0; i < count; ++i) to[i] = from[static_cast<std::int64_t>(i) * step];
-  }
-}
 
 void spread_strided(const float* from, float* to, std::int32_t step, std::int32_t count) {
   if (step == 1) {
@@ -27,39 +18,20 @@ void spread_strided(const float* from, float* to, std::int32_t step, std::int32_
   }
 }
 
-// Plain rows to phases of columns, both at once; false where one of them is not stored.
-bool split_rows(const float* rows, std::int64_t row_stride, const PlaneLayout& to, float* plane) {
-  std::vector<std::int64_t> slots;
-  for (std::int32_t phase = 0; phase < 2 * to.stride_h; ++phase) {
-    slots.push_back(to.phase_slot(phase));
-    if (slots.back() < 0) return false;
-  }
+// Plain rows (row_stride floats apart) of the channels first .. last-1 -> planes in `to`. A few channels at
+// a time: their lines stay in the first-level cache from run to run.
+void import_rows(const float* rows, std::int64_t row_stride, std::int64_t channel_stride,
+                 const PlaneLayout& to, float* planes, std::int32_t first, std::int32_t last) {
+  constexpr std::int32_t kTogether = 8;
   const OpsTable& ops = ops_table(active_isa());
-  ScatterRun run;
-  run.step = 2;
-  run.pixels = (to.width + 1) / 2;
-  run.others = to.width / 2;
-  for (std::int64_t y = 0; y < to.height; ++y) {
-    const auto slot = static_cast<std::size_t>(y % to.stride_h * 2);
-    const std::int64_t row = to.lead + y / to.stride_h * to.pitch;
-    run.to = slots[slot] * to.phase_stride + row;
-    run.other = slots[slot + 1] * to.phase_stride + row;
-    ops.scatter(&run, 1, rows + y * row_stride, plane);
+  const std::vector<ScatterRun> runs =
+      scatter_runs(to, static_cast<std::int32_t>(row_stride), 0, to.height * row_stride);
+  for (std::int32_t c = first; c < last; c += kTogether) {
+    const std::int32_t end = std::min(last, c + kTogether);
+    for (std::int32_t k = c; k < end; ++k) zero_around(to, planes + k * to.plane_stride);
+    ops.scatter(runs.data(), static_cast<std::int64_t>(runs.size()), rows + c * channel_stride,
+                channel_stride, planes + c * to.plane_stride, to.plane_stride, end - c);
   }
-  return true;
-}
-
-// Plain rows (row_stride floats apart) -> one plane in `to`.
-void import_plane(const float* rows, std::int64_t row_stride, const PlaneLayout& to, float* plane) {
-  zero_around(to, plane);
-  if (to.stride_w == 2 && split_rows(rows, row_stride, to, plane)) return;
-  for_each_phase(to, [&](const Phase& phase) {
-    for (std::int32_t y = 0; y < phase.rows; ++y) {
-      const std::int64_t source = (std::int64_t{y} * to.stride_h + phase.y) * row_stride + phase.x;
-      copy_strided(rows + source, to.stride_w, plane + phase.base + std::int64_t{y} * to.pitch,
-                   phase.cols);
-    }
-  });
 }
 
 // One plane in `from` -> plain rows.
@@ -103,9 +75,7 @@ void transpose(const float* from, std::int64_t from_stride, std::int64_t rows, s
 void import_nchw(const float* image, const PlaneLayout& to, float* planes, std::int32_t first,
                  std::int32_t last) {
   const std::int64_t pixels = std::int64_t{to.height} * to.width;
-  for (std::int32_t c = first; c < last; ++c) {
-    import_plane(image + c * pixels, to.width, to, planes + c * to.plane_stride);
-  }
+  import_rows(image, to.width, pixels, to, planes, first, last);
 }
 
 void export_nchw(const PlaneLayout& from, const float* planes, float* image, std::int32_t first,
@@ -131,12 +101,14 @@ void export_tokens(const PlaneLayout& from, const float* planes, float* tokens,
 
 void convert_planes(const PlaneLayout& from, const float* source, const PlaneLayout& to,
                     float* planes, std::int32_t first, std::int32_t last) {
+  if (from.plain()) {
+    import_rows(source + from.lead, from.pitch, from.plane_stride, to, planes, first, last);
+    return;
+  }
   for (std::int32_t c = first; c < last; ++c) {
     const float* in = source + c * from.plane_stride;
     float* out = planes + c * to.plane_stride;
-    if (from.plain()) {
-      import_plane(in + from.lead, from.pitch, to, out);
-    } else if (to.plain()) {
+    if (to.plain()) {
       zero_around(to, out);
       export_plane(from, in, out + to.lead, to.pitch);
     } else {

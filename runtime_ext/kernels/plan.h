@@ -106,6 +106,9 @@ double estimate_cycles(const Weights& weights, std::int64_t pixels, Isa isa, boo
 // The same before packing, from an analysis.
 double estimate_cycles(const ConvGeometry& geometry, const Analysis& analysis, std::int64_t pixels,
                        Isa isa, bool generate_code);
+// Whether a multiply-add of 512 bits takes as long as two of 256 (measured once). If not, two of them
+// start every cycle, and loads, code and the second-level cache fall behind first.
+bool wide_is_split();
 // A depth-wise convolution that walks planes, with so many output pixels.
 double estimate_window_cycles(const ConvGeometry& geometry, std::int32_t height, std::int32_t width,
                               Isa isa);

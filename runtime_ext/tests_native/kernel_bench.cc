@@ -8,8 +8,8 @@
 //                [--chain] [--layer TEXT | --custom
 //                IN,OUT,KERNEL,WIDTH[,HEIGHT[,COUNT[,STRIDE[,GROUPS]]]] ...] [--budget BYTES]
 //                [--vectors N] [--pack 0|1] [--no-code]
-//                [--pixels N] [--rows N] [--registers] [--no-shift] [--no-fetch] [--no-alike] (generated
-//                kernels)
+//                [--pixels N] [--rows N] [--registers] [--no-shift] [--no-fetch] [--no-alike]
+//                [--by-pairs 0|1] (generated kernels)
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -255,6 +255,8 @@ int main(int argc, char** argv) {
       o.tuning.rows = std::atoi(next), ++i;
     else if (a == "--no-fetch")
       o.tuning.fetch = false;
+    else if (a == "--by-pairs")
+      o.tuning.by_pairs = std::atoi(next), ++i;
     else if (a == "--pack")
       o.tuning.pack = std::atoi(next), ++i;
     else if (a == "--no-shift")

@@ -110,6 +110,8 @@ void all_forms(Listing* l) {
     l->say("dec " + G);
     e.prefetch(m);
     l->say("prefetcht0 BYTE PTR " + address(m));
+    e.prefetch_second(m);
+    l->say("prefetcht1 BYTE PTR " + address(m));
     e.prefetch_write(m);
     l->say("prefetchw BYTE PTR " + address(m));
     e.zero_upper();

@@ -39,11 +39,11 @@ void Encoder::decrement(Gp reg) {
          static_cast<std::uint8_t>(0xc8 | (r & 7))});
 }
 
-void Encoder::hint(std::uint8_t opcode, Mem m) {
+void Encoder::hint(std::uint8_t opcode, int extension, Mem m) {
   if (!room(16)) return;
   if (static_cast<int>(m.base) & 8) bytes({0x41});
   bytes({0x0f, opcode});
-  address_bytes(1, m, 1);
+  address_bytes(extension, m, 1);
 }
 
 void Encoder::data(const void* from, std::size_t count) {

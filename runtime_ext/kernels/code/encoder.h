@@ -117,8 +117,9 @@ class Encoder {
   void copy(Gp dst, Gp src);
   void add(Gp reg, std::int32_t value);
   void decrement(Gp reg);
-  void prefetch(Mem m) { hint(0x18, m); }        // prefetcht0
-  void prefetch_write(Mem m) { hint(0x0d, m); }  // prefetchw
+  void prefetch(Mem m) { hint(0x18, 1, m); }         // prefetcht0
+  void prefetch_second(Mem m) { hint(0x18, 2, m); }  // prefetcht1
+  void prefetch_write(Mem m) { hint(0x0d, 1, m); }   // prefetchw
   void jump_back_if_not_zero(std::size_t target);  // jnz to a position returned by size()
   void ret() { bytes({0xc3}); }
   void align(std::size_t unit);  // with nops
@@ -128,7 +129,7 @@ class Encoder {
   enum Map : std::uint8_t { kMap0F = 1, kMap0F38 = 2, kMap0F3A = 3 };
   enum Prefix : std::uint8_t { kNone = 0, k66 = 1 };
 
-  void hint(std::uint8_t opcode, Mem m);
+  void hint(std::uint8_t opcode, int extension, Mem m);
   bool room(std::size_t count) {
     if (static_cast<std::size_t>(end_ - at_) >= count) return true;
     overflowed_ = true;

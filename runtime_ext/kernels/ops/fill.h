@@ -25,7 +25,6 @@ inline onnxprune::kernels::OpsTable filled_table() {
   t.winograd_sums = winograd_sums;
   t.pack = pack;
   t.scatter = scatter;
-  t.every_second = every_second;
   t.sum = sum;
   t.largest = largest;
   t.layer_norm = layer_norm;

@@ -157,7 +157,7 @@ class Pool {
       halves.other = evens_;
       halves.others = static_cast<std::int64_t>(wide_.size()) - evens_;
       halves.step = 2;
-      ops_.scatter(&halves, 1, wide_.data(), split_.data());
+      ops_.scatter(&halves, 1, wide_.data(), 0, split_.data(), 0, 1);
       reduce(split_.data(), columns_, g_.kernel_w, row, out_.width);
     } else {
       for (std::int32_t x = 0; x < out_.width; ++x)

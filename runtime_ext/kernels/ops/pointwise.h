@@ -111,68 +111,43 @@ void pack(const float* in, const std::int32_t* offsets, std::int64_t columns, in
   }
 }
 
-void every_second(const float* from, float* to, std::int64_t count) {
-  std::int64_t i = 0;
-  // The second load of the last whole vector would reach one float too far.
-  for (; i + kW + 1 <= count; i += kW) {
-    Simd::store(to + i, Simd::even_lanes(Simd::load(from + 2 * i), Simd::load(from + 2 * i + kW)));
-  }
-  while (i < count) {
-    const int lanes = static_cast<int>(count - i < kW ? count - i : kW), floats = 2 * lanes - 1;
-    const float* at = from + 2 * i;
-    const Reg low = read(at, floats < kW ? floats : kW);
-    const Reg high = floats > kW ? Simd::load_some(at + kW, floats - kW) : Simd::zero();
-    write(to + i, Simd::even_lanes(low, high), lanes, nullptr, 0);
-    i += lanes;
-  }
-}
-
-// The even floats to one place, the odd ones to another.
-inline void split_floats(const float* from, std::int64_t evens, std::int64_t odds, float* even,
-                         float* odd) {
-  const auto whole = [&](std::int64_t i) {
-    const Reg low = Simd::load(from + 2 * i), high = Simd::load(from + 2 * i + kW);
-    Simd::store(even + i, Simd::even_lanes(low, high));
-    Simd::store(odd + i, Simd::odd_lanes(low, high));
-  };
-  if (odds >= kW) {  // the last whole vectors overlap those before them
-    for (std::int64_t i = 0; i + kW < odds; i += kW) whole(i);
-    whole(odds - kW);
-    if (evens > odds) even[odds] = from[2 * odds];
-    return;
-  }
-  for (std::int64_t i = 0; i < evens; i += kW) {
-    const std::int64_t floats = evens + odds - 2 * i;
-    Reg low, high;
-    if (floats >= 2 * kW) {
-      low = Simd::load(from + 2 * i);
-      high = Simd::load(from + 2 * i + kW);
-    } else {
-      low = read(from + 2 * i, static_cast<int>(floats < kW ? floats : kW));
-      high = floats > kW ? Simd::load_some(from + 2 * i + kW, static_cast<int>(floats - kW))
-                         : Simd::zero();
-    }
-    const std::int64_t a = evens - i, b = odds - i;
-    write(even + i, Simd::even_lanes(low, high), static_cast<int>(a < kW ? a : kW), nullptr, 0);
-    if (b > 0)
-      write(odd + i, Simd::odd_lanes(low, high), static_cast<int>(b < kW ? b : kW), nullptr, 0);
-  }
-}
-
-void scatter(const ScatterRun* runs, std::int64_t count, const float* tile, float* plane) {
+// Vector by vector of a run, and each for all rows: what masks and branches depend on stays the same.
+void scatter(const ScatterRun* runs, std::int64_t count, const float* tile,
+             std::int64_t tile_stride, float* planes, std::int64_t plane_stride,
+             std::int64_t rows) {
   for (const ScatterRun* run = runs; run != runs + count; ++run) {
-    const float* from = tile + run->from;
-    float* to = plane + run->to;
+    const float* const from = tile + run->from;
+    float* const to = planes + run->to;
+    float* const other = planes + run->other;
+    const auto each_row = [&](auto&& body) {
+      for (std::int64_t r = 0; r < rows; ++r) body(r * tile_stride, r * plane_stride);
+    };
     if (run->step == 1) {
       for_vectors(run->pixels, [&](std::int64_t i, int lanes) {
-        write(to + i, read(from + i, lanes), lanes, nullptr, 0);
+        each_row([&](std::int64_t a, std::int64_t b) {
+          write(to + i + b, read(from + i + a, lanes), lanes, nullptr, 0);
+        });
       });
-    } else if (run->step == 2 && run->others > 0) {
-      split_floats(from, run->pixels, run->others, to, plane + run->other);
     } else if (run->step == 2) {
-      every_second(from, to, run->pixels);
+      // The even floats to one place, the odd ones, if they are wanted, to another.
+      const std::int64_t floats = 2 * run->pixels - (run->others < run->pixels ? 1 : 0);
+      for_vectors(run->pixels, [&](std::int64_t i, int evens) {
+        const std::int64_t left = floats - 2 * i;
+        const int first = static_cast<int>(left < kW ? left : kW);
+        const int second = static_cast<int>(left < 2 * kW ? left - first : kW);
+        const std::int64_t odd = run->others - i;
+        const int odds = static_cast<int>(odd < 0 ? 0 : odd < kW ? odd : kW);
+        each_row([&](std::int64_t a, std::int64_t b) {
+          const Reg low = read(from + 2 * i + a, first);
+          const Reg high = second > 0 ? read(from + 2 * i + a + kW, second) : Simd::zero();
+          write(to + i + b, Simd::even_lanes(low, high), evens, nullptr, 0);
+          if (odds > 0) write(other + i + b, Simd::odd_lanes(low, high), odds, nullptr, 0);
+        });
+      });
     } else {
-      for (std::int64_t i = 0; i < run->pixels; ++i) to[i] = from[i * run->step];
+      each_row([&](std::int64_t a, std::int64_t b) {
+        for (std::int64_t i = 0; i < run->pixels; ++i) to[i + b] = from[i * run->step + a];
+      });
     }
   }
 }

@@ -92,9 +92,10 @@ struct OpsTable {
   // to[c * column_stride + v * vector_stride ..] = in[offsets[c] + v * width ..], whole vectors.
   void (*pack)(const float* in, const std::int32_t* offsets, std::int64_t columns, int vectors,
                float* to, std::int64_t column_stride, std::int64_t vector_stride);
-  void (*scatter)(const ScatterRun* runs, std::int64_t count, const float* tile, float* plane);
-  // to[i] = from[2 * i]
-  void (*every_second)(const float* from, float* to, std::int64_t count);
+  // The runs of each of `rows` rows, `tile_stride` floats apart, to its plane.
+  void (*scatter)(const ScatterRun* runs, std::int64_t count, const float* tile,
+                  std::int64_t tile_stride, float* planes, std::int64_t plane_stride,
+                  std::int64_t rows);
   float (*sum)(const float* row, std::int64_t count);
   float (*largest)(const float* row, std::int64_t count);
   // Tokens [first, last) of [feature][token] planes, see layer_norm in ops.h.

@@ -208,10 +208,15 @@ std::size_t PixelPlan::scratch_bytes() const {
 void PixelPlan::run(const RunArgs& args, std::int64_t first, std::int64_t last,
                     void* scratch) const {
   const auto tiles = static_cast<std::int64_t>(tiles_.size());
-  if (first < last) prepare(static_cast<std::int32_t>(first / tiles % parts()));
+  // Parts are there for threads, or to stay in the caches while all tiles pass over them. Only scattered
+  // outputs have them for want of scratch: then all parts pass over a tile, whose input is read once.
+  const auto part_of = [&](std::int64_t item) {
+    return static_cast<std::int32_t>(direct_ ? item / tiles % parts() : item % parts());
+  };
+  if (first < last) prepare(part_of(first));
   for (std::int64_t item = first; item < last; ++item) {
-    const auto tile = static_cast<std::size_t>(item % tiles);
-    const auto part = static_cast<std::int32_t>(item / tiles % parts());
+    const auto tile = static_cast<std::size_t>(direct_ ? item % tiles : item / parts() % tiles);
+    const std::int32_t part = part_of(item);
     const std::int64_t image = item / tiles / parts();
     RunArgs one = args;
     one.in += image * args.in_image_stride;
@@ -294,8 +299,14 @@ void PixelPlan::run_scattered(const RunArgs& args, std::int32_t part, std::size_
       scatter_load(runs, args.residual + r * out_.plane_stride, added, count);
     if (!clamps())
       ops_.finish(epilogue_, row, args.residual == nullptr ? nullptr : added, nullptr, count);
-    ops_.scatter(runs.data(), static_cast<std::int64_t>(runs.size()), row, plane);
     if (index == 0) zero_runs(borders_, plane);
+  }
+  // Rows that follow each other, all at once.
+  for (std::int64_t place = first, end; place < last; place = end) {
+    for (end = place + 1; end < last && row_at(end) == row_at(end - 1) + 1; ++end) {}
+    ops_.scatter(runs.data(), static_cast<std::int64_t>(runs.size()),
+                 scratch + (place - first) * stride, stride,
+                 args.out + row_at(place) * out_.plane_stride, out_.plane_stride, end - place);
   }
 }
 

@@ -85,7 +85,7 @@ class DepthwisePlan final : public PlanBase {
                   run.width);
     }
     if (!out_.plain())
-      ops_.scatter(scatter_.data(), static_cast<std::int64_t>(scatter_.size()), scratch, out);
+      ops_.scatter(scatter_.data(), static_cast<std::int64_t>(scatter_.size()), scratch, 0, out, 0, 1);
     zero_runs(borders_, out);
   }
 
