@@ -51,7 +51,10 @@ inline void finish_row(const TileJob& job, std::uint32_t flags, std::int64_t row
   }
   if (flags & kLast) {
     const Simd::Reg low = Simd::set1(job.low), high = Simd::set1(job.high);
-    for (int i = 0; i < P; ++i) sum[i] = Simd::min(high, Simd::max(low, sum[i]));
+    for (int i = 0; i < P; ++i) sum[i] = Simd::max(low, sum[i]);
+    if (job.capped) {
+      for (int i = 0; i < P; ++i) sum[i] = Simd::min(high, sum[i]);
+    }
     if (job.residual != nullptr && job.residual_after) {
       const float* add = job.residual + row * job.out_stride;
       for (int i = 0; i < P; ++i) sum[i] = Simd::add(sum[i], Simd::load(add + i * Simd::kWidth));

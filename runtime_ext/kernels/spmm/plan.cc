@@ -1,5 +1,6 @@
 // Plans made of tile kernels: sparse (or dense) matrix times flat pixel vectors.
 #include <algorithm>
+#include <cmath>
 
 #include "../dispatch.h"
 #include "data.h"
@@ -64,6 +65,7 @@ class TilePlan final : public PixelPlan {
     job->values = data_.values.data();
     job->rows = rows_;
     job->claim = claim_;
+    job->capped = std::isfinite(job->high);
     for (std::int32_t b = 0; b < data_.blocks; ++b) {
       const auto list = static_cast<std::size_t>(part) * data_.blocks + b;
       const std::int64_t begin = data_.list_begin[list];

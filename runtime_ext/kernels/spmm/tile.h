@@ -37,6 +37,7 @@ struct TileJob {
   const std::uint32_t* patterns = nullptr;  // rows4: for span i the counts of patterns 1..15
   std::int32_t rows = 0;                    // rows of the output: a block may stick out
   float low = 0, high = 0;                  // the epilogue's clamp (infinite: none)
+  bool capped = false;                      // `high` is finite: short rows notice one operation less
   bool claim = false;                       // the output is large: ask for its lines early
   bool residual_after = false;              // add the residual after the clamp instead of before
 };
