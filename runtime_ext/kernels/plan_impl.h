@@ -21,7 +21,7 @@ struct Tuning {
   bool embedded = true;               // weights as memory operands
   std::int32_t claim = -1;            // lines of the output are asked for early; -1 = if it is large
   bool fetch = true;                  // code is fetched into the caches ahead of its use
-  std::int32_t by_pairs = -1;         // ... see ColumnShape; -1 decide
+  std::int32_t fetch_second = -1;     // ... into the second-level cache only; -1 decide
   bool alike = true;                  // rows that keep the same columns are computed together
 };
 

@@ -9,7 +9,7 @@
 //                IN,OUT,KERNEL,WIDTH[,HEIGHT[,COUNT[,STRIDE[,GROUPS]]]] ...] [--budget BYTES]
 //                [--vectors N] [--pack 0|1] [--no-code]
 //                [--pixels N] [--rows N] [--registers] [--no-shift] [--no-fetch] [--no-alike]
-//                [--by-pairs 0|1] (generated kernels)
+//                [--fetch-second 0|1] (generated kernels)
 #include <algorithm>
 #include <chrono>
 #include <cstdio>
@@ -255,8 +255,8 @@ int main(int argc, char** argv) {
       o.tuning.rows = std::atoi(next), ++i;
     else if (a == "--no-fetch")
       o.tuning.fetch = false;
-    else if (a == "--by-pairs")
-      o.tuning.by_pairs = std::atoi(next), ++i;
+    else if (a == "--fetch-second")
+      o.tuning.fetch_second = std::atoi(next), ++i;
     else if (a == "--pack")
       o.tuning.pack = std::atoi(next), ++i;
     else if (a == "--no-shift")

@@ -495,7 +495,7 @@ TEST(conv_tunings) {
       tuning.shift = random.below(3) != 0;
       tuning.fetch = random.below(2) == 0;
       tuning.alike = random.below(4) != 0;
-      tuning.by_pairs = random.below(2);
+      tuning.fetch_second = random.below(2);
       run_case(c, problem, kernels[k].isa, kernels[k].name, tuning);
     }
   }

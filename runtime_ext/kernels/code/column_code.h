@@ -43,7 +43,7 @@ struct ColumnShape {
   bool by_place = false;  // sums are stored by place, not by row: someone else puts them in order
   int threads = 1;        // among which the groups are divided, where that is done at all
   int iterations = 0;  // how often a call loops, about: fetching spreads over it; 0 = none fetched
-  bool by_pairs = false;  // fetch into the second cache, of every two lines the first
+  bool fetch_second = false;  // into the second-level cache only
 };
 // Rows that the registers allow for.
 int column_rows_limit(const ColumnShape& shape);

@@ -52,7 +52,8 @@ class ColumnPlan final : public PixelPlan {
     shape.by_place = !direct_;
     shape.row_parts = row_parts;
     shape.iterations = tuning.fetch ? (longest_ + shape.pixels - 1) / shape.pixels : 0;
-    shape.by_pairs = tuning.by_pairs >= 0 ? tuning.by_pairs > 0 : shape.wide && !wide_is_split();
+    shape.fetch_second =
+        tuning.fetch_second >= 0 ? tuning.fetch_second > 0 : shape.wide && !wide_is_split();
     shape.claim = tuning.fetch && (tuning.claim >= 0 ? tuning.claim > 0 : large_output(g));
     const Status status =
         generate_columns(request.weights, input_.offset, shape, epilogue, out_stride(), &code_);
@@ -92,16 +93,16 @@ class ColumnPlan final : public PixelPlan {
     args.limits = limits;
     const std::int32_t groups = code_.groups(), begin = part_groups_[part], end = part_groups_[part + 1];
     // Of the next item: the same part for another tile, or the next part for this one.
-    const std::int32_t following = direct_ ? begin : end % groups;
+    const auto following = static_cast<std::size_t>(direct_ ? begin : end % groups);
     for (std::int32_t b = 0; b < code_.blocks; ++b) {
       args.in = block_input(b, job->in, tile, area);
       const ColumnPiece* const pieces = code_.pieces.data() + static_cast<std::size_t>(b) * groups;
       for (std::int32_t g = begin; g < end; ++g) {
         const ColumnPiece& piece = pieces[g];
         if (piece.code == kNoCode) continue;
-        const ColumnPiece& next = g + 1 < end              ? pieces[g + 1]
+        const ColumnPiece& next = g + 1 < end            ? pieces[g + 1]
                                   : b + 1 < code_.blocks ? pieces[groups + begin]
-                                                         : code_.pieces[static_cast<std::size_t>(following)];
+                                                         : code_.pieces[following];
         const std::int64_t row = code_.base[static_cast<std::size_t>(g)];
         args.weights = code_.weights(piece);
         args.next = code_.memory.data() + (next.code == kNoCode ? piece.end : next.code);
