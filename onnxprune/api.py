@@ -88,8 +88,8 @@ def prune(
         structure: for ``channel``: kinds of units, of ``heads``, ``head_dim``, ``ffn``,
             ``channels`` and ``hidden`` (through normalisations: approximate), or ``auto``: all
             that is exact.
-        permute: for N:M patterns: ``auto``: with ``data``, channels are reordered where that loses
-            less; ``on``: also without; ``none``.
+        permute: for patterns that tie neighbouring channels (N:M, blocks, vectors): ``auto``: with
+            ``data``, channels are reordered where that loses less; ``on``: also without; ``none``.
         plan: replay this plan (object, or path of its JSON) instead of selecting.
         mask_only: leave shapes alone; write the dense model with zeros.
         format: also pack the weights, see :class:`~onnxprune.passes.emit.Emit`: ``auto`` for the

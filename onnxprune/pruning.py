@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,6 @@ from onnxprune.passes.infer_shapes import InferShapes
 from onnxprune.passes.inline_functions import InlineFunctions
 from onnxprune.passes.permute import permute_units
 from onnxprune.patterns import parse_pattern
-from onnxprune.patterns.nm import NM
 from onnxprune.planning import PrunePlan, SelectOptions, find_layers
 from onnxprune.planning.cost import CostModel
 from onnxprune.planning.masks import select_masks
@@ -169,11 +168,12 @@ def run_prune(
     if plan is not None and plan.orders:
         permute_units(analyzer, plan.orders)
         analyzer = analyze(model)
-    elif plan is None and isinstance(wanted, NM) and alone:
+    elif kind == "mask" and alone and plan is None:
         from onnxprune.recovery.apply_orders import reorder
 
-        names = {x.value.name or "" for x in find_layers(analyzer)}
-        found = reorder(analyzer, wanted, names, calibration or feeds, measured=False)
+        # Only how much of each layer stays is looked at, so weights alone may say it.
+        masks = select_masks(analyzer, replace(options, criterion="l1"))[0].masks
+        found = reorder(analyzer, wanted, masks, calibration or feeds, measured=False)
         if found is not None:
             analyzer = found.analyzer
             model = analyzer.model

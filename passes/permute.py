@@ -1,7 +1,7 @@
 """Reorder coupled channels: another order of the units of a group, in every tensor they touch.
 
 The network computes what it computed: producers write channels in the new order and consumers read
-them in it, so nothing is left to do at run time. N:M masks lose less under a good order.
+them in it, so nothing is left to do at run time. N:M and block masks lose less under a good order.
 """
 
 from __future__ import annotations

@@ -113,7 +113,8 @@ def _layers(context: click.Context, parameter: click.Parameter, texts: tuple[str
 @click.option(
     "--permute",
     type=click.Choice(["auto", "on", "none"]),
-    help="For N:M: reorder coupled channels where less is lost that way; auto: with --data.  "
+    help="For N:M, blocks and vectors: reorder coupled channels where less is lost that way; "
+    "auto: with --data.  "
     "[default: auto]",
 )
 @click.option(
@@ -156,9 +157,9 @@ def _layers(context: click.Context, parameter: click.Parameter, texts: tuple[str
     help="auto: with --data, search masks and solve kept weights anew so that outputs stay what "
     "they were; none: kept weights stay as they are; or the steps to try, with commas between: "
     "reconstruct (solve layer by layer), allocate (divide weights by measured damage first), "
-    "permute (reorder channels for N:M), train (block-wise) for masks; select (units and widths by "
-    "samples), reconstruct, statistics (of normalisations), train for channels. Each is kept only "
-    "if it agrees better on held-out samples.  [default: auto]",
+    "permute (reorder channels for N:M and blocks), train (block-wise) for masks; select (units "
+    "and widths by samples), reconstruct, statistics (of normalisations), train for channels. Each "
+    "is kept only if it agrees better on held-out samples.  [default: auto]",
 )
 @click.option(
     "--cache",

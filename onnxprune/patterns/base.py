@@ -64,6 +64,14 @@ class Pattern(ABC):
         del shape
         return None
 
+    def runs(self, shape: Sequence[int]) -> tuple[int, int]:
+        """Return how many consecutive (outputs, inputs) of a weight of ``shape`` a choice ties.
+
+        Which channels stand next to each other matters along an axis where this is more than 1.
+        """
+        del shape
+        return 1, 1
+
     @abstractmethod
     def grid(self, shape: Sequence[int]) -> tuple[int, ...]:
         """Return the shape of the grid of units."""

@@ -60,6 +60,11 @@ class Block(Pattern):
             )
         return cls(int(size[1]), int(size[2]))
 
+    def runs(self, shape: Sequence[int]) -> tuple[int, int]:
+        """See :meth:`Pattern.runs`."""
+        del shape
+        return self.rows, self.cols
+
     def grid(self, shape: Sequence[int]) -> tuple[int, ...]:
         """See :meth:`Pattern.grid`: [G, ceil(O/rows), ceil(I/cols), *K]."""
         groups, outputs, inputs, *kernel = shape

@@ -71,6 +71,11 @@ class NM(Pattern):
         per_group = " per group" if shape[0] > 1 else ""
         return f"{shape[2]} input channels{per_group} are not a multiple of {self.m}"
 
+    def runs(self, shape: Sequence[int]) -> tuple[int, int]:
+        """See :meth:`Pattern.runs`."""
+        del shape
+        return 1, self.m
+
     def grid(self, shape: Sequence[int]) -> tuple[int, ...]:
         """See :meth:`Pattern.grid`: the weight's own shape."""
         return tuple(shape)

@@ -60,6 +60,11 @@ class Vector(Pattern):
             raise UsageError(f"pattern {text!r}: the length is not a number; write e.g. vector:8")
         return cls(int(found[1]))
 
+    def runs(self, shape: Sequence[int]) -> tuple[int, int]:
+        """See :meth:`Pattern.runs`: where vectors are rows of kernels, channels are not tied."""
+        axis, length = self._run(shape)
+        return 1, length if axis == 2 else 1
+
     def grid(self, shape: Sequence[int]) -> tuple[int, ...]:
         """See :meth:`Pattern.grid`: ceil(n / length) along the axis the vectors run along."""
         axis, length = self._run(shape)

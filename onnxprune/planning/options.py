@@ -45,8 +45,9 @@ class SelectOptions:
             the inner width of feed-forward layers (``ffn``), ``channels`` of
             convolutions and recurrent layers, or ``auto``: all that is exact. ``hidden`` goes
             through the normalisations that mix an axis, which is approximate.
-        permute: for N:M: "auto": with samples, coupled channels are reordered where that loses
-            less; "on": also without samples; "none".
+        permute: for patterns that tie neighbouring channels (N:M, blocks, vectors): "auto": with
+            samples, coupled channels are reordered where that loses less; "on": also without
+            samples; "none".
     """
 
     pattern: str = "channel"

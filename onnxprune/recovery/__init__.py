@@ -7,6 +7,6 @@ Everything here is linear algebra on one layer's (W, H, G); graphs and samples a
 * :mod:`.alps`, :mod:`.obs`, :mod:`.sparsegpt`, :mod:`.swaps` and the score files search masks
   (:data:`.search.SEARCHES` lists them), on the geometry of :mod:`.structure`,
 * :mod:`.structured`, :mod:`.structured_swaps`, :mod:`.thinet`, :mod:`.lasso` choose coupled units,
-* :mod:`.permutation` reorders channels for N:M,
+* :mod:`.permutation` reorders channels for N:M and blocks,
 * :mod:`.bias` and :mod:`.statistics` repair means and variances.
 """

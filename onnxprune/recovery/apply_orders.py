@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,12 +12,12 @@ from onnxprune import io
 from onnxprune.criteria import parse_criterion
 from onnxprune.errors import ProofError, UsageError
 from onnxprune.passes.permute import permute_units
-from onnxprune.patterns.nm import NM
+from onnxprune.patterns import Pattern
 from onnxprune.proof.equivalence import Proof, compare
 from onnxprune.proof.staging import Stage, Staged
 from onnxprune.recovery.apply import Feed, Progress, quiet
 from onnxprune.recovery.evidence import weight_scores
-from onnxprune.recovery.orders import Ordered, find_orders
+from onnxprune.recovery.orders import Masks, Ordered, find_orders, ties
 from onnxprune.rules.analysis import Analyzer, analyze
 
 #: Feeds that a new order is proved on.
@@ -43,8 +43,8 @@ class Reordered:
 
 def reorder(
     analyzer: Analyzer,
-    pattern: NM,
-    tensors: Collection[str],
+    pattern: Pattern,
+    masks: Masks,
     feeds: Sequence[Feed] | None,
     *,
     measured: bool = True,
@@ -56,20 +56,22 @@ def reorder(
     Args:
         analyzer: of the dense model, which stays as it is.
         pattern: the pattern.
-        tensors: names of the weights that get a mask.
+        masks: by tensor name; how much of each weight stays.
         feeds: samples, for the scores and the proof; random inputs for the proof, and magnitude
             for the scores, when None.
         measured: with ``feeds``, score by the layers' curvature.
         seed: of the search.
         progress: called with (stage, fraction done).
     """
+    if not ties(pattern, analyzer, masks):
+        return None
     scores = None
     if measured and feeds:
         scores = weight_scores(
-            analyzer, parse_criterion("obs"), feeds, tensors=tensors, seed=seed, progress=progress
+            analyzer, parse_criterion("obs"), feeds, tensors=masks, seed=seed, progress=progress
         )
         scores = {n: s / max(float(s.sum()), 1e-30) for n, s in scores.items()}
-    orders = find_orders(analyzer, pattern, tensors, scores, seed=seed)
+    orders = find_orders(analyzer, pattern, masks, scores, seed=seed)
     if not orders:
         return None
     with Stage() as stage:

@@ -1,15 +1,18 @@
-"""Channel permutation for N:M: which input channels share a bucket, so that less score is lost.
+"""Channel permutation: which channels share a bucket, so that the pattern loses less score.
 
-Three moves on a score matrix [rows, channels] (``w^2 / diag(H^-1)`` or ``|w|``; the rows are every
-output and kernel position):
+Three moves on a score matrix [rows, channels] (``w^2 / diag(H^-1)`` or ``|w|``; the rows are what a
+bucket is masked at: outputs or inputs, and kernel positions):
 
-1. the start of RIA (Zhang et al. 2024): channels sorted by total score are dealt to the buckets in
-   snake order, then re-dealt rank by rank through linear sum assignment;
-2. assignment moves: one channel is taken out of every bucket and all are put back optimally;
-3. stripe groups, as in apex (Pool and Yu 2021): all 35 ways to split two 2:4 buckets' channels, for
-   every pair of buckets, best disjoint improvements first; then small random kicks and again.
+1. a start: for N:M that of RIA (Zhang et al. 2024), channels sorted by total score and dealt to the
+   buckets in snake order; for blocks, channels put to those whose large scores lie where theirs do;
+2. assignment moves (RIA): one channel is taken out of every bucket and all are put back optimally
+   through linear sum assignment;
+3. stripe groups, as in apex (Pool and Yu 2021): all 35 ways to split two buckets of four channels
+   (exchanges of two where there are too many ways), for every pair of buckets, best disjoint
+   improvements first; then small random kicks and again.
 
-Only the contents of the buckets are searched: their order, and the order inside, changes nothing.
+What a bucket is worth says a rule of :mod:`.bucket_rules`. Only the contents of the buckets are
+searched: their order, and the order inside, changes nothing.
 """
 
 from __future__ import annotations
@@ -18,13 +21,11 @@ from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
-import numpy.typing as npt
 from scipy.optimize import linear_sum_assignment
 
 from onnxprune.errors import UsageError
+from onnxprune.recovery.bucket_rules import F32, BucketRule
 from onnxprune.recovery.problem import F64, Ints
-
-F32 = npt.NDArray[np.float32]
 
 #: Splits of a pair of buckets are all tried up to this many, else single exchanges only.
 MAX_SPLITS = 200
@@ -32,6 +33,8 @@ MAX_SPLITS = 200
 NOISE = 1e-6
 #: Entries handled at once when many buckets are scored.
 CHUNK = 1 << 21
+#: A round of assignment moves may take this share of the budget; of more buckets it takes parts.
+ROUND = 1 / 16
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,8 @@ class Permutation:
 
     Attributes:
         order: ``order[i]`` is the old channel at new position i [channels].
-        kept: score kept by N:M after the permutation.
-        kept_before: score kept by N:M in the original order.
+        kept: score kept by the pattern after the permutation.
+        kept_before: score kept by the pattern in the original order.
         upper: score kept by unstructured pruning at the same density.
     """
 
@@ -52,61 +55,55 @@ class Permutation:
 
     @property
     def efficacy(self) -> float:
-        """Share of the gap between plain N:M and unstructured that the permutation closes."""
+        """Share of the gap between the pattern and unstructured that the permutation closes."""
         gap = self.upper - self.kept_before
         return (self.kept - self.kept_before) / gap if gap > 0 else 0.0
 
 
 def search_permutation(
-    scores: F64, n: int, m: int, *, effort: int = 4, seed: int = 0, budget: float = 4e9
+    scores: F64, rule: BucketRule, *, effort: int = 4, seed: int = 0, budget: float | None = None
 ) -> Permutation:
-    """Find an order of the input channels that keeps more score under N:M.
+    """Find an order of the channels that keeps more score under a pattern.
 
     Args:
-        scores: non-negative [rows, channels]; channels must be a multiple of m.
-        n, m: the pattern.
+        scores: non-negative [rows, channels]; channels must be a multiple of the rule's m.
+        rule: what a bucket keeps.
         effort: random kicks after the first optimum (each costs a fraction of the first search).
         seed: of the kicks; same seed, same result.
         budget: scored entries after which the search stops where it is; bounds the time of large
-            layers (about 1e9 a few seconds on one core).
+            layers (about 1e9 a few seconds on one core); the rule's own when None.
 
     Raises:
         UsageError: channels are not a multiple of m.
     """
-    rows, channels = scores.shape
+    channels = scores.shape[1]
     scores = np.asarray(scores, dtype=np.float64)
-    if channels % m:
+    if channels % rule.m:
         raise UsageError(
-            f"{channels} channels cannot be cut into buckets of {m}: leave this layer unpermuted"
+            f"{channels} channels cannot be cut into buckets of {rule.m}: leave this layer "
+            "unpermuted"
         )
-    identity = np.arange(channels, dtype=np.int64).reshape(-1, m)
-    scale = float(scores.mean()) or 1.0
-    search = _Search((scores.T / scale).astype(np.float32, order="C"), n, m, budget)
-    starts = [identity, search.assign(search.snake(), rounds=2 * m)]
-    best = max(starts, key=lambda buckets: float(search.kept(buckets).sum()))
+    identity = np.arange(channels, dtype=np.int64).reshape(-1, rule.m)
     rng = np.random.default_rng(seed)
-    best = search.refine(best, rng)
-    value = float(search.kept(best).sum())
-    for _ in range(effort if channels > m else 0):
-        if search.spent > budget:
+    search = _Search(scores, rule, rule.budget if budget is None else budget, rng)
+    before = rule.kept(scores, identity.ravel())
+    best, value = identity, before
+
+    def better(trial: Ints) -> None:
+        nonlocal best, value
+        kept = rule.kept(scores, trial.ravel())
+        if kept > value:
+            best, value = trial, kept
+            search.settle(best)
+
+    search.settle(identity)
+    better(search.assign(rule.start(search.columns, search.limits), rounds=2 * rule.m))
+    better(search.refine(best, rng))
+    for _ in range(effort if channels > rule.m else 0):
+        if search.spent > search.budget:
             break
-        trial = search.refine(_kick(best, rng), rng)
-        trial_value = float(search.kept(trial).sum())
-        if trial_value > value:
-            best, value = trial, trial_value
-    count = rows * channels * n // m
-    flat = np.partition(scores.ravel(), rows * channels - count)
-    upper = float(flat[rows * channels - count :].sum())
-    before, after = (_kept_exactly(scores, order, n, m) for order in (identity, best))
-    if after <= before:
-        best, after = identity, before
-    return Permutation(best.ravel(), after, before, upper)
-
-
-def _kept_exactly(scores: F64, buckets: Ints, n: int, m: int) -> float:
-    """Score kept by N:M in fp64 when the channels stand in the order of ``buckets`` [B, m]."""
-    groups = scores[:, buckets.ravel()].reshape(-1, m)
-    return float(np.partition(groups, m - n, axis=1)[:, m - n :].sum())
+        better(search.refine(_kick(best, rng), rng))
+    return Permutation(best.ravel(), value, before, rule.upper(scores))
 
 
 def _kick(buckets: Ints, rng: np.random.Generator) -> Ints:
@@ -124,11 +121,18 @@ class _Search:
     The search runs in fp32, which only has to rank moves; gains below 1e-6 of the total are noise.
     """
 
-    def __init__(self, columns: F32, n: int, m: int, budget: float) -> None:
-        self.columns = columns
-        self.n, self.m = n, m
+    def __init__(
+        self, scores: F64, rule: BucketRule, budget: float, rng: np.random.Generator
+    ) -> None:
+        self.scores, self.rule = scores, rule
+        self.scale = float(scores.mean()) or 1.0
+        self.rows = rule.rows((len(scores), scores.shape[1]), rng)
+        chosen = scores if self.rows is None else scores[self.rows]
+        self.columns: F32 = (chosen.T / self.scale).astype(np.float32, order="C")
+        self.limits: F32 | None = None
         self.budget = budget
         self.spent = 0.0
+        m = self.m = rule.m
         halves = [(0, *rest) for rest in combinations(range(1, 2 * m), m - 1)]
         if len(halves) > MAX_SPLITS:
             swaps = [(i, j) for i in range(m) for j in range(m)]
@@ -139,54 +143,55 @@ class _Search:
         everything = set(range(2 * m))
         self.right = np.array([sorted(everything - set(h)) for h in halves], dtype=np.int64)
 
+    def settle(self, buckets: Ints) -> None:
+        """Judge buckets from now on by what the best mask for these ones does."""
+        limits = self.rule.limits(self.scores, buckets.ravel())
+        if limits is not None:
+            limits = limits if self.rows is None else limits[self.rows]
+            self.limits = (limits / self.scale).astype(np.float32)
+
     def kept(self, buckets: Ints) -> F64:
-        """Score kept in each bucket [B] of channels [B, m]."""
+        """Worth of each bucket [B] of channels [B, m]."""
         out = np.empty(len(buckets))
         step = max(1, CHUNK // max(1, self.m * self.columns.shape[1]))
         for start in range(0, len(buckets), step):
-            out[start : start + step] = self._top(buckets[start : start + step])
+            part = buckets[start : start + step]
+            lanes = [self.columns[part[:, i]] for i in range(self.m)]
+            out[start : start + step] = self.rule.value(lanes, self.limits)
         self.spent += buckets.size * self.columns.shape[1]
         return out
-
-    def _top(self, buckets: Ints) -> F64:
-        lanes = [self.columns[buckets[:, i]] for i in range(self.m)]
-        if (self.n, self.m) == (2, 4):
-            # The top two of four are one of each pair, or a whole pair.
-            first, second = lanes[0] + lanes[1], lanes[2] + lanes[3]
-            mixed = np.maximum(lanes[0], lanes[1]) + np.maximum(lanes[2], lanes[3])
-            top: F64 = np.maximum(np.maximum(first, second), mixed).sum(axis=1, dtype=np.float64)
-            return top
-        stacked = np.stack(lanes)
-        stacked.partition(self.m - self.n, axis=0)
-        summed: F64 = stacked[self.m - self.n :].sum(axis=(0, 2), dtype=np.float64)
-        return summed
-
-    def snake(self) -> Ints:
-        """Deal the channels by falling total score to the buckets, back and forth."""
-        ranked = np.argsort(-self.columns.sum(axis=1), kind="stable").reshape(self.m, -1)
-        ranked[1::2] = ranked[1::2, ::-1].copy()
-        return np.ascontiguousarray(ranked.T)
 
     def assign(self, buckets: Ints, rounds: int, rng: np.random.Generator | None = None) -> Ints:
         """Take one channel out of every bucket and put all back optimally, ``rounds`` times."""
         out: Ints = buckets.copy()
         count = len(out)
+        round_of = self.budget * ROUND / max(1, out.size * self.columns.shape[1])
+        size = min(count, max(16, int(round_of)))
         for turn in range(rounds):
             if self.spent > self.budget:
                 break
+            places = np.arange(count)
             if rng is not None:
                 out = rng.permuted(out, axis=1)
-            slot = turn % self.m
-            rest = np.delete(out, slot, axis=1)
-            free = out[:, slot]
-            trial = np.empty((count, count, self.m), dtype=np.int64)
-            trial[:, :, 1:] = rest[:, None, :]
-            trial[:, :, 0] = free[None, :]
-            value = self.kept(trial.reshape(-1, self.m)).reshape(count, count)
-            rows, chosen = linear_sum_assignment(value, maximize=True)
-            if value[rows, chosen].sum() > np.trace(value) * (1 + NOISE):
-                out[:, slot] = free[chosen]
+                places = rng.permutation(count) if size < count else places
+            for start in range(0, count, size):
+                which = places[start : start + size]
+                out[which] = self._reassign(out[which], turn % self.m)
         return out
+
+    def _reassign(self, buckets: Ints, slot: int) -> Ints:
+        """Put what is in a slot of every bucket back optimally."""
+        count = len(buckets)
+        free = buckets[:, slot]
+        trial = np.empty((count, count, self.m), dtype=np.int64)
+        trial[:, :, 1:] = np.delete(buckets, slot, axis=1)[:, None, :]
+        trial[:, :, 0] = free[None, :]
+        value = self.kept(trial.reshape(-1, self.m)).reshape(count, count)
+        rows, chosen = linear_sum_assignment(value, maximize=True)
+        if value[rows, chosen].sum() > np.trace(value) * (1 + NOISE):
+            buckets = buckets.copy()
+            buckets[:, slot] = free[chosen]
+        return buckets
 
     def refine(self, buckets: Ints, rng: np.random.Generator) -> Ints:
         """Alternate assignment moves and stripe groups until neither gains."""

@@ -12,7 +12,6 @@ from onnxprune.calibration.agreement import Agreement, Judge
 from onnxprune.errors import DataError
 from onnxprune.gradients import NoGradient
 from onnxprune.patterns import Pattern, parse_pattern
-from onnxprune.patterns.nm import NM
 from onnxprune.planning import PrunePlan
 from onnxprune.recovery.apply import Feed, Progress, Reconstruction, Recovered, quiet, rows_of
 from onnxprune.recovery.apply_levels import divided_masks
@@ -87,8 +86,8 @@ def recover_masks(
         steps: of :data:`MASK_STEPS`: solve layer by layer, masks searched unless ``method``
             forbids; where a measured table promises enough, divide the same number of weights by
             it first, solve these masks, and solve the even division only if they did not mend
-            what was promised; for N:M, other orders of coupled channels; train block-wise, masks
-            fixed.
+            what was promised; other orders of coupled channels, where the pattern ties
+            neighbours; train block-wise, masks fixed.
         fixed: names of layers whose number of weights stays as it is.
         journal: where answers are kept and taken from.
         seed: for the draw of positions.
@@ -127,7 +126,7 @@ def recover_masks(
         found = work.run(even, kind, method=method, progress=progress)
         if enter("reconstruct", found):
             masks, left_dense = even, left_out(work, even, plan.masks)
-    if "permute" in steps and search and isinstance(kind, NM) and not contest.settled:
+    if "permute" in steps and search and not contest.settled:
         turned, after, told = permuted(work, masks, kind, method, judge, progress)
         if turned is not None and contest.enter("permute", turned, after, told):
             rows = turned.report["layers"]
@@ -168,7 +167,7 @@ def left_out(
 def permuted(
     work: Reconstruction,
     masks: Mapping[str, npt.NDArray[np.bool_]],
-    pattern: NM,
+    pattern: Pattern,
     method: str,
     judge: Judge,
     progress: Progress,

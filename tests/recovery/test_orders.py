@@ -13,6 +13,8 @@ import onnxprune
 from onnxprune import io
 from onnxprune.passes.base import Context
 from onnxprune.passes.infer_shapes import InferShapes
+from onnxprune.patterns import parse_pattern
+from onnxprune.patterns.block import Block
 from onnxprune.patterns.nm import NM
 from onnxprune.recovery.apply_orders import reorder
 from onnxprune.recovery.orders import find_orders
@@ -66,6 +68,22 @@ def analyzed(proto):
     return analyze(model)
 
 
+def weight_of(name, width=16):
+    tensors = residual_net(width=width).graph.initializer
+    return numpy_helper.to_array(next(t for t in tensors if t.name == name))
+
+
+def masks_of(pattern, width=16, keep=None, names="bcd"):
+    """Masks by magnitude of the net's layers, a share ``keep`` of the pattern's units each."""
+    found = {}
+    for name in names:
+        view = np.abs(weight_of(name, width))[None]
+        if pattern.misfit(view.shape) is None:
+            units = None if keep is None else round(keep * pattern.n_units(view.shape))
+            found[name] = pattern.mask(view, units)[0]
+    return found
+
+
 def run(model, x):
     data = model if isinstance(model, bytes) else model.SerializeToString()
     return ort.InferenceSession(data, providers=["CPUExecutionProvider"]).run(None, {"x": x})
@@ -75,7 +93,7 @@ X = np.random.default_rng(1).standard_normal((48, 3, 8, 8)).astype(np.float32)
 
 
 def test_orders_are_found_for_all_consumers_together():
-    found = find_orders(analyzed(residual_net()), NM(2, 4), {"b", "c", "d"})
+    found = find_orders(analyzed(residual_net()), NM(2, 4), masks_of(NM(2, 4)))
     by_layers = {o.layers: o for o in found}
     assert ("conv1", "fc") in by_layers  # the residual stream, through both its readers
     assert ("conv2",) in by_layers
@@ -85,7 +103,7 @@ def test_orders_are_found_for_all_consumers_together():
 def test_the_copy_computes_the_same_and_the_original_stays():
     proto = residual_net()
     analyzer = analyzed(proto)
-    found = reorder(analyzer, NM(2, 4), {"b", "c", "d"}, [{"x": X[:4]}, {"x": X[4:8]}])
+    found = reorder(analyzer, NM(2, 4), masks_of(NM(2, 4)), [{"x": X[:4]}, {"x": X[4:8]}])
     assert found is not None and found.proof["passed"] and not found.refused
     np.testing.assert_allclose(
         run(io.to_bytes(found.analyzer.model), X)[0], run(proto, X)[0], rtol=1e-4, atol=1e-5
@@ -99,7 +117,7 @@ def test_the_copy_computes_the_same_and_the_original_stays():
 
 def test_a_stream_that_leaves_the_graph_keeps_its_order():
     tail = [helper.make_node("Identity", ["s"], ["z"])]
-    found = reorder(analyzed(residual_net(tail=tail)), NM(2, 4), {"b", "c", "d"}, [{"x": X[:4]}])
+    found = reorder(analyzed(residual_net(tail=tail)), NM(2, 4), masks_of(NM(2, 4)), [{"x": X[:4]}])
     assert found is not None
     assert {o.layers for o in found.orders} == {("conv2",)}  # the stream is an output: frozen
 
@@ -149,4 +167,87 @@ def test_without_samples_only_when_asked(tmp_path):
 
 @pytest.mark.parametrize("width", [4, 6])
 def test_widths_that_leave_no_choice_are_left_alone(width):
-    assert find_orders(analyzed(residual_net(width=width)), NM(2, 4), {"b", "c", "d"}) == []
+    masks = masks_of(NM(2, 4), width)
+    assert find_orders(analyzed(residual_net(width=width)), NM(2, 4), masks) == []
+    blocks = masks_of(Block(4, 1), width, keep=0.5)
+    assert find_orders(analyzed(residual_net(width=width)), Block(4, 1), blocks) == []
+
+
+def test_blocks_of_outputs_are_filled_by_what_writes_a_group():
+    masks = masks_of(Block(4, 1), keep=0.3, names="abcd")
+    found = find_orders(analyzed(residual_net()), Block(4, 1), masks)
+    assert {o.layers for o in found} == {("stem", "conv2"), ("conv1",)}
+    assert all(o.before < o.after <= o.upper for o in found)
+
+
+def kept(pattern, tensor, name, mask):
+    """Share of an output's squared weights that the best mask keeps, averaged over outputs."""
+    square = tensor[None].astype(np.float64) ** 2
+    square /= square.sum(axis=tuple(range(2, square.ndim)), keepdims=True)
+    units = int(np.count_nonzero(pattern.unit_scores(mask[None].astype(np.float32))))
+    return square[pattern.mask(square, units)].sum() / square.sum()
+
+
+@pytest.mark.parametrize(
+    "text", ["block:4x1", "block:8x1", "block:1x4", "block:4x4", "block:2x4", "vector", "vector:8"]
+)
+@pytest.mark.parametrize("keep", [0.2, 0.6])
+def test_any_pattern_keeps_more_and_the_function_stays(text, keep):
+    pattern = parse_pattern(text)
+    masks = masks_of(pattern, keep=keep)
+    proto = residual_net()
+    found = reorder(analyzed(proto), pattern, masks, [{"x": X[:4]}], measured=False)
+    if "vector" in text:  # three kernels have rows of their own; what is left is the last layer
+        assert found is None or {o.layers for o in found.orders} <= {("fc",)}
+    if found is None:
+        return
+    assert found.proof["passed"]
+    np.testing.assert_allclose(
+        run(io.to_bytes(found.analyzer.model), X)[0], run(proto, X)[0], rtol=1e-4, atol=1e-5
+    )
+    moved = found.analyzer.graph.initializers
+    told = {"conv1": "b", "conv2": "c", "fc": "d"}
+    for order in found.orders:
+        before, after = (
+            sum(kept(pattern, w(told[name]), name, masks[told[name]]) for name in order.layers)
+            for w in (weight_of, lambda n: moved[n].const_value.numpy())
+        )
+        assert after >= before - 1e-9
+        if len(found.orders) == 1 or 1 in pattern.runs((1, 16, 16)):
+            assert before == pytest.approx(order.before) and after == pytest.approx(order.after)
+
+
+def test_patterns_that_tie_no_channels_measure_nothing():
+    masks = masks_of(parse_pattern("element"), keep=0.5)
+    assert reorder(analyzed(residual_net()), parse_pattern("element"), masks, [{"y": X}]) is None
+
+
+def test_layers_that_stay_whole_have_no_say():
+    masks = masks_of(Block(4, 1), keep=0.3)
+    masks["c"][:] = True
+    found = find_orders(analyzed(residual_net()), Block(4, 1), masks)
+    assert {o.layers for o in found} == {("conv1",)}
+
+
+def test_pruning_blocks_permutes_keeps_what_helps_and_replays(tmp_path):
+    path = tmp_path / "net.onnx"
+    onnx.save(residual_net(), path)
+    result = onnxprune.prune(path, "block:4x1", 0.6, data={"x": X}, first_layer="keep")
+    steps = {s["step"]: s for s in result.report["recovery"]["steps"]}
+    assert steps["permute"]["max_rel_error"] < 1e-4 and steps["permute"]["orders"]
+    plain = onnxprune.prune(
+        path, "block:4x1", 0.6, data={"x": X}, first_layer="keep", permute="none"
+    )
+    assert "permute" not in {s["step"] for s in plain.report["recovery"]["steps"]}
+    last, other = (
+        [s["loss"] for s in r.report["recovery"]["steps"] if s["kept"]][-1] for r in (result, plain)
+    )
+    assert last <= other * 1.001
+    weights = {v.name: v.const_value.numpy() for v in result.model.graph.initializers.values()}
+    for name in "bc":
+        blocks = (weights[name] != 0).reshape(4, 4, -1)
+        assert (blocks.all(axis=1) | ~blocks.any(axis=1)).all()
+    asked = onnxprune.prune(path, "block:4x1", 0.6, first_layer="keep", permute="on")
+    assert asked.plan.orders
+    again = onnxprune.prune(path, plan=asked.plan, recover="none")
+    assert io.to_bytes(again.loaded.model) == io.to_bytes(asked.loaded.model)
