@@ -33,12 +33,16 @@ def mirrored(feed: Feed) -> dict[str, Array] | None:
     if len(feed) != 1:
         return None
     ((name, array),) = feed.items()
+    axis = columns_of(array)
+    return {name: np.ascontiguousarray(np.flip(array, axis))} if axis else None
+
+
+def columns_of(array: Array) -> int:
+    """The axis of a picture's columns, see :func:`mirrored`; 0 where it is no picture."""
     if array.ndim != 4 or array.dtype.kind != "f":
-        return None
-    axis = 3 if array.shape[1] in (1, 3) else 2 if array.shape[3] in (1, 3) else None
-    if axis is None or array.shape[axis] < 2:
-        return None
-    return {name: np.ascontiguousarray(np.flip(array, axis))}
+        return 0
+    axis = 3 if array.shape[1] in (1, 3) else 2 if array.shape[3] in (1, 3) else 0
+    return axis if axis and array.shape[axis] > 1 else 0
 
 
 def same_classes(judge: Judge, turned: Sequence[Sequence[Array]]) -> bool:

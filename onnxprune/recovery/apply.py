@@ -27,6 +27,7 @@ from onnxprune.calibration.mirror import mirrored, same_classes
 from onnxprune.calibration.operands import BiasSite, Operand, find_operand
 from onnxprune.calibration.residual import rows_like, shortcut_of
 from onnxprune.calibration.stages import Stages, Stream, tensor_of
+from onnxprune.calibration.variety import Variety
 from onnxprune.patterns import Pattern
 from onnxprune.planning import find_layers
 from onnxprune.recovery.apply_layer import Solved, solve_layer
@@ -172,6 +173,26 @@ class Reconstruction:
         self.held = [*self.held, *([False] * (len(self.feeds) - len(self.held)))]
         self.copies = 2
         return True
+
+    @property
+    def training(self) -> list[Feed]:
+        """The feeds that solvers see; all where every one is held out."""
+        found = [f for f, held in zip(self.feeds, self.held, strict=True) if not held]
+        return found or list(self.feeds)
+
+    def variety(self, judge: Judge) -> Variety:
+        """Return what may be done to the samples.
+
+        Args:
+            judge: of the held-out feeds.
+
+        Raises:
+            DataError: onnxruntime does not run the model on what was made of them.
+        """
+        stages = self.stages
+        return Variety.of(
+            self.training, self.held_feeds, judge, lambda feeds: Stream(stages, feeds).finish()
+        )
 
     def judge(self) -> Judge:
         """Return the judge on the held-out feeds."""

@@ -165,14 +165,13 @@ def recover_structure(
         set_constant(analyzer.by_name[name], array)
     created = apply_recovered(analyzer, best)
     held = work.held_feeds
-    training = [f for f, h in zip(work.feeds, work.held, strict=True) if not h] or list(feeds)
     again = _anew(analyzer, options)
     gone = removed_from(again, extended(plan, created))
     trained = None
     if "train" in steps:
         trained = train_blocks(
-            again, gone, dense, training, held, judge,
-            seed=options.seed, progress=progress,
+            again, gone, dense, work.training, held, judge,
+            variety=work.variety(judge), seed=options.seed, progress=progress,
         )  # fmt: skip
     account: dict[str, Any] = {
         "samples": sum(rows_of(f) for f in feeds),

@@ -14,21 +14,23 @@ of Adam's would.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
 from onnxprune.calibration.operands import Operand
+from onnxprune.calibration.variety import Variety
+from onnxprune.recovery.apply import rows_of
 from onnxprune.recovery.distil_graph import Distillation, Students
+from onnxprune.recovery.lessons import Lessons
 
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
 F32 = npt.NDArray[np.float32]
 F64 = npt.NDArray[np.float64]
-Feed = Mapping[str, Array]
 #: First step size, as a share of a tensor's root mean square; it falls along a cosine.
 RATE = 0.005
 EPOCHS = 10
@@ -44,9 +46,10 @@ ROOM = 6_000_000
 #: Steps grow over the first tenth of them. Where the loss exceeds so many times the first one, the
 #: best weights so far are taken up again with half the step size.
 RISE, WILD = 0.1, 20.0
-#: Where the start is still the best after so many epochs, training goes on from it with steps so
-#: many times as large; where that gains nothing either, it ends.
-PATIENCE, GENTLER = 4, 0.25
+#: Where the start is still the best after such a share of the epochs, training goes on from it with
+#: the samples as they are and steps so many times as large; where that gains nothing either in as
+#: many, it ends.
+PATIENCE, GENTLER = 0.25, 0.25
 
 
 @dataclass(frozen=True)
@@ -139,8 +142,7 @@ class Trained:
 def train(
     graph: Distillation | Students,
     start: Mapping[str, Array],
-    feeds: Sequence[Feed],
-    wants: Sequence[Mapping[str, Array]],
+    lessons: Lessons,
     spaces: Mapping[str, Space],
     held_out: Callable[[Mapping[str, Array]], float],
     *,
@@ -156,15 +158,14 @@ def train(
     Args:
         graph: the student and its derivatives.
         start: weights to start from, by name.
-        feeds: training samples.
-        wants: for every feed the dense network's values.
+        lessons: samples and the dense network's values for them.
         spaces: by name, where a weight is trained; others are trained as they are.
         held_out: disagreement on other samples under given weights.
         masks: by name, the weights that move; the others stay as they are.
-        epochs: passes over the feeds.
+        epochs: passes over the lessons.
         rate: first step size.
         batch: samples behind one step, at least.
-        seed: for the order of the feeds.
+        seed: for the order of the lessons.
         progress: called with (stage, fraction done).
 
     Raises:
@@ -183,17 +184,18 @@ def train(
     rng = np.random.default_rng(seed)
     best, least = {n: a.copy() for n, a in now.items()}, held_out(now)
     history: list[tuple[int, float | None, float | None]] = [(0, None, least)]
-    rows = max(1, int(next(iter(feeds[0].values())).shape[0]))
-    join = min(len(feeds), max(1, -(-batch // rows)))
-    total, step, since = epochs * (len(feeds) // join), 0, 0
+    join = min(len(lessons), max(1, -(-batch // rows_of(lessons.feeds[0]))))
+    total, step, since = epochs * (len(lessons) // join), 0, 0
     limit, gentle = 0.0, False
+    patience = LOOK * max(1, int(PATIENCE * epochs / LOOK))
 
-    def batch_of(indices: Iterable[int]) -> tuple[list[float], dict[str, Array]]:
-        """Losses of feeds under the present weights, and the summed derivatives."""
+    def batch_of(epoch: int, indices: Iterable[int]) -> tuple[list[float], dict[str, Array]]:
+        """Losses of lessons under the present weights, and the summed derivatives."""
         losses: list[float] = []
         grads: dict[str, Array] = {}
         for index in indices:
-            loss, found = graph.run(feeds[index], wants[index], now)
+            feed, want = lessons.take(epoch, index)
+            loss, found = graph.run(feed, want, now)
             losses.append(loss)
             grads = {n: g + grads[n] if grads else g for n, g in found.items()}
         for name in names:
@@ -206,9 +208,9 @@ def train(
 
     for epoch in range(1, epochs + 1):
         losses = []
-        order = rng.permutation(len(feeds))
+        order = rng.permutation(len(lessons))
         for place in range(0, len(order) // join * join, join):
-            found, grads = batch_of(order[place : place + join])
+            found, grads = batch_of(epoch, order[place : place + join])
             losses += found
             limit = limit or WILD * losses[0]
             step += 1
@@ -236,10 +238,11 @@ def train(
             history.append((epoch, float(np.mean(losses)), seen))
             if seen < least:
                 best, least = {n: a.copy() for n, a in now.items()}, seen
-            elif least == history[0][2] and epoch % PATIENCE == 0:
+            elif least == history[0][2] and epoch % patience == 0:
                 if gentle:
                     break
                 gentle, since, rate = True, 0, GENTLER * rate
+                lessons = replace(lessons, variety=Variety())
                 now = {n: a.copy() for n, a in best.items()}
                 first, second = {n: np.zeros_like(now[n]) for n in names}, dict.fromkeys(names, 0.0)
     return Trained(best, least, tuple(history))

@@ -18,13 +18,12 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxprune.calibration.stages import Keeper, session
+from onnxprune.calibration.stages import session
 from onnxprune.errors import DataError
 from onnxprune.gradients import Emitter, NoGradient, backward
 from onnxprune.gradients.emit import OPSET
 
 Array = npt.NDArray[Any]
-Crop = Sequence[Array | None]
 #: Sessions of more shapes than this keep no memory between two runs.
 FEW_SHAPES = 4
 
@@ -246,54 +245,3 @@ class Students:
 def shape_of(feed: Mapping[str, Array]) -> tuple[tuple[str, tuple[int, ...]], ...]:
     """Names and shapes of a feed."""
     return tuple((n, np.asarray(feed[n]).shape) for n in sorted(feed))
-
-
-def targets(
-    dense: onnx.ModelProto,
-    names: Sequence[str],
-    feeds: Sequence[Mapping[str, Array]],
-    crops: Mapping[str, Crop],
-) -> tuple[list[dict[str, Array]], dict[str, float]]:
-    """Return what the dense network gives for values inside, and their variances.
-
-    Args:
-        dense: the network.
-        names: of float values in it.
-        feeds: samples.
-        crops: by value, for every axis the coordinates to take, or None for all.
-
-    Returns:
-        A dict a feed, in float16 where that holds them and in float32 otherwise, in a temporary
-        file beyond :data:`~onnxprune.calibration.stages.MEMORY`; the variances.
-
-    Raises:
-        DataError: onnxruntime does not run the model.
-    """
-    model = onnx.ModelProto()
-    model.CopyFrom(dense)
-    del model.graph.output[:], model.graph.value_info[:]
-    model.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names)
-    runner = session(model.SerializeToString())
-    inputs = [i.name for i in runner.get_inputs()]
-    wanted: list[dict[str, Array]] = []
-    keeper = Keeper()
-    sums = {n: np.zeros(3) for n in names}
-    for feed in feeds:
-        try:
-            got = runner.run(list(names), {n: feed[n] for n in inputs})
-        except Exception as error:  # onnxruntime raises its own types, one per status code
-            told = " ".join(str(error).split())[:300]
-            raise DataError(f"onnxruntime cannot run the samples: {told}") from error
-        row = {}
-        for name, value in zip(names, got, strict=True):
-            array = np.asarray(value)
-            for axis, kept in enumerate(crops.get(name, ())):
-                if kept is not None:
-                    array = np.take(array, kept, axis=axis)
-            wide = array.astype(np.float64)
-            sums[name] += (wide.size, wide.sum(), (wide * wide).sum())
-            small = np.abs(wide).max(initial=0.0) < 3e4
-            row[name] = array.astype(np.float16 if small else np.float32)
-        wanted.append(dict(zip(row, keeper.keep(list(row.values())), strict=True)))
-    spreads = {n: float(c / a - (b / a) ** 2) if a else 0.0 for n, (a, b, c) in sums.items()}
-    return wanted, spreads

@@ -7,7 +7,7 @@ found go back to the kept coordinates of the dense-shaped model that is then shr
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -22,6 +22,7 @@ from onnxprune.calibration.agreement import Agreement, Judge
 from onnxprune.calibration.inputs import inputs_of
 from onnxprune.calibration.operands import find_operand
 from onnxprune.calibration.stages import Stages, Stream
+from onnxprune.calibration.variety import Variety
 from onnxprune.errors import DataError
 from onnxprune.gradients import NoGradient
 from onnxprune.passes.shrink import Surgery, set_constant
@@ -34,11 +35,12 @@ from onnxprune.recovery.distil_graph import (
     graph_of,
     meeting_points,
     shape_of,
-    targets,
 )
+from onnxprune.recovery.lessons import Lessons, Teacher
 from onnxprune.rules.analysis import Analyzer, analyze
 
 Array = npt.NDArray[Any]
+PLAIN = Variety()
 #: Multiply-accumulates of the dense network over samples and epochs; fewer epochs beyond it.
 BUDGET = 2.5e12
 LEAST_EPOCHS = 2
@@ -81,6 +83,7 @@ def train_blocks(
     held: Sequence[Feed],
     judge: Judge,
     *,
+    variety: Variety = PLAIN,
     seed: int = 0,
     progress: Progress,
 ) -> Outcome:
@@ -93,6 +96,7 @@ def train_blocks(
         feeds: training samples.
         held: samples that decide which weights are taken.
         judge: of the dense network's outputs on those.
+        variety: what may be done to the samples.
         seed: for the order of samples.
         progress: called with (stage, fraction done).
 
@@ -100,7 +104,9 @@ def train_blocks(
         DataError: onnxruntime does not run a model.
     """
     try:
-        return _train(analyzer, removed, dense, feeds, held, judge, seed=seed, progress=progress)
+        return _train(
+            analyzer, removed, dense, feeds, held, judge, variety, seed=seed, progress=progress
+        )
     except NoGradient as stop:
         return Outcome(None, str(stop), {}, {}, {})
 
@@ -125,6 +131,7 @@ def _train(
     feeds: Sequence[Feed],
     held: Sequence[Feed],
     judge: Judge,
+    variety: Variety,
     *,
     seed: int,
     progress: Progress,
@@ -150,8 +157,9 @@ def _train(
         at = np.unique(np.linspace(0, len(points) - 1, MOST_POINTS).astype(int))
         points = [points[i] for i in at]
     ends = [n for n in student.outputs if student.values[n].dtype == np.float32]
-    wants, spreads = targets(dense, [*points, *ends], feeds, crops)
-    for name, shape in ((n, wants[0][n].shape) for n in spreads):
+    teacher = Teacher(dense, [*points, *ends], crops)
+    spreads = teacher.spreads(feeds)
+    for name, shape in ((n, a.shape) for n, a in teacher.values(feeds[0]).items()):
         if shape != student.shapes[name]:
             raise NoGradient(f"{name} is {student.shapes[name]}, of the dense {shape}")
     names = [
@@ -176,13 +184,14 @@ def _train(
     thin = Reconstruction(analyze(twin), moment_feeds(feeds), seed=seed)
     spaces = spaces_of(thin, Stream(thin.stages, thin.feeds), {})
     done: Trained = train(
-        graph, start, feeds, wants, spaces, disagreement,
+        graph, start, Lessons(feeds, teacher, variety, seed), spaces, disagreement,
         epochs=epochs, seed=seed, progress=progress,
     )  # fmt: skip
     account = {
         "weights": len(graph.weights),
         "compared": [*points, *student.outputs],
         "epochs": epochs,
+        "variety": asdict(variety),
         "history": [list(row) for row in done.history],
     }
     return Outcome(last[done.loss], "", done.weights, kept, account)

@@ -8,7 +8,7 @@ what each row keeps (:mod:`.distil`). Layers that stay dense move too.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import Any
 
 import numpy as np
@@ -21,7 +21,8 @@ from onnxprune.gradients import NoGradient
 from onnxprune.planning.cost import CostModel
 from onnxprune.recovery.apply import Feed, Progress, Reconstruction, Recovered, quiet, rows_of
 from onnxprune.recovery.distil import train
-from onnxprune.recovery.distil_graph import Students, graph_of, meeting_points, targets
+from onnxprune.recovery.distil_graph import Students, graph_of, meeting_points
+from onnxprune.recovery.lessons import Lessons, Teacher
 from onnxprune.recovery.train_blocks import (
     LEAST_EPOCHS,
     MOST_POINTS,
@@ -34,8 +35,8 @@ from onnxprune.recovery.train_blocks import (
 Array = npt.NDArray[Any]
 #: Multiply-accumulates of the dense network over samples and epochs; fewer epochs beyond it.
 #: Then depth-wise weights stay too: they are few, and their derivative takes as long as the rest.
-BUDGET = 6e11
-EPOCHS = 16
+BUDGET = 9e11
+EPOCHS = 32
 #: First step size, as a share of a tensor's root mean square; it falls along a cosine.
 RATE = 0.01
 #: Squared error of a compared value, over its variance, from which on that step is taken; where the
@@ -64,8 +65,7 @@ def train_masks(
         NoGradient: the network, or its samples, cannot be trained on; the message says why.
         DataError: onnxruntime does not run the model.
     """
-    open_feeds = [f for f, held in zip(work.feeds, work.held, strict=True) if not held]
-    feeds = by_shape(open_feeds or list(work.feeds))
+    feeds = by_shape(work.training)
     effort = CostModel(work.analyzer).macs() * max(sum(rows_of(f) for f in feeds), 1)
     affordable = int(BUDGET / max(effort, 1))
     epochs = min(EPOCHS // work.copies, affordable)
@@ -79,7 +79,9 @@ def train_masks(
         at = np.unique(np.linspace(0, len(points) - 1, MOST_POINTS).astype(int))
         points = [points[i] for i in at]
     ends = [n for n in student.outputs if student.values[n].dtype == np.float32]
-    wants, spreads = targets(dense, [*points, *ends], feeds, {})
+    teacher = Teacher(dense, [*points, *ends])
+    spreads = teacher.spreads(feeds)
+    lessons = Lessons(feeds, teacher, work.variety(judge), work.seed)
     sites = {work.bias_name(site): place for place, (site, _) in enumerate(found.biases)}
     lone = [
         n
@@ -113,16 +115,17 @@ def train_masks(
     thin = Stream(work.stages, moment_feeds(feeds))
     work.dress(thin, found.weights, found.biases)
     spaces = spaces_of(work, thin, found.masks)
-    far = graph.run(feeds[0], wants[0], start)[0] / max(len(graph.compared), 1)
+    far = graph.run(feeds[0], teacher.values(feeds[0]), start)[0] / max(len(graph.compared), 1)
     rate = RATE * min(1.0, float(np.sqrt(far / FAR)))
     done = train(
-        graph, start, feeds, wants, spaces, disagreement,
+        graph, start, lessons, spaces, disagreement,
         masks=found.masks, epochs=epochs, rate=rate, batch=BATCH, seed=work.seed, progress=progress,
     )  # fmt: skip
     account = {
         "weights": len(graph.weights),
         "compared": [*points, *student.outputs],
         "epochs": epochs,
+        "variety": asdict(lessons.variety),
         "history": [list(row) for row in done.history],
     }
     return with_values(done.weights), seen[done.loss], account

@@ -6,8 +6,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from onnxprune.calibration.variety import Variety
 from onnxprune.recovery import distil
 from onnxprune.recovery.distil import Space, train
+from onnxprune.recovery.lessons import Lessons
 
 
 @dataclass(frozen=True)
@@ -72,13 +74,33 @@ class Cliff:
         return (w - 1) ** 2 + 0.1, {"w": np.array([2 * (w - 1)], np.float32)}
 
 
+class Silent:
+    """A teacher that has nothing to say."""
+
+    def values(self, feed):
+        return {}
+
+
 def test_a_loss_that_ran_away_starts_again_with_smaller_steps():
     graph = Cliff()
     feeds = [{"x": np.zeros((1, 1), np.float32)}] * 10
     start = {"w": np.array([0.9], np.float32)}
     done = train(
-        graph, start, feeds, [{}] * 10, {}, lambda w: abs(float(w["w"][0]) - 1),
+        graph, start, Lessons(feeds, Silent()), {}, lambda w: abs(float(w["w"][0]) - 1),
         epochs=10, rate=0.1, batch=1,
     )  # fmt: skip
     assert graph.falls and np.isfinite(done.weights["w"]).all()
     assert done.loss < 0.05 and abs(float(done.weights["w"][0]) - 1) < 0.05
+
+
+def test_lessons_are_new_each_time_and_the_same_again():
+    rng = np.random.default_rng(0)
+    feeds = [{"x": rng.random((4, 3)).astype(np.float32)} for _ in range(3)]
+    feeds.append({"x": rng.random((4, 5)).astype(np.float32)})
+    lessons = Lessons(feeds, Silent(), Variety(blend=True), seed=1)
+    seen = [lessons.take(epoch, 0)[0]["x"] for epoch in range(6)]
+    assert len({a.tobytes() for a in seen}) > 3
+    for epoch, array in enumerate(seen):
+        np.testing.assert_array_equal(lessons.take(epoch, 0)[0]["x"], array)
+    assert lessons.take(1, 3)[0]["x"].shape == (4, 5), "blended with its like alone"
+    assert Lessons(feeds, Silent()).take(1, 0)[0] is feeds[0]

@@ -9,13 +9,11 @@ from onnx import TensorProto, helper, numpy_helper
 
 import onnxprune
 from onnxprune import io
-from onnxprune.calibration import stages
 from onnxprune.calibration.stages import Stream
 from onnxprune.passes.base import Context
 from onnxprune.passes.infer_shapes import InferShapes
 from onnxprune.recovery.apply import Reconstruction
 from onnxprune.recovery.distil import DAMPING
-from onnxprune.recovery.distil_graph import targets
 from onnxprune.recovery.train_blocks import MOMENT_COLUMNS, spaces_of
 from onnxprune.rules.analysis import analyze
 
@@ -176,18 +174,3 @@ def test_few_columns_are_trusted_less(tmp_path):
     assert found[8]["d"] >= 0.99 * DAMPING * MOMENT_COLUMNS * 12 / 8
     assert found[8]["d"] > 4 * found[128]["d"]
     assert found[8]["b"] < 2 * found[128]["b"]  # many positions a sample
-
-
-def test_targets_beyond_the_memory_lie_in_a_file(tmp_path, monkeypatch):
-    path = tmp_path / "net.onnx"
-    save_net(path)
-    dense = onnx.load(path)
-    feeds = [{"x": X[:64]}, {"x": X[64:]}]
-    held = targets(dense, ["s", "y"], feeds, {})
-    monkeypatch.setattr(stages, "MEMORY", 0)
-    mapped = targets(dense, ["s", "y"], feeds, {})
-    assert held[1] == mapped[1]
-    for a, b in zip(held[0], mapped[0], strict=True):
-        assert isinstance(b["s"].base, np.memmap) and not isinstance(a["s"].base, np.memmap)
-        for name in ("s", "y"):
-            np.testing.assert_array_equal(a[name], b[name])
