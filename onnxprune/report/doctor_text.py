@@ -7,6 +7,11 @@ from typing import Any
 from onnxprune.report.tables import Table
 
 
+def _known(info: dict[str, Any]) -> tuple[str | None, ...]:
+    """Wishes for an instruction set that are met."""
+    return (None, "", *info["isa_supported"])
+
+
 def doctor_tables(report: dict[str, Any]) -> list[Table | str]:
     """Return the findings, and what each kernel can do here."""
     facts = Table(["what", "found"])
@@ -21,7 +26,11 @@ def doctor_tables(report: dict[str, Any]) -> list[Table | str]:
         facts.add("library version", info["version"])
         facts.add("provider", info["provider"])
         facts.add("works with", f"onnxruntime 1.{oldest} and newer, written against 1.{newest}")
-        facts.add("instruction sets", f"{' '.join(info['isa_supported'])}, {info['isa']} in use")
+        wanted = report["isa_wanted"]
+        missed = f" (ONNXPRUNE_ISA={wanted} is none of them)" if wanted not in _known(info) else ""
+        facts.add(
+            "instruction sets", f"{' '.join(info['isa_supported'])}, {info['isa']} in use{missed}"
+        )
         reason = info["code_generation_reason"]
         facts.add("generates code", "yes" if info["code_generation"] else f"no: {reason}")
         kernels = Table(["kernel", "instruction set", "usable here"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import platform
 import time
 from importlib import metadata
@@ -25,8 +26,9 @@ def doctor() -> dict[str, Any]:
 
     Keys: ``versions`` (name -> version), ``machine``, ``library`` (path or None), ``available``,
     ``reason`` (why not), ``info`` (what the library says, see ``library.library_info``; None
-    without one), ``self_test`` (None without a usable library, else ``passed``, ``max_rel_error``,
-    ``claimed`` nodes, ``kernels``, ``seconds``, ``error``).
+    without one), ``isa_wanted`` (environment variable ONNXPRUNE_ISA, or None), ``self_test`` (None
+    without a usable library, else ``passed``, ``max_rel_error``, ``claimed`` nodes, ``kernels``,
+    ``seconds``, ``error``).
     """
     usable, reason = library.available()
     path = library.library_path()
@@ -45,6 +47,7 @@ def doctor() -> dict[str, Any]:
         "available": usable,
         "reason": reason,
         "info": info,
+        "isa_wanted": os.environ.get("ONNXPRUNE_ISA"),
         "self_test": self_test() if usable else None,
     }
 

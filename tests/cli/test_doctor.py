@@ -51,6 +51,16 @@ def test_without_a_library(process: Any, environment: dict[str, str], tmp_path: 
     assert ran.code == 1 and "cannot be loaded" in ran.err and "Traceback" not in ran.err
 
 
+@needs_library
+def test_an_instruction_set_that_is_not_there_is_told(
+    process: Any, environment: dict[str, str]
+) -> None:
+    told = process("doctor", env=environment | {"ONNXPRUNE_ISA": "sse9"})
+    assert told.code == 0 and "ONNXPRUNE_ISA=sse9 is none of them" in told.out
+    told = process("doctor", env=environment | {"ONNXPRUNE_ISA": "scalar"})
+    assert told.code == 0 and "scalar in use\n" in told.out.replace(" \n", "\n")
+
+
 def test_too_old_an_onnxruntime(run: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ort, "__version__", "1.22.1")
     ran = run("doctor")
