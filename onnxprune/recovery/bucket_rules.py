@@ -26,7 +26,7 @@ F32 = npt.NDArray[np.float32]
 
 #: Bucket by bucket, so many of the channels that are left are looked at in the greedy start.
 WINDOW = 256
-#: Entries that the search of a :class:`Together` may look at: seconds on one core.
+#: Entries that the search of a :class:`Together` may look at: about a second on one core.
 BUDGET = 4e8
 
 
