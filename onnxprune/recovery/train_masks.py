@@ -20,7 +20,7 @@ from onnxprune.calibration.stages import Stream
 from onnxprune.gradients import NoGradient
 from onnxprune.planning.cost import CostModel
 from onnxprune.recovery.apply import Feed, Progress, Reconstruction, Recovered, quiet, rows_of
-from onnxprune.recovery.distil import train
+from onnxprune.recovery.distil import RATE, train
 from onnxprune.recovery.distil_graph import Students, graph_of, meeting_points
 from onnxprune.recovery.lessons import Lessons, Teacher
 from onnxprune.recovery.train_blocks import (
@@ -37,8 +37,6 @@ Array = npt.NDArray[Any]
 #: Then depth-wise weights stay too: they are few, and their derivative takes as long as the rest.
 BUDGET = 9e11
 EPOCHS = 32
-#: First step size, as a share of a tensor's root mean square; it falls along a cosine.
-RATE = 0.01
 #: Squared error of a compared value, over its variance, from which on that step is taken; where the
 #: network is nearer to the dense one, steps are smaller in proportion to the error.
 FAR = 0.1
