@@ -132,9 +132,9 @@ def _moved(picture: Array, columns: int, by: npt.ArrayLike) -> Array:
 
 
 def _displaced(feed: Feed) -> Feed | None:
-    """Pictures moved as far as they may be."""
+    """Pictures moved as far as they are on average."""
     if mirrored(feed) is None:
         return None
     ((name, array),) = feed.items()
-    moved = [_moved(picture, columns_of(array) - 1, (SHIFT, -SHIFT)) for picture in array]
+    moved = [_moved(picture, columns_of(array) - 1, (SHIFT / 2, -SHIFT / 2)) for picture in array]
     return {name: np.ascontiguousarray(np.stack(moved))}

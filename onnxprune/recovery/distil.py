@@ -187,7 +187,7 @@ def train(
     join = min(len(lessons), max(1, -(-batch // rows_of(lessons.feeds[0]))))
     total, step, since = epochs * (len(lessons) // join), 0, 0
     limit, gentle = 0.0, False
-    patience = LOOK * max(1, int(PATIENCE * epochs / LOOK))
+    patience = LOOK * max(2, int(PATIENCE * epochs / LOOK))
 
     def batch_of(epoch: int, indices: Iterable[int]) -> tuple[list[float], dict[str, Array]]:
         """Losses of lessons under the present weights, and the summed derivatives."""
