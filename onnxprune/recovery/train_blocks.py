@@ -2,12 +2,13 @@
 
 Training runs on the network as it will be, with its channels gone, which costs least; the values
 found go back to the kept coordinates of the dense-shaped model that is then shrunk and proved.
+Samples are taken as they are: in these few passes varied ones led nowhere.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -22,7 +23,6 @@ from onnxprune.calibration.agreement import Agreement, Judge
 from onnxprune.calibration.inputs import inputs_of
 from onnxprune.calibration.operands import find_operand
 from onnxprune.calibration.stages import Stages, Stream
-from onnxprune.calibration.variety import Variety
 from onnxprune.errors import DataError
 from onnxprune.gradients import NoGradient
 from onnxprune.passes.shrink import Surgery, set_constant
@@ -40,7 +40,6 @@ from onnxprune.recovery.lessons import Lessons, Teacher
 from onnxprune.rules.analysis import Analyzer, analyze
 
 Array = npt.NDArray[Any]
-PLAIN = Variety()
 #: Multiply-accumulates of the dense network over samples and epochs; fewer epochs beyond it.
 BUDGET = 2.5e12
 LEAST_EPOCHS = 2
@@ -83,7 +82,6 @@ def train_blocks(
     held: Sequence[Feed],
     judge: Judge,
     *,
-    variety: Variety = PLAIN,
     seed: int = 0,
     progress: Progress,
 ) -> Outcome:
@@ -96,7 +94,6 @@ def train_blocks(
         feeds: training samples.
         held: samples that decide which weights are taken.
         judge: of the dense network's outputs on those.
-        variety: what may be done to the samples.
         seed: for the order of samples.
         progress: called with (stage, fraction done).
 
@@ -104,9 +101,7 @@ def train_blocks(
         DataError: onnxruntime does not run a model.
     """
     try:
-        return _train(
-            analyzer, removed, dense, feeds, held, judge, variety, seed=seed, progress=progress
-        )
+        return _train(analyzer, removed, dense, feeds, held, judge, seed=seed, progress=progress)
     except NoGradient as stop:
         return Outcome(None, str(stop), {}, {}, {})
 
@@ -131,7 +126,6 @@ def _train(
     feeds: Sequence[Feed],
     held: Sequence[Feed],
     judge: Judge,
-    variety: Variety,
     *,
     seed: int,
     progress: Progress,
@@ -184,14 +178,13 @@ def _train(
     thin = Reconstruction(analyze(twin), moment_feeds(feeds), seed=seed)
     spaces = spaces_of(thin, Stream(thin.stages, thin.feeds), {})
     done: Trained = train(
-        graph, start, Lessons(feeds, teacher, variety, seed), spaces, disagreement,
+        graph, start, Lessons(feeds, teacher), spaces, disagreement,
         epochs=epochs, seed=seed, progress=progress,
     )  # fmt: skip
     account = {
         "weights": len(graph.weights),
         "compared": [*points, *student.outputs],
         "epochs": epochs,
-        "variety": asdict(variety),
         "history": [list(row) for row in done.history],
     }
     return Outcome(last[done.loss], "", done.weights, kept, account)
