@@ -23,7 +23,7 @@ from onnxprune.calibration.agreement import Agreement, Judge
 from onnxprune.calibration.blas import one_thread
 from onnxprune.calibration.grams import Statistics, Sums
 from onnxprune.calibration.inputs import inputs_of
-from onnxprune.calibration.mirror import mirrored, same_classes
+from onnxprune.calibration.mirror import mirrored
 from onnxprune.calibration.operands import BiasSite, Operand, find_operand
 from onnxprune.calibration.residual import rows_like, shortcut_of
 from onnxprune.calibration.stages import Stages, Stream, tensor_of
@@ -139,6 +139,7 @@ class Reconstruction:
         self.tokens = tokens
         self.columns = columns_wanted  # may be replaced where trials are to be quick
         self._last: tuple[Any, Statistics, Statistics | None] | None = None
+        self._variety: Variety | None = None
 
     def of(self, analyzer: Analyzer) -> Reconstruction:
         """Return the same samples for another model with the same inputs and outputs."""
@@ -147,7 +148,7 @@ class Reconstruction:
         other = Reconstruction(
             analyzer, self.feeds, held=self.held, journal=journal, seed=self.seed
         )
-        other.copies = self.copies
+        other.copies, other._variety = self.copies, self._variety  # the same network, reordered
         return other
 
     def widen(self, judge: Judge) -> bool:
@@ -162,11 +163,7 @@ class Reconstruction:
         Raises:
             DataError: onnxruntime does not run the model on them.
         """
-        turned = [mirrored(feed) for feed in self.held_feeds]
-        if None in turned:
-            return False
-        stream = Stream(self.stages, [feed for feed in turned if feed is not None])
-        if not same_classes(judge, stream.finish()):
+        if not self.variety(judge).turn:
             return False
         more = [mirrored(f) for f, held in zip(self.feeds, self.held, strict=True) if not held]
         self.feeds = [*self.feeds, *(feed for feed in more if feed is not None)]
@@ -189,10 +186,12 @@ class Reconstruction:
         Raises:
             DataError: onnxruntime does not run the model on what was made of them.
         """
-        stages = self.stages
-        return Variety.of(
-            self.training, self.held_feeds, judge, lambda feeds: Stream(stages, feeds).finish()
-        )
+        if self._variety is None:
+            stages = self.stages
+            self._variety = Variety.of(
+                self.training, self.held_feeds, judge, lambda feeds: Stream(stages, feeds).finish()
+            )
+        return self._variety
 
     def judge(self) -> Judge:
         """Return the judge on the held-out feeds."""
