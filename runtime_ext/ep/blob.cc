@@ -59,7 +59,7 @@ uint64_t ceil_div(uint64_t a, uint64_t b) { return (a + b - 1) / b; }
 
 }  // namespace
 
-Blob::Blob(const uint8_t* data, size_t size) { read_header(data, size); }
+Blob::Blob(const uint8_t* data, size_t size) : data_(data), size_(size) { read_header(data, size); }
 
 const char* Blob::format_name() const {
   static const char* const names[] = {"", "coo", "csr", "csc", "bsr", "bitmap", "nm", "eie"};

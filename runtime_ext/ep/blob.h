@@ -27,6 +27,8 @@ class Blob {
   const Shape& dims() const { return dims_; }
   int64_t nnz() const { return static_cast<int64_t>(nnz_); }
   int64_t elements() const { return static_cast<int64_t>(rows_ * columns_); }
+  const uint8_t* data() const { return data_; }
+  size_t size() const { return size_; }
   const char* format_name() const;
 
   // Receives each stored value: its position in the original tensor (row-major), and its bytes.
@@ -63,6 +65,8 @@ class Blob {
   void visit_nm(Sink* sink) const;
   void visit_eie(Sink* sink) const;
 
+  const uint8_t* data_ = nullptr;
+  size_t size_ = 0;
   BlobFormat format_ = BlobFormat::csr;
   int dtype_ = 0, item_ = 0, rank_ = 0, split_ = 0;
   uint64_t nnz_ = 0, stored_ = 0, total_ = 0, rows_ = 0, columns_ = 0;

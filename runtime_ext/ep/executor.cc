@@ -120,8 +120,9 @@ void Executor::bind(std::vector<size_t> inputs, std::vector<size_t> outputs) {
   output_slots_ = std::move(outputs);
 }
 
-std::vector<Executor::Timing> Executor::measure(const std::vector<Shape>& shapes, double budget_us, PlanStore* plans) {
-  std::shared_ptr<const Entry> entry = entry_for(shapes, plans);
+std::vector<Executor::Timing> Executor::measure(const std::vector<Shape>& shapes, double budget_us) {
+  pack_weights(&program_);  // once, for whatever shapes there will be
+  std::shared_ptr<const Entry> entry = entry_for(shapes);
   if (!entry->instance) return {};
   const Instance& instance = *entry->instance;
   // Numbers of ordinary size; all-zero data would do as well, but denormals would not.
@@ -170,20 +171,25 @@ Executor::~Executor() {
   for (const Workspace& workspace : idle_) std::free(workspace.data);
 }
 
-void Executor::prepare(PlanStore* plans) {
-  if (!all_known(program_.input_shapes)) {
+void Executor::prepare() {
+  const bool known = all_known(program_.input_shapes) &&
+                     std::none_of(program_.input_shapes.begin(), program_.input_shapes.end(), is_empty);
+  if (known) {
+    entry_for(program_.input_shapes);
+  } else {
     // What was built to measure at assumed sizes is of no use.
     entries_.clear();
     instances_.clear();
-    return;
+    pack_weights(&program_);
   }
-  if (std::any_of(program_.input_shapes.begin(), program_.input_shapes.end(), is_empty)) return;
-  entry_for(program_.input_shapes, plans);
-  for (Op& op : program_.ops) op.weights.reset();
-  fixed_ = true;
+  for (Op& op : program_.ops) {
+    op.source.reset();
+    if (known) op.weights.reset();
+  }
+  fixed_ = known;
 }
 
-std::shared_ptr<const Instance> Executor::instance_for(const std::vector<Shape>& image_shapes, PlanStore* plans) {
+std::shared_ptr<const Instance> Executor::instance_for(const std::vector<Shape>& image_shapes) {
   for (auto& known : instances_)
     if (known.first == image_shapes) return known.second;
   if (fixed_)
@@ -194,14 +200,13 @@ std::shared_ptr<const Instance> Executor::instance_for(const std::vector<Shape>&
   options.threads = plan_threads_;
   options.generate_code = options_.generate_code;
   options.tuner = options_.tuner.get();
-  options.plans = plans;
   auto instance = std::make_shared<const Instance>(program_, image_shapes, options);
   if (instances_.size() >= kMaxInstances) instances_.pop_back();
   instances_.insert(instances_.begin(), {image_shapes, instance});
   return instance;
 }
 
-std::shared_ptr<const Executor::Entry> Executor::make_entry(const std::vector<Shape>& shapes, PlanStore* plans) {
+std::shared_ptr<const Executor::Entry> Executor::make_entry(const std::vector<Shape>& shapes) {
   auto entry = std::make_shared<Entry>();
   entry->inputs = shapes;
   std::vector<Shape> all = infer_shapes(program_, shapes);
@@ -216,11 +221,11 @@ std::shared_ptr<const Executor::Entry> Executor::make_entry(const std::vector<Sh
       shape[0] = 1;
     }
   }
-  entry->instance = instance_for(image_shapes, plans);
+  entry->instance = instance_for(image_shapes);
   return entry;
 }
 
-std::shared_ptr<const Executor::Entry> Executor::entry_for(const std::vector<Shape>& shapes, PlanStore* plans) {
+std::shared_ptr<const Executor::Entry> Executor::entry_for(const std::vector<Shape>& shapes) {
   std::lock_guard<std::mutex> lock(mutex_);
   for (size_t i = 0; i < entries_.size(); ++i) {
     if (entries_[i]->inputs != shapes) continue;
@@ -228,7 +233,7 @@ std::shared_ptr<const Executor::Entry> Executor::entry_for(const std::vector<Sha
                            entries_.begin() + static_cast<std::ptrdiff_t>(i) + 1);
     return entries_[0];
   }
-  auto entry = make_entry(shapes, plans);
+  auto entry = make_entry(shapes);
   if (entries_.size() >= kMaxEntries) entries_.pop_back();
   entries_.insert(entries_.begin(), entry);
   return entry;
@@ -274,7 +279,7 @@ void Executor::run(abi::KernelContext* context) {
     inputs[i] = static_cast<const float*>(abi::tensor_data(value));
   }
   if (threads_ == 0) find_threads(context);
-  std::shared_ptr<const Entry> entry = entry_for(shapes, nullptr);
+  std::shared_ptr<const Entry> entry = entry_for(shapes);
   std::vector<float*> outputs(program_.outputs.size());
   for (size_t i = 0; i < outputs.size(); ++i) {
     abi::Value* value = nullptr;

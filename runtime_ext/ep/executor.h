@@ -29,8 +29,9 @@ class Executor {
   ~Executor();
 
   // Builds the instance for the shapes known at compile time, if all are known, and then forgets the
-  // canonical weights: the kernels hold their own.
-  void prepare(PlanStore* plans = nullptr);
+  // canonical weights: the kernels hold their own. Otherwise packs what is not packed. Sources of weights
+  // are needed no longer.
+  void prepare();
   void run(abi::KernelContext* context);
   // Tells which input and output of the fused node each of the program's is. Default: the same order.
   void bind(std::vector<size_t> inputs, std::vector<size_t> outputs);
@@ -40,7 +41,7 @@ class Executor {
     std::vector<int> units;
     double us = 0;
   };
-  std::vector<Timing> measure(const std::vector<Shape>& shapes, double budget_us, PlanStore* plans = nullptr);
+  std::vector<Timing> measure(const std::vector<Shape>& shapes, double budget_us);
   const Program& program() const { return program_; }
   int group() const { return options_.group; }
   void set_group(int group) { options_.group = group; }
@@ -56,9 +57,9 @@ class Executor {
     std::shared_ptr<const Instance> instance;  // null when there is nothing to compute
   };
 
-  std::shared_ptr<const Entry> entry_for(const std::vector<Shape>& shapes, PlanStore* plans);
-  std::shared_ptr<const Entry> make_entry(const std::vector<Shape>& shapes, PlanStore* plans);
-  std::shared_ptr<const Instance> instance_for(const std::vector<Shape>& image_shapes, PlanStore* plans);
+  std::shared_ptr<const Entry> entry_for(const std::vector<Shape>& shapes);
+  std::shared_ptr<const Entry> make_entry(const std::vector<Shape>& shapes);
+  std::shared_ptr<const Instance> instance_for(const std::vector<Shape>& image_shapes);
   void find_threads(abi::KernelContext* context);
   void record(const Instance& instance, const std::vector<double>& microseconds);
 

@@ -10,7 +10,6 @@
 #include "ep/decisions.h"
 #include "ep/layouts.h"
 #include "ep/places.h"
-#include "ep/plan_store.h"
 #include "ep/program.h"
 
 namespace onnxprune::ep {
@@ -57,7 +56,6 @@ struct InstanceOptions {
   int threads = 1;
   bool generate_code = true;
   kernels::Tuner* tuner = nullptr;  // chooses kernels by timing; null = the cost model, repeatably
-  PlanStore* plans = nullptr;       // plans made before, and to be made; may be null
 };
 
 class Instance {
@@ -82,7 +80,7 @@ class Instance {
  private:
   friend class InstanceBuilder;
   std::vector<Step> steps_;
-  std::vector<std::shared_ptr<void>> owned_;  // plans and constants the steps refer to
+  std::vector<std::shared_ptr<const void>> owned_;  // plans the steps refer to
   std::vector<NodeKernel> kernels_;
   int64_t arena_floats_ = 0;
   size_t scratch_total_ = 0, scratch_chunk_ = 0;

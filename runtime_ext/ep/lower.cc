@@ -7,6 +7,7 @@
 #include "ep/infer.h"
 #include "ep/lower_internal.h"
 #include "ep/packed.h"
+#include "ep/serialize.h"
 #include "ep/tasks.h"
 
 namespace onnxprune::ep {
@@ -135,26 +136,43 @@ Dims stated_dims(const GraphValue& value) {
 // Rows of a weight that a first decision is made on.
 constexpr int64_t kSampleRows = 64;
 
-// Counts the zeros of a unit's weight, and sees how they lie where that is wanted.
+// Reads a unit's weight once, for its digest and the number of weights kept.
+void read_weight(Unit* unit) {
+  WeightSource& source = *unit->op.source;
+  Hasher hasher;
+  if (source.blob) {
+    source.nonzeros = source.blob->nnz();
+    hasher.bytes(source.blob->data(), source.blob->size());
+  } else {
+    constexpr int64_t kPart = 4096;  // stays in the caches between the two
+    const kernels::ConvGeometry& geometry = unit->op.geometry;
+    const int64_t size = geometry.columns() * geometry.out_channels;
+    for (int64_t first = 0; first < size; first += kPart) {
+      const int64_t count = std::min(kPart, size - first);
+      hasher.bytes(source.dense.data + first, static_cast<size_t>(count) * sizeof(float));
+      source.nonzeros += kernels::count_nonzeros(source.dense.data + first, count);
+    }
+  }
+  source.content = hasher.digest();
+}
+
+// Sees how the zeros of a unit's weight lie where that is wanted.
 void look_at_weight(double look_from, Unit* unit) {
   WeightSource& source = *unit->op.source;
   const kernels::ConvGeometry& geometry = unit->op.geometry;
-  const double size = static_cast<double>(geometry.columns()) * geometry.out_channels;
+  unit->sparsity = 1.0 - static_cast<double>(source.nonzeros) / (static_cast<double>(geometry.columns()) * geometry.out_channels);
   if (source.blob) {
-    unit->sparsity = 1.0 - static_cast<double>(source.blob->nnz()) / size;
     const auto rows = packed_source(*source.blob, geometry, {source.dense.row_stride, source.dense.column_stride});
     source.indptr = std::move(rows->indptr);
     source.indices = std::move(rows->indices);
     source.values = std::move(rows->values);
     source.blob.reset();
-    if (look_from <= 1) pack_weight(&unit->op, false);
+    if (look_from <= 1) unit->op.weights = packed_weight(unit->op, false);
     return;
   }
   if (look_from > 1) return;
-  const int64_t nonzero = kernels::count_nonzeros(source.dense.data, static_cast<int64_t>(size));
-  unit->sparsity = 1.0 - static_cast<double>(nonzero) / size;
   if (unit->sparsity < look_from) return;
-  const kernels::Status status = kernels::analyse(geometry, source.dense, kSampleRows, &unit->zeros);
+  const kernels::Status status = kernels::analyse(geometry, source.dense, source.nonzeros, kSampleRows, &unit->zeros);
   if (!status.ok()) throw std::runtime_error(status.message);
 }
 
@@ -174,6 +192,13 @@ void for_units(const std::vector<int>& units, Lowering* lowering, const std::fun
       unit.reason = e.what();
     }
   });
+}
+
+std::vector<int> weighted(const Lowering& lowering) {
+  std::vector<int> units;
+  for (size_t u = 0; u < lowering.units.size(); ++u)
+    if (lowering.units[u].supported && lowering.units[u].anchor) units.push_back(static_cast<int>(u));
+  return units;
 }
 
 // What the operation implies, completed by what the graph states.
@@ -203,7 +228,7 @@ void lower_node(const LowerContext& context, int index, Unit* unit) {
 
 }  // namespace
 
-Lowering lower(const Graph& graph, double look_from, bool alone) {
+Lowering lower(const Graph& graph, bool alone) {
   Lowering result;
   result.dims.reserve(graph.values().size());
   for (const GraphValue& value : graph.values()) result.dims.push_back(stated_dims(value));
@@ -252,11 +277,33 @@ Lowering lower(const Graph& graph, double look_from, bool alone) {
     for (int n : unit.nodes) result.unit_of[static_cast<size_t>(n)] = static_cast<int>(result.units.size());
     result.units.push_back(std::move(unit));
   }
-  std::vector<int> weighted;
-  for (size_t u = 0; u < result.units.size(); ++u)
-    if (result.units[u].supported && result.units[u].anchor) weighted.push_back(static_cast<int>(u));
-  for_units(weighted, &result, [&](Unit* unit) { look_at_weight(look_from, unit); });
+  for_units(weighted(result), &result, read_weight);
   return result;
+}
+
+void look_at_weights(double look_from, Lowering* lowering) {
+  for_units(weighted(*lowering), lowering, [&](Unit* unit) { look_at_weight(look_from, unit); });
+}
+
+Digest lowering_digest(const Graph& graph, const Lowering& lowering) {
+  Hasher hasher;
+  for (const GraphNode& node : graph.nodes()) hasher.text(node.op).text(node.domain).list(node.in).list(node.out);
+  for (size_t v = 0; v < graph.values().size(); ++v) {
+    const GraphValue& value = graph.values()[v];
+    hasher.put(value.constant).put(value.graph_output).put(value.producer).list(value.consumers).put(value.uses);
+    hasher.put(lowering.dims[v].size());
+    for (const Dim& dim : lowering.dims[v]) hasher.put(dim.value).text(dim.symbol);
+  }
+  hasher.list(lowering.unit_of);
+  for (const Unit& unit : lowering.units) {
+    hasher.list(unit.nodes).put(unit.supported).text(unit.reason);
+    if (!unit.supported) continue;
+    hasher.put(unit.domains).put(unit.dims.size());
+    for (const Dim& dim : unit.dims) hasher.put(dim.value).text(dim.symbol);
+    hasher.put(unit.anchor).put(unit.packed).text(op_bytes(unit.op));
+    if (unit.anchor) hasher.put(weight_digest(unit.op));
+  }
+  return hasher.digest();
 }
 
 void pack_units(const std::vector<int>& units, Lowering* lowering) {
@@ -266,7 +313,7 @@ void pack_units(const std::vector<int>& units, Lowering* lowering) {
     if (unit.supported && unit.anchor && !unit.op.weights) wanted.push_back(u);
   }
   // Not compact: most are dropped as soon as there is a plan.
-  for_units(wanted, lowering, [](Unit* unit) { pack_weight(&unit->op, false); });
+  for_units(wanted, lowering, [](Unit* unit) { unit->op.weights = packed_weight(unit->op, false); });
 }
 
 }  // namespace onnxprune::ep

@@ -32,11 +32,17 @@ struct Lowering {
   std::vector<Dims> dims;    // by value: what is known about its shape
 };
 
-// Weights with at least this fraction of zeros are looked at (`Unit::zeros`); of others the zeros are
-// only counted. Above 1 nothing is looked at. Packed ones are unpacked and packed again for the kernels.
 // `alone`: nothing outside the nodes that will be claimed may be relied on, because they will be lowered
 // again without the rest of the graph.
-Lowering lower(const Graph& graph, double look_from, bool alone);
+Lowering lower(const Graph& graph, bool alone);
+
+// Weights with at least this fraction of zeros are looked at (`Unit::zeros`); of others the zeros are
+// only counted. Above 1 nothing is looked at. Packed ones are unpacked and packed again for the kernels.
+void look_at_weights(double look_from, Lowering* lowering);
+
+// Of all that decides what is claimed of the graph, except options: the same graph with the same weights
+// has the same, whoever loads it.
+Digest lowering_digest(const Graph& graph, const Lowering& lowering);
 
 // Packs the weights of these units (the operations then have `weights`); those that turn out to be too
 // large for the kernels are no longer supported.

@@ -4,6 +4,8 @@
 #include <cmath>
 #include <stdexcept>
 
+#include "ep/packed.h"
+
 namespace onnxprune::ep {
 namespace {
 
@@ -111,22 +113,6 @@ bool absorb(Program* program, const Uses& uses, size_t i) {
     return replace(before, std::move(merged));
   }
   return false;
-}
-
-bool same_source(const Op& a, const Op& b) {
-  const WeightSource &s = *a.source, &t = *b.source;
-  return a.source == b.source ||
-         (!s.sparse_input() && !t.sparse_input() && s.dense.data == t.dense.data &&
-          s.dense.row_stride == t.dense.row_stride && s.dense.column_stride == t.dense.column_stride &&
-          s.row_scale == t.row_scale && s.bias == t.bias);
-}
-
-bool same_geometry(const kernels::ConvGeometry& a, const kernels::ConvGeometry& b) {
-  return a.in_channels == b.in_channels && a.out_channels == b.out_channels && a.groups == b.groups &&
-         a.kernel_h == b.kernel_h && a.kernel_w == b.kernel_w && a.stride_h == b.stride_h &&
-         a.stride_w == b.stride_w && a.dilation_h == b.dilation_h && a.dilation_w == b.dilation_w &&
-         a.pad_top == b.pad_top && a.pad_left == b.pad_left && a.pad_bottom == b.pad_bottom &&
-         a.pad_right == b.pad_right;
 }
 
 [[noreturn]] void misfit(const Op& op, const std::string& what) {
@@ -313,42 +299,47 @@ void skip_unread(Program* program) {
   }
 }
 
-void pack_weight(Op* op, bool compact) {
-  const WeightSource& source = *op->source;
+Digest weight_digest(const Op& op) {
+  const WeightSource& source = *op.source;
+  if (!source.content.known()) return {};
+  Hasher hasher;
+  const kernels::ConvGeometry& g = op.geometry;
+  for (int32_t v : {g.in_channels, g.out_channels, g.groups, g.kernel_h, g.kernel_w, g.stride_h, g.stride_w,
+                    g.dilation_h, g.dilation_w, g.pad_top, g.pad_left, g.pad_bottom, g.pad_right})
+    hasher.put(v);
+  hasher.put(source.content).put(source.dense.row_stride).put(source.dense.column_stride);
+  return hasher.list(source.row_scale).list(source.bias).digest();
+}
+
+std::shared_ptr<const kernels::Weights> packed_weight(const Op& op, bool compact) {
+  static Shared<const kernels::Weights> held;
+  const Digest digest = weight_digest(op);
+  const Digest key = digest.known() ? Hasher().put(digest).put(compact).digest() : Digest{};
+  if (auto known = held.find(key)) return known;
+  const WeightSource& given = *op.source;
+  // A blob comes unpacked only here: most of the time it is known.
+  const auto unpacked = given.blob ? packed_source(*given.blob, op.geometry, {given.dense.row_stride, given.dense.column_stride}) : nullptr;
+  const WeightSource& source = unpacked ? *unpacked : given;
   kernels::PackOptions options;
   options.compact = compact;
-  options.row_scale = source.row_scale.empty() ? nullptr : source.row_scale.data();
-  options.bias = source.bias.empty() ? nullptr : source.bias.data();
+  options.row_scale = given.row_scale.empty() ? nullptr : given.row_scale.data();
+  options.bias = given.bias.empty() ? nullptr : given.bias.data();
   kernels::WeightsPtr weights;
   kernels::Status status =
       source.sparse_input()
-          ? kernels::pack_csr(op->geometry, {source.indptr.data(), 8}, {source.indices.data(), 4}, source.values.data(),
+          ? kernels::pack_csr(op.geometry, {source.indptr.data(), 8}, {source.indices.data(), 4}, source.values.data(),
                               static_cast<int64_t>(source.values.size()), options, &weights)
-          : kernels::pack_dense(op->geometry, source.dense, options, &weights);
+          : kernels::pack_dense(op.geometry, source.dense, options, &weights);
   if (!status.ok())
-    throw std::runtime_error("onnxprune: cannot pack the weight of '" + op->label + "': " + status.message);
-  op->weights = std::move(weights);
+    throw std::runtime_error("onnxprune: cannot pack the weight of '" + op.label + "': " + status.message);
+  return held.keep(key, std::move(weights));
 }
 
 void pack_weights(Program* program) {
-  std::vector<const Op*> done;
   for (Op& op : program->ops) {
-    if (op.kind != OpKind::conv) continue;
-    if (op.weights) {
-      done.push_back(&op);
-      continue;
-    }
-    auto twin = std::find_if(done.begin(), done.end(), [&](const Op* other) {
-      return same_geometry(op.geometry, other->geometry) && same_source(op, *other);
-    });
-    if (twin != done.end()) {
-      op.weights = (*twin)->weights;
-    } else {
-      pack_weight(&op, true);
-      done.push_back(&op);
-    }
+    if (op.kind == OpKind::conv && !op.weights) op.weights = packed_weight(op, true);
+    op.source.reset();
   }
-  for (Op& op : program->ops) op.source.reset();
 }
 
 namespace {

@@ -12,6 +12,7 @@
 
 #include "ep/attention.h"
 #include "ep/dims.h"
+#include "ep/shared.h"
 #include "kernels/kernels.h"
 
 namespace onnxprune::ep {
@@ -37,6 +38,8 @@ class Blob;
 // Zeros and values of a constant weight, not yet packed: `dense`, or `blob` (then `dense` holds the
 // strides only), or the three arrays of compressed rows.
 struct WeightSource {
+  Digest content;                                // of the model's constant
+  int64_t nonzeros = 0;                          // of it
   kernels::DenseView dense;                      // points into the model's constant
   std::shared_ptr<const Blob> blob;              // points into the model's constant, too
   std::vector<int64_t> indptr;                   // rows + 1 entries
@@ -71,6 +74,7 @@ struct Op {
   std::shared_ptr<const AttentionSpec> attention;  // q, k, v (and mask) in `in`
   std::shared_ptr<WeightSource> source;             // conv, until packed
   std::shared_ptr<const kernels::Weights> weights;  // conv, once packed
+  Digest digest;                                    // conv: of its geometry, weight and bias
 };
 
 struct Program {
@@ -92,11 +96,14 @@ void fuse(Program* program);
 // does the one before it. A residual is brought to that size first. Weights are to be packed again.
 void skip_unread(Program* program);
 
-// Packs the weight source of one operation, to be small or, otherwise, to be read fast. Throws
-// std::runtime_error.
-void pack_weight(Op* op, bool compact);
+// Of geometry, weight source, factors and bias of a conv.
+Digest weight_digest(const Op& op);
 
-// Packs every weight source that is not packed yet. Sources shared by several ops are packed once. Throws on failure.
+// The weight source of one operation packed, to be small or, otherwise, to be read fast; one that is held
+// already, whoever packed it, is taken over. Throws std::runtime_error.
+std::shared_ptr<const kernels::Weights> packed_weight(const Op& op, bool compact);
+
+// Packs every weight source that is not packed yet, and lets go of all sources. Throws on failure.
 void pack_weights(Program* program);
 
 // Shapes of all values for concrete input shapes. Throws std::invalid_argument when they do not fit.

@@ -9,10 +9,10 @@
 #include <cstdio>
 #include <fstream>
 #include <limits>
+#include <mutex>
 
 #include "ep/build.h"
 #include "ep/executor.h"
-#include "ep/select.h"
 #include "ep/serialize.h"
 
 namespace onnxprune::ep {
@@ -50,8 +50,22 @@ abi::NodeComputeInfo* make_fused(std::unique_ptr<Executor> executor) {
   return node.release();
 }
 
-// Packing lets go of about as much as it keeps, in pieces that the allocator would hold on to: give
-// them back, so that a session holds what its weights need.
+// Whether the process is asked about this for the first time.
+bool is_new(const Digest& digest) {
+  constexpr size_t kMost = 4096;
+  static std::mutex mutex;
+  static std::vector<Digest> seen;
+  const std::lock_guard<std::mutex> lock(mutex);
+  if (std::find(seen.begin(), seen.end(), digest) != seen.end()) return false;
+  if (seen.size() == kMost) seen.clear();
+  seen.push_back(digest);
+  return true;
+}
+
+// Reading a model and packing it let go of about as much as is kept, in pieces that the allocator would hold
+// on to: give them back, so that a session holds what its weights need. But pages that come back are dear
+// (making a session again took twice as long): where a model is loaded again it will be once more, and
+// the memory stays for that.
 void return_memory() {
 #ifdef __GLIBC__
   malloc_trim(0);
@@ -138,7 +152,7 @@ Provider::Provider(Options options) : abi::Ep{}, options_(std::move(options)), i
       for (size_t i = 0; i < count; ++i)
         out[i] = provider->compile_one(graphs[i], fused[i], context_nodes ? &context_nodes[i] : nullptr);
       provider->prepared_.clear();
-      return_memory();
+      if (provider->is_new_) return_memory();
       if (!provider->options_.log_file.empty()) std::ofstream(provider->options_.log_file) << provider->log_->json();
     });
   };
@@ -211,17 +225,17 @@ void Provider::prepare_all(const Graph& graph, const Lowering& lowering, const s
 }
 
 // Where nothing is claimed, `compile` never comes.
-void Provider::finish_claims(const Graph& graph, const Lowering& lowering, const std::vector<Group>& groups, PlanStore* plans) {
+void Provider::finish_claims(const Graph& graph, const Lowering& lowering, const std::vector<Group>& groups) {
   std::unordered_map<std::string, Prepared> kept;
   for (const Group& group : groups) {
     const auto known = prepared_.find(key_of(graph, lowering, group));
     if (known == prepared_.end()) continue;
-    known->second.executor->prepare(plans);
+    known->second.executor->prepare();
     kept.insert(prepared_.extract(known));
   }
   const bool packed = !prepared_.empty();
   prepared_ = std::move(kept);
-  if (packed && prepared_.empty()) return_memory();
+  if (packed && prepared_.empty() && is_new_) return_memory();
 }
 
 bool Provider::doubtful(const Group& group) {
@@ -231,15 +245,14 @@ bool Provider::doubtful(const Group& group) {
   return group.ours > kClear * group.cpu || group.ours < kQuick * cycles_per_microsecond();
 }
 
-std::vector<double> Provider::measure(const Graph& graph, const Lowering& lowering, const std::vector<Group>& groups,
-                                      double budget_us, PlanStore* plans) {
+std::vector<double> Provider::measure(const Graph& graph, const Lowering& lowering, const std::vector<Group>& groups, double budget_us) {
   std::vector<double> cycles(lowering.units.size(), -1);
   for (const Group& group : groups) {
     if (!doubtful(group)) continue;
     try {
       const std::vector<Shape> shapes = assumed_shapes(graph, lowering, group, costs_);
       Executor& executor = *prepared_.at(key_of(graph, lowering, group)).executor;
-      const auto timings = executor.measure(shapes, budget_us / static_cast<double>(groups.size()), plans);
+      const auto timings = executor.measure(shapes, budget_us / static_cast<double>(groups.size()));
       if (timings.empty()) continue;
       // A batch of several images costs as many times one.
       const double images = group.domain == Domain::image ? static_cast<double>(std::max<int64_t>(1, shapes[0][0])) : 1.0;
@@ -254,7 +267,7 @@ std::vector<double> Provider::measure(const Graph& graph, const Lowering& loweri
   return cycles;
 }
 
-std::string Provider::loses_when_small(const Graph& graph, const Lowering& lowering, const Group& group, PlanStore* plans) {
+std::string Provider::loses_when_small(const Graph& graph, const Lowering& lowering, const Group& group) {
   const auto known = prepared_.find(key_of(graph, lowering, group));
   for (const CostModel& costs : costs_.small()) {
     double ours = CostModel::call(), cpu = 0;
@@ -268,7 +281,7 @@ std::string Provider::loses_when_small(const Graph& graph, const Lowering& lower
       try {
         double total = CostModel::call();
         const auto shapes = assumed_shapes(graph, lowering, group, costs);
-        for (const auto& timing : known->second.executor->measure(shapes, 2000, plans)) total += timing.us * cycles_per_microsecond();
+        for (const auto& timing : known->second.executor->measure(shapes, 2000)) total += timing.us * cycles_per_microsecond();
         ours = total;
       } catch (const std::invalid_argument&) {
         // Too small for its windows: the prediction stands.
@@ -284,10 +297,10 @@ std::string Provider::loses_when_small(const Graph& graph, const Lowering& lower
   return "";
 }
 
-void Provider::drop_losers_when_small(const Graph& graph, const Lowering& lowering, Selection* selection, PlanStore* plans) {
+void Provider::drop_losers_when_small(const Graph& graph, const Lowering& lowering, Selection* selection) {
   std::vector<Group> kept;
   for (Group& group : selection->groups) {
-    const std::string reason = group.open ? loses_when_small(graph, lowering, group, plans) : "";
+    const std::string reason = group.open ? loses_when_small(graph, lowering, group) : "";
     for (int u : group.units) selection->reasons[static_cast<size_t>(u)] = reason;
     if (reason.empty()) kept.push_back(std::move(group));
   }
@@ -307,6 +320,47 @@ bool Provider::must_leave_alone(const Graph& graph) {
   return nested || claimed_elsewhere_;
 }
 
+Shared<const Provider::Verdict>& Provider::verdicts() {
+  static Shared<const Verdict> held;
+  return held;
+}
+
+Digest Provider::claim_digest(const Graph& graph, const Lowering& lowering) const {
+  Hasher hasher;
+  hasher.put(lowering_digest(graph, lowering)).put(isa_).put(options_.min_sparsity).put(options_.force).put(options_.regions);
+  return hasher.put(options_.timing).put(options_.threads).put(options_.context_enable).digest();
+}
+
+Provider::Verdict Provider::decide(const Graph& graph, Lowering* lowering) {
+  const auto start = std::chrono::steady_clock::now();
+  look_at_weights(options_.force ? 0.0 : options_.min_sparsity, lowering);
+  // Packing is most of the work here: only what might be claimed is worth it.
+  CostModel hopeful = costs_;
+  hopeful.hope = kHope;
+  for (const Group& group : select(graph, *lowering, options_, hopeful, {}).groups) pack_units(group.units, lowering);
+  Verdict verdict;
+  verdict.selection = select(graph, *lowering, options_, costs_, {});
+  // Saving a compiled model needs the weights that planning lets go of, so `compile` starts afresh then.
+  if (!options_.context_enable) prepare_all(graph, *lowering, verdict.selection.groups);
+  if (options_.timing && !options_.force && !options_.context_enable &&
+      std::any_of(verdict.selection.groups.begin(), verdict.selection.groups.end(), doubtful)) {
+    const std::chrono::duration<double, std::micro> packing = std::chrono::steady_clock::now() - start;
+    const double budget = std::clamp(packing.count(), kMeasureLeast, kMeasureMost);
+    const std::vector<double> measured = measure(graph, *lowering, verdict.selection.groups, budget);
+    CostModel costs = costs_;
+    costs.cpu_factor = dense_factor();
+    verdict.selection = select(graph, *lowering, options_, costs, measured);
+    prepare_all(graph, *lowering, verdict.selection.groups);
+  }
+  if (!options_.force) drop_losers_when_small(graph, *lowering, &verdict.selection);
+  for (const Unit& unit : lowering->units) {
+    Verdict::Estimate estimate;
+    if (unit.anchor) estimate = {unit.sparsity, costs_.ours(graph, *lowering, unit), costs_.cpu(graph, *lowering, unit)};
+    verdict.estimates.push_back(estimate);
+  }
+  return verdict;
+}
+
 void Provider::claim(const Graph& graph, abi::GraphSupport* support) {
   if (must_leave_alone(graph)) {
     for (const GraphNode& node : graph.nodes()) {
@@ -318,28 +372,15 @@ void Provider::claim(const Graph& graph, abi::GraphSupport* support) {
     }
     return;
   }
-  const auto start = std::chrono::steady_clock::now();
-  Lowering lowering = lower(graph, options_.force ? 0.0 : options_.min_sparsity, options_.context_enable);
-  // Packing is most of the work here: only what might be claimed is worth it.
-  CostModel hopeful = costs_;
-  hopeful.hope = kHope;
-  for (const Group& group : select(graph, lowering, options_, hopeful, {}).groups) pack_units(group.units, &lowering);
-  Selection selection = select(graph, lowering, options_, costs_, {});
-  PlanStore plans;
-  // Saving a compiled model needs the weights that planning lets go of, so `compile` starts afresh then.
+  Lowering lowering = lower(graph, options_.context_enable);
+  const Digest digest = claim_digest(graph, lowering);
+  is_new_ |= is_new(digest);
+  std::shared_ptr<const Verdict> verdict = verdicts().find(digest);
+  if (!verdict) verdict = verdicts().keep(digest, std::make_unique<const Verdict>(decide(graph, &lowering)));
+  verdicts_.push_back(verdict);
+  const Selection& selection = verdict->selection;
   if (!options_.context_enable) prepare_all(graph, lowering, selection.groups);
-  if (options_.timing && !options_.force && !options_.context_enable &&
-      std::any_of(selection.groups.begin(), selection.groups.end(), doubtful)) {
-    const std::chrono::duration<double, std::micro> packing = std::chrono::steady_clock::now() - start;
-    const double budget = std::clamp(packing.count(), kMeasureLeast, kMeasureMost);
-    const std::vector<double> measured = measure(graph, lowering, selection.groups, budget, &plans);
-    CostModel costs = costs_;
-    costs.cpu_factor = dense_factor();
-    selection = select(graph, lowering, options_, costs, measured);
-    prepare_all(graph, lowering, selection.groups);
-  }
-  if (!options_.force) drop_losers_when_small(graph, lowering, &selection, &plans);
-  finish_claims(graph, lowering, selection.groups, &plans);
+  finish_claims(graph, lowering, selection.groups);
   std::vector<int> group_of(lowering.units.size(), -1);
   for (const Group& group : selection.groups) {
     std::vector<const abi::Node*> nodes;
@@ -371,9 +412,10 @@ void Provider::claim(const Graph& graph, abi::GraphSupport* support) {
     if (decision.claimed && options_.force) decision.reason = "forced";
     if (decision.claimed && unit.packed) decision.reason = "its weight is packed";
     if (unit.anchor) {
-      decision.sparsity = unit.sparsity;
-      decision.predicted_us = costs_.ours(graph, lowering, unit) / cycles_per_microsecond();
-      decision.cpu_us = costs_.cpu(graph, lowering, unit) / cycles_per_microsecond();
+      const Verdict::Estimate& estimate = verdict->estimates[u];
+      decision.sparsity = estimate.sparsity;
+      decision.predicted_us = estimate.ours / cycles_per_microsecond();
+      decision.cpu_us = estimate.cpu / cycles_per_microsecond();
     }
     log_->add(std::move(decision));
   }
@@ -412,7 +454,8 @@ abi::NodeComputeInfo* Provider::compile_one(const abi::Graph* handle, const abi:
     if (program.outputs.size() != outputs.size())
       throw abi::Error("onnxprune: the compiled node has other inputs or outputs than its contents");
   } else {
-    const Lowering lowering = lower(graph, 2.0, true);
+    Lowering lowering = lower(graph, true);
+    look_at_weights(2.0, &lowering);
     std::vector<int> chosen, in, out, slots;
     uint8_t views = kAnyDomain;
     for (size_t u = 0; u < lowering.units.size(); ++u) {
@@ -440,6 +483,7 @@ abi::NodeComputeInfo* Provider::compile_one(const abi::Graph* handle, const abi:
                           : views & static_cast<uint8_t>(Domain::image) ? Domain::image
                                                                         : Domain::left;
     program = build_program(graph, lowering, chosen, domain, in, out);
+    pack_weights(&program);
     program.slots = std::move(slots);
   }
   if (options_.context_enable && context_node != nullptr && !restored)

@@ -11,12 +11,10 @@
 #include "ep/executor.h"
 #include "ep/graph.h"
 #include "ep/options.h"
+#include "ep/select.h"
+#include "ep/shared.h"
 
 namespace onnxprune::ep {
-
-struct Group;
-struct Lowering;
-struct Selection;
 
 class Provider : public abi::Ep {
  public:
@@ -30,8 +28,22 @@ class Provider : public abi::Ep {
     std::vector<std::string> inputs, outputs;  // names of values, in the program's order
   };
 
+  // What was decided about a graph. Sessions of equal models share it: what was estimated, and measured, once
+  // holds for all of them.
+  struct Verdict {
+    struct Estimate {
+      double sparsity = -1, ours = 0, cpu = 0;  // cycles
+    };
+    Selection selection;
+    std::vector<Estimate> estimates;  // by unit
+  };
+
   bool must_leave_alone(const Graph& graph);
   void claim(const Graph& graph, abi::GraphSupport* support);
+  static Shared<const Verdict>& verdicts();
+  // Of all that a verdict depends on.
+  Digest claim_digest(const Graph& graph, const Lowering& lowering) const;
+  Verdict decide(const Graph& graph, Lowering* lowering);
   std::string key_of(const Graph& graph, const Lowering& lowering, const Group& group) const;
   ExecutorOptions executor_options(int group) const;
   Prepared prepare(const Graph& graph, const Lowering& lowering, const Group& group) const;
@@ -40,25 +52,26 @@ class Provider : public abi::Ep {
   static bool doubtful(const Group& group);
   // Measured cycles by unit for doubtful groups whose shapes are known well enough; running them takes
   // about `budget_us` together.
-  std::vector<double> measure(const Graph& graph, const Lowering& lowering, const std::vector<Group>& groups, double budget_us,
-                              PlanStore* plans);
+  std::vector<double> measure(const Graph& graph, const Lowering& lowering, const std::vector<Group>& groups, double budget_us);
   // Why a group of open sizes would lose where these turn out small; empty if it would not.
-  std::string loses_when_small(const Graph& graph, const Lowering& lowering, const Group& group, PlanStore* plans);
+  std::string loses_when_small(const Graph& graph, const Lowering& lowering, const Group& group);
   // Drops groups of open sizes that would lose where these turn out small.
-  void drop_losers_when_small(const Graph& graph, const Lowering& lowering, Selection* selection, PlanStore* plans);
+  void drop_losers_when_small(const Graph& graph, const Lowering& lowering, Selection* selection);
   // Makes ready what is claimed, and forgets what was prepared and is not.
-  void finish_claims(const Graph& graph, const Lowering& lowering, const std::vector<Group>& groups, PlanStore* plans);
+  void finish_claims(const Graph& graph, const Lowering& lowering, const std::vector<Group>& groups);
   void claim_context(const Graph& graph, int node, abi::GraphSupport* support);
   abi::NodeComputeInfo* compile_one(const abi::Graph* graph, const abi::Node* fused, abi::Node** context_node);
   abi::NodeComputeInfo* finish(std::unique_ptr<Executor> executor);
   abi::Node* make_context_node(const abi::Node* fused, const std::string& bytes) const;
 
   Options options_;
+  bool is_new_ = false;             // some graph of this session has not been seen before
   bool claimed_elsewhere_ = false;  // another graph of this session has fused nodes
   kernels::Isa isa_;
   CostModel costs_;
   std::shared_ptr<kernels::Tuner> tuner_;  // null when claims shall be the same every time
   std::shared_ptr<SessionLog> log_;
+  std::vector<std::shared_ptr<const Verdict>> verdicts_;  // kept for other sessions
   std::unordered_map<std::string, Prepared> prepared_;
   std::unordered_map<std::string, int> group_of_value_;  // by name of a value a claimed group makes
 };

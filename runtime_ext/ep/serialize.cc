@@ -130,6 +130,7 @@ std::shared_ptr<const AttentionSpec> read_attention(Reader* r) {
   return s;
 }
 
+// All but the weight.
 void write_op(Writer* w, const Op& op) {
   w->put(static_cast<uint8_t>(op.kind));
   w->text(op.label);
@@ -154,6 +155,9 @@ void write_op(Writer* w, const Op& op) {
   w->put(op.epsilon);
   w->put(static_cast<uint8_t>(op.centred));
   if (op.kind == OpKind::attention) write_attention(w, *op.attention);
+}
+
+void write_weights(Writer* w, const Op& op) {
   std::vector<uint8_t> blob;
   if (op.kind == OpKind::conv) {
     blob.resize(op.weights->blob_bytes());
@@ -195,6 +199,7 @@ Op read_op(Reader* r) {
     if (!status.ok()) damaged(status.message);
     op.geometry = weights->geometry();
     op.weights = std::move(weights);
+    op.digest = Hasher().bytes(blob.data(), blob.size()).digest();
   } else if (op.kind == OpKind::pool) {
     if (!kernels::check_geometry(op.geometry).ok() || op.geometry.groups != op.geometry.in_channels ||
         op.geometry.out_channels != op.geometry.in_channels)
@@ -248,6 +253,12 @@ void check_order(const Program& program) {
 
 }  // namespace
 
+std::string op_bytes(const Op& op) {
+  Writer w;
+  write_op(&w, op);
+  return std::move(w.bytes_);
+}
+
 std::string save_program(const Program& program, kernels::Isa isa) {
   Writer w;
   w.text(kVersion);
@@ -261,7 +272,10 @@ std::string save_program(const Program& program, kernels::Isa isa) {
   w.put<uint64_t>(program.input_shapes.size());
   for (const Shape& shape : program.input_shapes) w.list(shape);
   w.put<uint64_t>(program.ops.size());
-  for (const Op& op : program.ops) write_op(&w, op);
+  for (const Op& op : program.ops) {
+    write_op(&w, op);
+    write_weights(&w, op);
+  }
   Writer head;
   head.bytes_.append(kMagic, sizeof kMagic);
   head.put(kFormat);

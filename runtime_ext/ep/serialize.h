@@ -13,6 +13,8 @@
 
 namespace onnxprune::ep {
 
+// One operation field by field, all but its weight.
+std::string op_bytes(const Op& op);
 std::string save_program(const Program& program, kernels::Isa isa);
 // Throws std::runtime_error saying what does not fit and what to do.
 Program load_program(const std::string& bytes);

@@ -285,8 +285,8 @@ Status make_builder(const ConvGeometry& geometry, const PackOptions& options,
   });
 }
 
-Status analyse(const ConvGeometry& geometry, const DenseView& dense, std::int64_t most_rows,
-               Analysis* analysis) {
+Status analyse(const ConvGeometry& geometry, const DenseView& dense, std::int64_t nnz,
+               std::int64_t most_rows, Analysis* analysis) {
   return guarded([&]() -> Status {
     if (const Status status = check_geometry(geometry); !status.ok()) return status;
     if (dense.data == nullptr) return failure(Code::invalid_argument, "weights: no data");
@@ -309,7 +309,7 @@ Status analyse(const ConvGeometry& geometry, const DenseView& dense, std::int64_
     }
     *analysis = analyse_csr(csr);
     analysis->rows = rows;
-    analysis->nnz = all ? csr.nonzeros : nonzeros_of(dense, rows, columns);
+    analysis->nnz = nnz;
     return {};
   });
 }

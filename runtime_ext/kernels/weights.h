@@ -53,10 +53,11 @@ struct DenseView {
   const float* data = nullptr;
   std::int64_t row_stride = 0, column_stride = 1;
 };
-// `most_rows` > 0: all but `nnz` comes from about so many rows, taken in sixteens from all over the
-// matrix: enough to decide on, in a fraction of the time.
-Status analyse(const ConvGeometry& geometry, const DenseView& dense, std::int64_t most_rows,
-               Analysis* analysis);
+// `nnz`: how many weights are not zero, see `count_nonzeros`. `most_rows` > 0: all else comes from about
+// so many rows, taken in sixteens from all over the matrix: enough to decide on, in a fraction of the
+// time.
+Status analyse(const ConvGeometry& geometry, const DenseView& dense, std::int64_t nnz,
+               std::int64_t most_rows, Analysis* analysis);
 // How many of `count` numbers are not zero.
 std::int64_t count_nonzeros(const float* data, std::int64_t count);
 

@@ -281,16 +281,17 @@ TEST(analysis_sees_structure) {
   const ConvGeometry g = matmul_geometry(256, 64);
   Analysis a;
   std::vector<float> w = sparse_matrix(64, 256, 0.1, 4, &random);
-  CHECK(analyse(g, DenseView{w.data(), 256, 1}, 0, &a).ok());
+  const std::int64_t nnz = count_nonzeros(w.data(), static_cast<std::int64_t>(w.size()));
+  CHECK(analyse(g, DenseView{w.data(), 256, 1}, nnz, 0, &a).ok());
   CHECK(a.block_fill[0] == 1.0 && a.block_fill[1] == 1.0 && a.block_fill[2] < 0.7);
   Analysis some;  // from half of the rows, and lying across
-  CHECK(analyse(g, DenseView{w.data(), 256, 1}, 32, &some).ok());
-  CHECK(some.nnz == a.nnz && some.rows == 64 && some.sparsity() == a.sparsity());
+  CHECK(analyse(g, DenseView{w.data(), 256, 1}, nnz, 32, &some).ok());
+  CHECK(a.nnz == nnz && some.nnz == nnz && some.rows == 64 && some.sparsity() == a.sparsity());
   CHECK(some.block_fill[1] == 1.0 && std::abs(some.block_fill[2] - a.block_fill[2]) < 0.1);
   std::vector<float> across(w.size());
   for (std::size_t i = 0; i < w.size(); ++i) across[i % 256 * 64 + i / 256] = w[i];
   Analysis turned;
-  CHECK(analyse(g, DenseView{across.data(), 1, 64}, 32, &turned).ok());
+  CHECK(analyse(g, DenseView{across.data(), 1, 64}, nnz, 32, &turned).ok());
   CHECK(turned.nnz == some.nnz && turned.block_fill[2] == some.block_fill[2]);
   CHECK(packed(g, w, Storage::automatic)->storage() == Storage::block);
   w = sparse_matrix(64, 256, 0.1, 1, &random);

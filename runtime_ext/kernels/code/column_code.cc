@@ -24,34 +24,87 @@ struct Entry {
   float value;
 };
 
+// Rows come in any order, the column blocks of each one after the other.
 class ColumnSort {
  public:
-  explicit ColumnSort(std::size_t columns) : begin_(columns + 1) {}
-
-  const std::vector<Entry>& sort(const WeightsImpl& w, const std::int32_t* rows, std::int32_t count) {
-    std::fill(begin_.begin(), begin_.end(), 0u);
-    const std::int32_t per_group = w.shape.out_channels / w.shape.groups;
-    std::uint32_t* const begin = begin_.data();
-    auto each = [&](auto body) {
-      for (std::int32_t i = 0; i < count; ++i) {
-        const auto base = static_cast<std::uint32_t>(rows[i] / per_group * w.columns());
-        w.for_each_in_row(rows[i], [&](std::uint32_t column, float value) {
-          body(base + column, static_cast<std::uint32_t>(i), value);
+  explicit ColumnSort(const WeightsImpl& w)
+      : w_(w),
+        per_group_(w.shape.out_channels / w.shape.groups),
+        columns_(static_cast<std::uint32_t>(w.columns())),
+        next_(static_cast<std::size_t>(w.rows())),
+        end_(next_.size()) {
+    const bool listed = w.kind != Storage::csr || !w.is_narrow();
+    if (listed) {
+      list_.reserve(static_cast<std::size_t>(w.nnz()));
+      list_values_.reserve(list_.capacity());
+    }
+    for (std::size_t r = 0; r < next_.size(); ++r) {
+      next_[r] = listed ? static_cast<std::int64_t>(list_.size()) : w.pointers[r];
+      if (listed) {
+        w.for_each_in_row(static_cast<std::int64_t>(r), [&](std::uint32_t column, float value) {
+          list_.push_back(column);
+          list_values_.push_back(value);
         });
       }
-    };
-    each([begin](std::uint32_t column, std::uint32_t, float) { ++begin[column + 1]; });
-    for (std::size_t c = 1; c < begin_.size(); ++c) begin_[c] += begin_[c - 1];
-    sorted_.resize(begin_.back());
-    Entry* const sorted = sorted_.data();
-    each([begin, sorted](std::uint32_t column, std::uint32_t row, float value) {
-      sorted[begin[column]++] = {column, row, value};
-    });
+      end_[r] = listed ? static_cast<std::int64_t>(list_.size()) : w.pointers[r + 1];
+    }
+    listed_ = listed;
+  }
+
+  // Of `count` rows the entries in columns [first, limit); those before have been given already.
+  const std::vector<Entry>& sort(const std::int32_t* rows, std::int32_t count, std::uint64_t first,
+                                 std::uint64_t limit) {
+    if (listed_) {
+      place(list_.data(), list_values_.data(), rows, count, first, limit);
+    } else {
+      place(w_.narrow.data(), w_.values.data(), rows, count, first, limit);
+    }
     return sorted_;
   }
 
  private:
-  std::vector<std::uint32_t> begin_;
+  template <class Column>
+  void place(const Column* columns, const float* values, const std::int32_t* rows,
+             std::int32_t count, std::uint64_t first, std::uint64_t limit) {
+    begin_.assign(static_cast<std::size_t>(limit - first) + 1, 0u);
+    std::uint32_t* const begin = begin_.data();
+    stop_.resize(static_cast<std::size_t>(count));
+    for (std::int32_t i = 0; i < count; ++i) {
+      const std::size_t row = static_cast<std::size_t>(rows[i]);
+      const std::int64_t base = base_of(rows[i], first), left = span(rows[i], limit);
+      std::int64_t at = next_[row];
+      for (; at < end_[row] && columns[at] < left; ++at) ++begin[base + columns[at] + 1];
+      stop_[static_cast<std::size_t>(i)] = at;
+    }
+    for (std::size_t c = 1; c < begin_.size(); ++c) begin[c] += begin[c - 1];
+    sorted_.resize(begin_.back());
+    Entry* const sorted = sorted_.data();
+    for (std::int32_t i = 0; i < count; ++i) {
+      const std::size_t row = static_cast<std::size_t>(rows[i]);
+      const std::int64_t base = base_of(rows[i], first), stop = stop_[static_cast<std::size_t>(i)];
+      for (std::int64_t at = next_[row]; at < stop; ++at) {
+        const std::int64_t column = base + columns[at];
+        sorted[begin[column]++] = {static_cast<std::uint32_t>(first + static_cast<std::uint64_t>(column)),
+                                   static_cast<std::uint32_t>(i), values[at]};
+      }
+      next_[row] = stop;
+    }
+  }
+
+  // What makes a row's column one of the block, and the first of its columns behind the block.
+  std::int64_t base_of(std::int32_t row, std::uint64_t first) const {
+    return std::int64_t{row / per_group_} * columns_ - static_cast<std::int64_t>(first);
+  }
+  std::int64_t span(std::int32_t row, std::uint64_t limit) const { return -base_of(row, limit); }
+
+  const WeightsImpl& w_;
+  std::int32_t per_group_;
+  std::uint32_t columns_;
+  std::vector<std::int64_t> next_, end_, stop_;
+  bool listed_ = false;                // where the weights do not lie in that order
+  std::vector<std::uint32_t> list_;
+  std::vector<float> list_values_;
+  std::vector<std::uint32_t> begin_;   // by column of the block
   std::vector<Entry> sorted_;
 };
 
@@ -413,32 +466,25 @@ Status generate_columns(const WeightsImpl& w, const std::vector<std::int32_t>& c
        *std::max_element(column_offset.begin(), column_offset.end()) > INT32_MAX / 4 - 64)) {
     return failure(Code::unsupported, "generated code: displacements of more than 31 bits");
   }
-  if (!code->memory.allocate(bound))
+  // A weight takes a multiply-add of seven bytes or more, and itself.
+  if (!code->memory.allocate(bound, static_cast<std::size_t>(w.nnz()) * (7 + sizeof(float))))
     return failure(Code::unsupported, "generated code: no memory for %zu bytes", bound);
   code->pieces.resize(static_cast<std::size_t>(groups) * code->blocks, {kNoCode, 0, 0});
   Encoder encoder(code->memory.data(), code->memory.size());
   Generator generator(s, epilogue, out_stride, &encoder);
-  ColumnSort sorter(column_offset.size());
-  // Walking order is block by block; sorting is needed once per group and block only.
-  std::vector<std::vector<Entry>> all(code->blocks > 1 ? static_cast<std::size_t>(groups) : 0);
-  for (std::size_t g = 0; g < all.size(); ++g)
-    all[g] = sorter.sort(w, order.data() + begin_of[g], begin_of[g + 1] - begin_of[g]);
-  std::vector<std::size_t> next(static_cast<std::size_t>(groups), 0);
+  ColumnSort sorter(w);
   for (std::int32_t b = 0; b < code->blocks; ++b) {
-    const auto limit_column = static_cast<std::uint64_t>(b + 1) * block_columns;
+    const std::uint64_t first_column = static_cast<std::uint64_t>(b) * block_columns,
+                        limit_column = std::min<std::uint64_t>(first_column + block_columns, column_offset.size());
+    const bool first = b == 0, last = b + 1 == code->blocks;
     for (std::int32_t g = 0; g < groups; ++g) {
-      const auto at = static_cast<std::size_t>(g);
+      const std::int32_t size = begin_of[g + 1] - begin_of[g];
       const std::vector<Entry>& entries =
-          all.empty() ? sorter.sort(w, order.data() + begin_of[g], begin_of[g + 1] - begin_of[g])
-                      : all[at];
-      const std::size_t begin = next[at];
-      while (next[at] < entries.size() && entries[next[at]].column < limit_column) ++next[at];
-      const bool first = b == 0, last = b + 1 == code->blocks;
-      if (begin == next[at] && !first && !last) continue;
-      code->pieces[static_cast<std::size_t>(b) * groups + at] = generator.function(
-          entries.data() + begin, entries.data() + next[at],
-          begin_of[g + 1] - begin_of[g], place.data() + begin_of[g], first, last,
-          column_offset.data());
+          sorter.sort(order.data() + begin_of[g], size, first_column, limit_column);
+      if (entries.empty() && !first && !last) continue;
+      code->pieces[static_cast<std::size_t>(b) * groups + static_cast<std::size_t>(g)] =
+          generator.function(entries.data(), entries.data() + entries.size(), size,
+                             place.data() + begin_of[g], first, last, column_offset.data());
     }
   }
   code->code_bytes = encoder.size() - static_cast<std::size_t>(w.nnz()) * sizeof(float);
