@@ -43,6 +43,7 @@ class _Geometry:
             pads = [0] * (2 * rank)
         self.before, self.after = pads[:rank], pads[rank:]
         self.size = math.prod(self.kernel)
+        self.pointwise = self.size == 1 and max(self.strides) == 1 and not any(pads)
 
     def attributes(self) -> dict[str, list[int]]:
         """Attributes of a node of the same geometry."""
@@ -61,6 +62,13 @@ def _input_gradient(
     m, each = e.shapes[weight][:2]
     outer = e.shapes[g][2:]
     shape = (e.shapes[g][0], each * groups, *inner)
+    if geo.pointwise and inner == outer:
+        if math.prod(outer) == 1 and groups == 1:  # samples are the rows of one product
+            flat = e.matmul(e.reshape(g, [shape[0], m]), e.reshape(weight, [m, each]))
+            return e.reshape(flat, shape)
+        turned = e.transpose(e.reshape(weight, [groups, m // groups, each]), [0, 2, 1])
+        flat = e.reshape(g, [shape[0], groups, m // groups, math.prod(outer)])
+        return e.reshape(e.matmul(turned, flat), shape)
     spare = [
         n + b + a - ((o - 1) * s + span)
         for n, b, a, o, s, span in zip(
@@ -102,24 +110,28 @@ def _weight_gradient(
     ]
     count, area = geo.size, math.prod(outer)
     if each == 1 and m == groups:
-        windows = _windows(v, x, geo, axes, [0, 0, *room], outer)
-        sums = [e.reshape(e.sum(e.mul(w, g), [0, *axes]), [m, 1]) for w in windows]
-        return e.reshape(e.concat(sums, 1) if count > 1 else sums[0], shape)
+        # Samples as the channels of one: a convolution with g as its kernel, strides and dilations
+        # changing places.
+        turn = [1, 0, *axes]
+        inner = e.reshape(e.transpose(x, turn), [1, m * n, *e.shapes[x][2:]])
+        sums = e.op("Conv", [inner, e.transpose(g, turn)], (1, m, *geo.kernel), group=m,
+                    pads=[*geo.before, *room], strides=geo.dilations, dilations=geo.strides)  # fmt: skip
+        return e.reshape(sums, shape)
     if groups > 1 or (count == 1 and each < area / 2):
         windows = _windows(v, x, geo, axes, [0, 0, *room], outer)
         flat = [e.reshape(w, [n, groups, each, area]) for w in windows]
         columns = e.concat(flat, 2) if count > 1 else flat[0]  # [N, G, K * C, P], kernel first
-        turned = e.transpose(e.reshape(g, [n, groups, m // groups, area]), [0, 1, 3, 2])
-        summed = e.sum(e.matmul(columns, turned), [0])  # [G, K * C, M / G]
-        apart = e.reshape(summed, [groups, count, each, m // groups])
-        return e.reshape(e.transpose(apart, [0, 3, 2, 1]), shape)
+        rows = e.reshape(g, [n, groups, m // groups, area])
+        summed = e.sum(e.matmul(rows, e.transpose(columns, [0, 1, 3, 2])), [0])  # [G, M / G, K * C]
+        apart = e.reshape(summed, [m, count, each])
+        return e.reshape(e.transpose(apart, [0, 2, 1]) if count > 1 else apart, shape)
     # Channels first, so that samples and positions are one long axis to sum over.
     windows = _windows(v, e.transpose(x, [1, 0, *axes]), geo, axes, [0, 0, *room], outer)
     flat = [e.reshape(w, [each, n * area]) for w in windows]
     columns = e.concat(flat, 0) if count > 1 else flat[0]  # [K * C, N * P], kernel first
-    turned = e.reshape(e.transpose(g, [0, *axes, 1]), [n * area, m])
-    apart = e.reshape(e.matmul(columns, turned), [count, each, m])
-    return e.reshape(e.transpose(apart, [2, 1, 0]), shape)
+    rows = e.reshape(e.transpose(g, [1, 0, *axes]), [m, n * area])
+    apart = e.reshape(e.matmul(rows, e.transpose(columns, [1, 0])), [m, count, each])
+    return e.reshape(e.transpose(apart, [0, 2, 1]) if count > 1 else apart, shape)
 
 
 def _windows(

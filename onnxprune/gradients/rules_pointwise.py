@@ -60,10 +60,15 @@ def _div(v: View) -> Parts:
     return [left, right]
 
 
+def _where(v: View, on: str) -> Parts:
+    """The derivative where ``on`` holds, zero elsewhere (Where itself takes several passes)."""
+    return [v.e.mul(v.g, v.e.cast(on))]
+
+
 @rule("Relu")
 def _relu(v: View) -> Parts:
-    on = v.e.cast(v.e.binary("Greater", v.x[0], v.e.const(np.float32(0))))
-    return [v.e.mul(v.g, on)]
+    # Of the output: the input need not be kept then, and the node fuses with the layer before it.
+    return _where(v, v.e.binary("Greater", v.y, v.e.const(np.float32(0))))
 
 
 @rule("LeakyRelu")
@@ -76,8 +81,15 @@ def _leaky(v: View) -> Parts:
 
 @rule("Clip")
 def _clip(v: View) -> Parts:
-    # What passed unchanged lies between the limits; on a limit itself either slope will do.
-    return [v.e.mul(v.g, v.e.cast(v.e.binary("Equal", v.x[0], v.y)))]
+    # What lies between the limits passed unchanged; on a limit itself either slope will do.
+    within = [
+        v.e.binary(kind, v.y, limit)
+        for kind, limit in zip(("Greater", "Less"), v.x[1:], strict=False)
+        if limit
+    ]
+    if not within:
+        return [v.g]
+    return _where(v, within[0] if len(within) == 1 else v.e.binary("And", *within))
 
 
 @rule("Sigmoid")
