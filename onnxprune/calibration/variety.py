@@ -5,7 +5,8 @@ answer comes from the dense network, not from a label. A thousand samples shown 
 than ten thousand that differ, and pictures moved by a few pixels, turned left to right, or blended
 with each other differ enough (function matching, Beyer et al. 2022; blends: mixup, Zhang et al.
 2018). Whether pictures may be turned or moved, the network itself says: it gives them the same
-classes, or it does not.
+classes, or it does not. Whole numbers (tokens, users, items) cannot be blended; there two samples
+are crossed, the beginning of one with the end of the other.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import numpy.typing as npt
 
 from onnxprune.calibration.agreement import Judge
 from onnxprune.calibration.mirror import columns_of, mirrored, same_classes
+from onnxprune.errors import DataError
 
 Array = npt.NDArray[Any]
 Feed = Mapping[str, Array]
@@ -34,11 +36,13 @@ class Variety:
         turn: pictures may be turned left to right.
         move: pictures may be moved.
         blend: samples of the same shapes may be blended.
+        cross: samples of whole numbers may be crossed.
     """
 
     turn: bool = False
     move: bool = False
     blend: bool = False
+    cross: bool = False
 
     @staticmethod
     def of(
@@ -64,15 +68,33 @@ class Variety:
             whole = [feed for feed in turned if feed is not None]
             return len(whole) == len(turned) > 0 and same_classes(judge, run(whole))
 
+        def runs(changed: Sequence[Feed]) -> bool:
+            try:
+                outputs = run(changed)
+            except DataError:  # whole numbers may depend on each other: lengths, places
+                return False
+            return all(
+                np.isfinite(o).all() for given in outputs for o in given if o.dtype.kind == "f"
+            )
+
         first = feeds[0]
         floats = [n for n, a in first.items() if np.asarray(a).dtype.kind == "f"]
         fixed = [n for n in first if n not in floats]
         same = all(np.array_equal(f[n], first[n]) for n in fixed for f in feeds)
-        return Variety(admits(mirrored), admits(_displaced), bool(floats) and same)
+        rng = np.random.default_rng(0)
+        crossed = (
+            [] if same else [Variety(cross=True).vary(f, _partner(f, held, rng), rng) for f in held]
+        )
+        return Variety(
+            admits(mirrored),
+            admits(_displaced),
+            bool(floats) and same,
+            bool(crossed) and runs(crossed),
+        )
 
     def __bool__(self) -> bool:
         """Whether anything may be done."""
-        return self.turn or self.move or self.blend
+        return self.turn or self.move or self.blend or self.cross
 
     def vary(self, feed: Feed, other: Feed, rng: np.random.Generator) -> dict[str, Array]:
         """Return new samples.
@@ -88,24 +110,10 @@ class Variety:
             ((name, array),) = found.items()
             found[name] = self._changed(array, rng)
             beside[name] = self._changed(beside[name], rng)
-        if not self.blend:
-            return found
-        lengths = {a.shape[0] if a.ndim else 1 for a in found.values() if a.dtype.kind == "f"}
-        rows = lengths.pop() if len(lengths) == 1 else 1
-        # Blends have less contrast than what the network will see: half of the samples stay whole.
-        share = np.where(rng.random(rows) < 0.5, rng.random(rows), 1.0)
-        order = rng.permutation(rows)
-        for name, array in found.items():
-            if array.dtype.kind != "f":
-                continue
-            partner = beside[name]
-            if rows > 1:
-                partner = partner[order]
-                part = share.reshape(rows, *[1] * (array.ndim - 1))
-            else:
-                part = share[0]
-            mixed = part * array + (1 - part) * partner
-            found[name] = np.ascontiguousarray(mixed, dtype=array.dtype)
+        if self.cross:
+            found.update(_crossed(found, beside, rng))
+        if self.blend:
+            found.update(_blended(found, beside, rng))
         return found
 
     def _changed(self, array: Array, rng: np.random.Generator) -> Array:
@@ -118,6 +126,58 @@ class Variety:
                 picture = _moved(picture, columns_of(array) - 1, rng.uniform(-SHIFT, SHIFT, 2))
             out[place] = picture
         return out
+
+
+def _blended(
+    found: Mapping[str, Array], beside: Mapping[str, Array], rng: np.random.Generator
+) -> dict[str, Array]:
+    """Float arrays blended with rows of others, all of a sample alike."""
+    floats = {n: a for n, a in found.items() if a.dtype.kind == "f"}
+    lengths = {a.shape[0] if a.ndim else 1 for a in floats.values()}
+    rows = lengths.pop() if len(lengths) == 1 else 1
+    # Blends have less contrast than what the network will see: half of the samples stay whole.
+    share = np.where(rng.random(rows) < 0.5, rng.random(rows), 1.0)
+    order = rng.permutation(rows)
+    for name, array in floats.items():
+        other = beside[name]
+        if rows > 1:
+            other = other[order]
+            part = share.reshape(rows, *[1] * (array.ndim - 1))
+        else:
+            part = share[0]
+        mixed = part * array + (1 - part) * other
+        floats[name] = np.ascontiguousarray(mixed, dtype=array.dtype)
+    return floats
+
+
+def _crossed(
+    found: Mapping[str, Array], beside: Mapping[str, Array], rng: np.random.Generator
+) -> dict[str, Array]:
+    """Rows of whole numbers that go on as other rows from a place on.
+
+    Arrays of the same shape (tokens and their mask) change rows at the same place. Numbers that
+    stand alone (a user, an item) are drawn of either row, each for itself: the dense network
+    answers for any pair.
+    """
+    places: dict[tuple[int, ...], tuple[Array, Array]] = {}
+    crossed = {}
+    for name, array in found.items():
+        if array.dtype.kind not in "iu" or not array.ndim:
+            continue
+        rows, length = array.shape[0], int(np.prod(array.shape[1:]))
+        if array.shape not in places or length == 1:
+            begin = np.arange(length) < rng.integers(0, length + 1, rows)[:, None]
+            places[array.shape] = begin.reshape(array.shape), rng.permutation(rows)
+        begin, order = places[array.shape]
+        crossed[name] = np.where(begin, array, beside[name][order])
+    return crossed
+
+
+def _partner(feed: Feed, feeds: Sequence[Feed], rng: np.random.Generator) -> Feed:
+    """A feed of the same shapes, drawn at random; maybe the same one."""
+    shapes = {n: np.shape(a) for n, a in feed.items()}
+    alike = [f for f in feeds if {n: np.shape(a) for n, a in f.items()} == shapes]
+    return alike[rng.integers(len(alike))]
 
 
 def _moved(picture: Array, columns: int, by: npt.ArrayLike) -> Array:

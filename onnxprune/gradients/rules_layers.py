@@ -114,9 +114,11 @@ def _weight_gradient(
         # changing places.
         turn = [1, 0, *axes]
         inner = e.reshape(e.transpose(x, turn), [1, m * n, *e.shapes[x][2:]])
-        sums = e.op("Conv", [inner, e.transpose(g, turn)], (1, m, *geo.kernel), group=m,
-                    pads=[*geo.before, *room], strides=geo.dilations, dilations=geo.strides)  # fmt: skip
-        return e.reshape(sums, shape)
+        kernel = e.transpose(g, turn)
+        return e.reshape(
+            e.op("Conv", [inner, kernel], (1, m, *geo.kernel), group=m, strides=geo.dilations,
+                 dilations=geo.strides, pads=[*geo.before, *room]), shape
+        )  # fmt: skip
     if groups > 1 or (count == 1 and each < area / 2):
         windows = _windows(v, x, geo, axes, [0, 0, *room], outer)
         flat = [e.reshape(w, [n, groups, each, area]) for w in windows]

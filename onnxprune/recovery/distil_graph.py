@@ -134,6 +134,7 @@ class Distillation:
         weights: Sequence[str],
         spreads: Mapping[str, float],
         *,
+        threads: int = 0,
         arena: bool = True,
     ) -> None:
         """Write the model.
@@ -142,6 +143,7 @@ class Distillation:
             student: the pruned network.
             weights: constants of it to be trained, float32.
             spreads: values to compare, and the variance of each in the dense network.
+            threads: of one run, as many as there are cores when 0.
             arena: keep the memory of one step for the next.
 
         Raises:
@@ -170,6 +172,7 @@ class Distillation:
             helper.make_tensor_value_info(n, student.types[n], None) for n in student.inputs
         ] + [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in free]
         nodes = [n for n in student.nodes if not set(n.output) <= set(self.weights)] + e.nodes
+        self.nodes = len(nodes)
         # A derivative may be another's name, and outputs must differ.
         ends = []
         for place, name in enumerate([*losses, *(grads[n] for n in self.weights)]):
@@ -181,7 +184,7 @@ class Distillation:
         )  # fmt: skip
         model = onnx.ModelProto(ir_version=student.ir_version, graph=made)
         model.opset_import.extend(student.opset)
-        self.session = session(model.SerializeToString(), arena=arena)
+        self.session = session(model.SerializeToString(), threads, arena=arena)
         self.inputs = student.inputs
 
     def run(
@@ -218,6 +221,8 @@ class Students:
         feeds: Sequence[Mapping[str, Array]],
         weights: Sequence[str],
         spreads: Mapping[str, float],
+        *,
+        threads: int = 0,
     ) -> None:
         """Write the models; arguments are those of :class:`Distillation` and :func:`graph_of`.
 
@@ -228,12 +233,16 @@ class Students:
         firsts = {shape_of(feed): feed for feed in reversed(feeds)}
         few = len(firsts) <= FEW_SHAPES
         self._made = {
-            key: Distillation(graph_of(proto, feed), weights, spreads, arena=few)
+            key: Distillation(graph_of(proto, feed), weights, spreads, threads=threads, arena=few)
             for key, feed in reversed(firsts.items())
         }
         first = next(iter(self._made.values()))
         self.weights = first.weights
         self.compared = first.compared
+
+    def nodes(self, feed: Mapping[str, Array]) -> int:
+        """Return how many nodes a run on samples of the feed's shapes takes."""
+        return self._made[shape_of(feed)].nodes
 
     def run(
         self, feed: Mapping[str, Array], want: Mapping[str, Array], weights: Mapping[str, Array]

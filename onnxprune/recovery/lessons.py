@@ -24,7 +24,12 @@ class Teacher:
     """The dense network, asked for values inside."""
 
     def __init__(
-        self, dense: onnx.ModelProto, names: Sequence[str], crops: Mapping[str, Crop] = {}
+        self,
+        dense: onnx.ModelProto,
+        names: Sequence[str],
+        crops: Mapping[str, Crop] = {},
+        *,
+        threads: int = 0,
     ) -> None:
         """Open the network.
 
@@ -32,6 +37,7 @@ class Teacher:
             dense: the network.
             names: of float values in it.
             crops: by value, for every axis the coordinates to take, or None for all.
+            threads: of one run, as many as there are cores when 0.
 
         Raises:
             DataError: onnxruntime does not take it.
@@ -41,7 +47,7 @@ class Teacher:
         del model.graph.output[:], model.graph.value_info[:]
         model.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names)
         self._names, self._crops = list(names), crops
-        self._runner = session(model.SerializeToString())
+        self._runner = session(model.SerializeToString(), threads)
         self._inputs = [i.name for i in self._runner.get_inputs()]
 
     def values(self, feed: Feed) -> dict[str, Array]:

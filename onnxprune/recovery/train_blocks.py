@@ -29,7 +29,15 @@ from onnxprune.passes.shrink import Surgery, set_constant
 from onnxprune.planning import find_layers
 from onnxprune.planning.cost import CostModel
 from onnxprune.recovery.apply import Feed, Progress, Reconstruction, rows_of
-from onnxprune.recovery.distil import DAMPING, EPOCHS, Space, Trained, train
+from onnxprune.recovery.distil import (
+    BATCH,
+    DAMPING,
+    EPOCHS,
+    Space,
+    Trained,
+    threads_of,
+    train,
+)
 from onnxprune.recovery.distil_graph import (
     Students,
     graph_of,
@@ -46,6 +54,8 @@ LEAST_EPOCHS = 2
 #: Bytes of the student's values in one step, as far as the batch can be cut: small ones stay in
 #: the caches.
 MEMORY = 96 << 20
+#: Samples of one run where the batch can be cut: a step is several then, side by side.
+MOST_ROWS = 16
 #: Values inside that are compared.
 MOST_POINTS = 16
 #: Samples and columns (a multiple of d) behind the moments of a layer's inputs; widest layer.
@@ -151,7 +161,8 @@ def _train(
         at = np.unique(np.linspace(0, len(points) - 1, MOST_POINTS).astype(int))
         points = [points[i] for i in at]
     ends = [n for n in student.outputs if student.values[n].dtype == np.float32]
-    teacher = Teacher(dense, [*points, *ends], crops)
+    threads = threads_of(feeds, BATCH)
+    teacher = Teacher(dense, [*points, *ends], crops, threads=threads)
     spreads = teacher.spreads(feeds)
     for name, shape in ((n, a.shape) for n, a in teacher.values(feeds[0]).items()):
         if shape != student.shapes[name]:
@@ -163,7 +174,7 @@ def _train(
         and student.known[n].dtype == np.float32
         and (n in kept or student.known[n].shape == _shape(analyzer, n))
     ]
-    graph = Students(stages.proto, feeds, names, spreads)
+    graph = Students(stages.proto, feeds, names, spreads, threads=threads)
     last: dict[float, Agreement] = {}
 
     def disagreement(weights: Mapping[str, Array]) -> float:
@@ -311,7 +322,7 @@ def cut_feeds(feeds: Sequence[Feed], proto: onnx.ModelProto, model: ir.Model) ->
     most = max(1, int(MEMORY / max(size, 1)))
     out: list[Feed] = []
     for feed in feeds:
-        part = min(rows_of(feed), most)
+        part = min(rows_of(feed), most, MOST_ROWS)
         for at in range(0, rows_of(feed) // part * part, part):
             out.append({n: np.asarray(a)[at : at + part] for n, a in feed.items()})
     if not out:

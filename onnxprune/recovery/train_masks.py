@@ -20,7 +20,7 @@ from onnxprune.calibration.stages import Stream
 from onnxprune.gradients import NoGradient
 from onnxprune.planning.cost import CostModel
 from onnxprune.recovery.apply import Feed, Progress, Reconstruction, Recovered, quiet, rows_of
-from onnxprune.recovery.distil import RATE, train
+from onnxprune.recovery.distil import RATE, threads_of, train
 from onnxprune.recovery.distil_graph import Students, graph_of, meeting_points
 from onnxprune.recovery.lessons import Lessons, Teacher
 from onnxprune.recovery.train_blocks import (
@@ -34,9 +34,11 @@ from onnxprune.recovery.train_blocks import (
 
 Array = npt.NDArray[Any]
 #: Multiply-accumulates of the dense network over samples and epochs; fewer epochs beyond it.
-#: Then depth-wise weights stay too: they are few, and their derivative takes as long as the rest.
 BUDGET = 9e11
-EPOCHS = 32
+#: Multiply-accumulates that take as long as it takes to call a node of a step.
+PER_NODE = 5e4
+#: Passes over samples that stay the same, which are soon learnt by heart, and over varied ones.
+EPOCHS, VARIED_EPOCHS = 32, 128
 #: Squared error of a compared value, over its variance, from which on that step is taken; where the
 #: network is nearer to the dense one, steps are smaller in proportion to the error.
 FAR = 0.1
@@ -65,9 +67,7 @@ def train_masks(
     """
     feeds = by_shape(work.training)
     effort = CostModel(work.analyzer).macs() * max(sum(rows_of(f) for f in feeds), 1)
-    affordable = int(BUDGET / max(effort, 1))
-    epochs = min(EPOCHS // work.copies, affordable)
-    if epochs < LEAST_EPOCHS:
+    if LEAST_EPOCHS * effort > BUDGET:
         raise NoGradient("the network is too large to be trained here")
     dense, sparse = _models(work, found, feeds[0])
     feeds = cut_feeds(feeds, sparse, work.analyzer.model)
@@ -77,22 +77,21 @@ def train_masks(
         at = np.unique(np.linspace(0, len(points) - 1, MOST_POINTS).astype(int))
         points = [points[i] for i in at]
     ends = [n for n in student.outputs if student.values[n].dtype == np.float32]
-    teacher = Teacher(dense, [*points, *ends])
+    threads = threads_of(feeds, BATCH)
+    teacher = Teacher(dense, [*points, *ends], threads=threads)
     spreads = teacher.spreads(feeds)
     lessons = Lessons(feeds, teacher, work.variety(judge), work.seed)
     sites = {work.bias_name(site): place for place, (site, _) in enumerate(found.biases)}
-    lone = [
-        n
-        for n, x in work.layers.items()
-        if len(list(x.value.uses())) == 1
-        and (affordable >= EPOCHS // work.copies or not x.depthwise)
-    ]
+    lone = [n for n, layer in work.layers.items() if len(list(layer.value.uses())) == 1]
     names = [
         n
         for n in (*lone, *sites)
         if n in student.constants and student.known[n].dtype == np.float32
     ]
-    graph = Students(sparse, feeds, names, spreads)
+    graph = Students(sparse, feeds, names, spreads, threads=threads)
+    effort += PER_NODE * sum(graph.nodes(feed) for feed in feeds)
+    passes = VARIED_EPOCHS if lessons.variety else EPOCHS
+    epochs = max(LEAST_EPOCHS, min(passes // work.copies, int(BUDGET / effort)))
     seen: dict[float, Agreement] = {}
 
     def with_values(weights: Mapping[str, Array]) -> Recovered:

@@ -7,6 +7,7 @@ import pytest
 
 from onnxprune.calibration.agreement import Judge
 from onnxprune.calibration.variety import SHIFT, Variety
+from onnxprune.errors import DataError
 
 RNG = np.random.default_rng(0)
 
@@ -46,8 +47,43 @@ def test_the_network_says_what_is_admitted():
     sounds = [{"x": RNG.standard_normal((4, 100)).astype(np.float32)}]
     assert variety_of(sounds, lambda x: x[:, :5]) == Variety(blend=True)
     tokens = [{"x": RNG.integers(0, 9, (1, 7))} for _ in range(2)]
-    found = variety_of(tokens, lambda x: x.astype(np.float32))
-    assert not found
+    assert variety_of(tokens, lambda x: x.astype(np.float32)) == Variety(cross=True)
+    assert not variety_of([tokens[0], tokens[0]], lambda x: x.astype(np.float32))
+    assert not variety_of(tokens, lambda x: np.where(x > 0, np.nan, np.float32(x)))
+
+
+def test_numbers_that_depend_on_each_other_are_left_alone():
+    feeds = [{"x": RNG.integers(0, 9, (1, 7)), "length": np.array([7])} for _ in range(4)]
+    outputs = [[feed["x"].astype(np.float32)] for feed in feeds]
+
+    def run(others):
+        if not all(any(np.array_equal(o["x"], f["x"]) for f in feeds) for o in others):
+            raise DataError("no such sequence")
+        return outputs
+
+    assert not Variety.of(feeds, feeds, Judge(outputs, tokens=True), run)
+
+
+def test_sequences_are_crossed_at_one_place():
+    a, b = np.arange(60).reshape(4, 15), np.arange(60, 120).reshape(4, 15)
+    feed, other = {"x": a, "mask": a % 7}, {"x": b, "mask": b % 7}
+    seen = [Variety(cross=True).vary(feed, other, np.random.default_rng(i)) for i in range(20)]
+    for each in seen:
+        np.testing.assert_array_equal(each["mask"], each["x"] % 7)
+        kept = each["x"] == a
+        assert (np.diff(kept.astype(int), axis=1) <= 0).all(), "a beginning is kept"
+        assert np.isin(each["x"][~kept], b).all()
+    cuts = {int(n) for each in seen for n in (each["x"] == a).sum(1)}
+    assert len(cuts) > 10
+
+
+def test_numbers_that_stand_alone_are_paired_anew():
+    users, items = np.arange(100), np.arange(100, 200)
+    feed = {"user": users, "item": items}
+    seen = Variety(cross=True).vary(feed, feed, np.random.default_rng(0))
+    pairs = seen["item"] - seen["user"]
+    assert np.isin(seen["user"], users).all() and np.isin(seen["item"], items).all()
+    assert 50 < np.count_nonzero(pairs != 100) < 95
 
 
 def test_samples_are_blended_row_by_row():

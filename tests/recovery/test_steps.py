@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import numpy as np
+import pytest
 
 from onnxprune.calibration.variety import Variety
 from onnxprune.recovery import distil
@@ -104,3 +105,48 @@ def test_lessons_are_new_each_time_and_the_same_again():
         np.testing.assert_array_equal(lessons.take(epoch, 0)[0]["x"], array)
     assert lessons.take(1, 3)[0]["x"].shape == (4, 5), "blended with its like alone"
     assert Lessons(feeds, Silent()).take(1, 0)[0] is feeds[0]
+
+
+class Slope:
+    """A loss that falls along its sample."""
+
+    weights = ("w",)
+
+    def __init__(self):
+        self.seen = []
+
+    def run(self, feed, want, weights):
+        x = feed["x"]
+        self.seen.append(x)
+        return float(weights["w"] @ x[0]), {"w": x[0] * np.float32(1 / 3)}
+
+
+@pytest.mark.parametrize("cores", [2, 3, 8])
+def test_runs_side_by_side_add_up_to_the_same(monkeypatch, cores):
+    rng = np.random.default_rng(5)
+    feeds = [{"x": rng.standard_normal((1, 7)).astype(np.float32)} for _ in range(24)]
+    start = {"w": np.ones(7, np.float32)}
+
+    def train_on(count):
+        monkeypatch.setattr(distil, "_cores", lambda: count)
+        lessons = Lessons(feeds, Silent(), Variety(blend=True))
+        return train(
+            Slope(), start, lessons, {}, lambda w: -abs(float(w["w"].sum()) - 7), epochs=6, batch=8
+        ).weights["w"]
+
+    one = train_on(1)
+    assert not np.array_equal(one, start["w"])
+    assert train_on(cores).tobytes() == one.tobytes()
+
+
+def test_steps_become_smaller_before_samples_stay_as_they_are():
+    feeds = [{"x": np.full((1, 1), i, np.float32)} for i in range(16)]
+    graph = Slope()
+    train(
+        graph, {"w": np.zeros(1, np.float32)}, Lessons(feeds, Silent(), Variety(blend=True)), {},
+        lambda w: abs(float(w["w"][0])), epochs=32, batch=1,
+    )  # fmt: skip
+    epochs = np.array([float(x[0, 0]) for x in graph.seen]).reshape(-1, 16)
+    varied = (epochs % 1 != 0).any(axis=1)
+    assert len(epochs) == 24, "a quarter of the epochs for each of three tries, and no more"
+    assert varied[:16].all() and not varied[16:].any()
