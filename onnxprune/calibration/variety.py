@@ -166,7 +166,8 @@ def _crossed(
             continue
         rows, length = array.shape[0], int(np.prod(array.shape[1:]))
         if array.shape not in places or length == 1:
-            begin = np.arange(length) < rng.integers(0, length + 1, rows)[:, None]
+            cuts = rng.integers(0, length + 1, (rows, 1))
+            begin = np.arange(length) < cuts
             places[array.shape] = begin.reshape(array.shape), rng.permutation(rows)
         begin, order = places[array.shape]
         crossed[name] = np.where(begin, array, beside[name][order])

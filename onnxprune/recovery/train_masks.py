@@ -89,9 +89,11 @@ def train_masks(
         if n in student.constants and student.known[n].dtype == np.float32
     ]
     graph = Students(sparse, feeds, names, spreads, threads=threads)
-    effort += PER_NODE * sum(graph.nodes(feed) for feed in feeds)
+    calls = sum(graph.nodes(feed) for feed in feeds)
     passes = VARIED_EPOCHS if lessons.variety else EPOCHS
-    epochs = max(LEAST_EPOCHS, min(passes // work.copies, int(BUDGET / effort)))
+    epochs = max(
+        LEAST_EPOCHS, min(passes // work.copies, int(BUDGET / (effort + PER_NODE * calls)))
+    )
     seen: dict[float, Agreement] = {}
 
     def with_values(weights: Mapping[str, Array]) -> Recovered:

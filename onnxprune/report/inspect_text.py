@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from onnxprune.formats.weights import DOMAIN
 from onnxprune.report.tables import Table, percent, shape_text, shorten, size_text
 
 MANY = 12
@@ -25,6 +26,11 @@ def tables(report: dict[str, Any], every_frozen: bool = False) -> list[Table | s
     if report["unsupported"]:
         told = ", ".join(f"{op} ({n})" for op, n in report["unsupported"].items())
         parts.append(f"operators without a rule: {told}")
+    if DOMAIN in report["opsets"]:
+        parts.append(
+            "weights are packed, and what they hold is not shown; "
+            "'onnxprune convert MODEL -o DENSE --format dense' restores them bit for bit"
+        )
     if report["nonfinite"]:
         names = shorten(report["nonfinite"], 3)
         parts.append(f"weights that hold NaN or infinity: {names}; such a model cannot be pruned")

@@ -255,6 +255,8 @@ def test_format_packs_what_was_pruned(run, resnet, tmp_path):
     assert ran.code == 0
     stored = [{t.name: t.raw_data for t in onnx.load(p).graph.initializer} for p in (packed, both)]
     assert stored[0] == stored[1]
+    assert "--format dense' restores" in run("inspect", packed).out
+    assert "--format dense" not in run("inspect", half).out
     report = json.loads(ran.out)
     assert report["bytes"]["after"] == both.stat().st_size < 0.4 * report["bytes"]["before"]
     assert report["sparsity"] == pytest.approx(0.8, abs=0.01)
