@@ -96,8 +96,8 @@ class Search {
   // Group by group: the row of fewest columns, then whatever row needs fewest new ones (the one with
   // most weights, if several do). Beginning with the short rows leaves the long ones, which use
   // nearly all columns anyway, for the last groups. Returns the loads and the rows in `order`;
-  // `begin` are the boundaries of the groups. Gives up, returning `enough`, when the first group,
-  // which gains most, does not promise to stay below it.
+  // `begin` are the boundaries of the groups. Gives up, returning `enough`, as soon as the groups
+  // so far, which gain most, do not promise to stay below it.
   std::int64_t run(const std::vector<std::int32_t>& begin, std::int64_t enough,
                    std::vector<std::int32_t>* order) {
     const auto groups = static_cast<std::int64_t>(begin.size()) - 1;
@@ -108,7 +108,7 @@ class Search {
       open(static_cast<std::size_t>(begin[g]), static_cast<std::size_t>(begin[past]));
       for (; g < past; ++g) {
         loads += group(begin[g + 1] - begin[g], order);
-        if (g == 0 && loads * groups >= enough) return enough;
+        if (loads * groups >= enough * (g + 1)) return enough;
       }
     }
     return loads;
@@ -215,6 +215,7 @@ RowGroups group_rows(const WeightsImpl& w, std::int32_t groups, bool alike, std:
   auto sum = [](const std::vector<std::int64_t>& counts) {
     return std::accumulate(counts.begin(), counts.end(), std::int64_t{0});
   };
+  if (w.columns() * w.shape.groups * groups * kDense < w.nnz()) return found;  // even if all use all columns
   const std::int64_t before = sum(columns_of(w, found.rows, found.begin));
   if (before * kDense < w.nnz()) return found;
   const double least = kLeast * static_cast<double>(w.nnz() + before);
