@@ -63,9 +63,9 @@ bool is_new(const Digest& digest) {
 }
 
 // Reading a model and packing it let go of about as much as is kept, in pieces that the allocator would hold
-// on to: give them back, so that a session holds what its weights need. But pages that come back are dear
-// (making a session again took twice as long): where a model is loaded again it will be once more, and
-// the memory stays for that.
+// on to: give them back, so that a session holds what its weights need. But pages that come back take time (a
+// tenth of what making the session of a ResNet-50 takes): where a model is loaded again it will be once more,
+// and the memory stays for that.
 void return_memory() {
 #ifdef __GLIBC__
   malloc_trim(0);
