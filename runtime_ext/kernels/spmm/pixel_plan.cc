@@ -3,11 +3,33 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
+#include <utility>
 
 #include "../phases.h"
 
 namespace onnxprune::kernels {
 namespace {
+
+// Runs of zeros by the tile whose last pixels of a row lie before them, so that their lines are in the
+// caches; those before all pixels go with the first tile.
+std::vector<std::vector<FloatRun>> borders_by_tile(
+    const PlaneLayout& out, const std::vector<std::vector<ScatterRun>>& scatter) {
+  std::vector<std::pair<std::int64_t, std::size_t>> ends;  // of runs of pixels in the plane, and the tile
+  for (std::size_t tile = 0; tile < scatter.size(); ++tile) {
+    for (const ScatterRun& run : scatter[tile]) {
+      ends.emplace_back(run.to + run.pixels, tile);
+      if (run.others > 0) ends.emplace_back(run.other + run.others, tile);
+    }
+  }
+  std::sort(ends.begin(), ends.end());
+  std::vector<std::vector<FloatRun>> borders(scatter.size());
+  for (const FloatRun& run : border_runs(out)) {
+    const auto before = std::lower_bound(ends.begin(), ends.end(), std::make_pair(run.begin, std::size_t{0}));
+    const bool found = before != ends.end() && before->first == run.begin;
+    borders[found ? before->second : 0].push_back(run);
+  }
+  return borders;
+}
 
 }  // namespace
 
@@ -62,7 +84,7 @@ void PixelPlan::cut(int width, const TileCut& how) {
     scatter_.push_back(scatter_runs(out_, in_.pitch, tile.q,
                                     static_cast<std::int64_t>(tile.vectors) * width));
   }
-  borders_ = border_runs(out_);
+  borders_ = borders_by_tile(out_, scatter_);
 }
 
 // AVX2 has no lane masks: eight floats of all ones or zeros a vector.
@@ -299,7 +321,7 @@ void PixelPlan::run_scattered(const RunArgs& args, std::int32_t part, std::size_
       scatter_load(runs, args.residual + r * out_.plane_stride, added, count);
     if (!clamps())
       ops_.finish(epilogue_, row, args.residual == nullptr ? nullptr : added, nullptr, count);
-    if (index == 0) zero_runs(borders_, plane);
+    zero_runs(borders_[index], plane);
   }
   // Rows that follow each other, all at once.
   for (std::int64_t place = first, end; place < last; place = end) {

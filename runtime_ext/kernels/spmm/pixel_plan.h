@@ -123,7 +123,7 @@ class PixelPlan : public PlanBase {
   void zero_rows(float* out, std::int64_t first, std::int64_t last, std::int64_t begin,
                  std::int64_t end) const;
   std::vector<std::vector<ScatterRun>> scatter_;  // of each tile, when not direct
-  std::vector<FloatRun> borders_;                 // what is not a pixel, when not direct
+  std::vector<std::vector<FloatRun>> borders_;    // what is not a pixel, by tile, when not direct
 };
 
 }  // namespace onnxprune::kernels
