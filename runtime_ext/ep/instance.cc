@@ -7,6 +7,7 @@
 #include <stdexcept>
 
 #include "ep/tasks.h"
+#include "kernels/shares.h"
 
 namespace onnxprune::ep {
 
@@ -505,24 +506,34 @@ void Instance::run(const float* const* inputs, float* const* outputs, void* work
                    double* microseconds, Clock clock) const {
   // Below this many cycles a hand-over to another thread costs more than it saves.
   constexpr double kWorthAThread = 20000;
+  // ... and so many are worth taking from what threads share.
+  constexpr double kPiece = 5000;
+  constexpr int64_t kMostPieces = 1 << 30;
   Frame frame;
   frame.inputs = inputs;
   frame.outputs = outputs;
   frame.arena = static_cast<float*>(workspace);
   char* scratch = static_cast<char*>(workspace) + static_cast<size_t>(arena_floats_) * sizeof(float);
   const int threads = std::min(parallel->threads(), threads_);
+  kernels::Shares shares(threads);
   double before = microseconds ? now(clock) : 0;
   for (size_t i = 0; i < steps_.size(); ++i) {
     const Step& step = steps_[i];
-    const int64_t pieces = (step.items + step.grain - 1) / step.grain;
-    int chunks = static_cast<int>(std::min<int64_t>({threads, pieces, static_cast<int64_t>(step.cycles / kWorthAThread) + 1}));
+    const double cycles_an_item = std::max(1.0, step.cycles / static_cast<double>(std::max<int64_t>(1, step.items)));
+    const int64_t worth = static_cast<int64_t>(kPiece / cycles_an_item) + 1;
+    const int64_t grain = (std::max(worth, step.items / kMostPieces) + step.grain - 1) / step.grain * step.grain;
+    const int64_t pieces = (step.items + grain - 1) / grain;
+    const int chunks =
+        static_cast<int>(std::min<int64_t>({threads, pieces, static_cast<int64_t>(step.cycles / kWorthAThread) + 1}));
     if (chunks <= 1) {
       step.body(frame, 0, step.items, scratch);
     } else {
+      shares.deal(pieces, chunks);
       parallel->run(chunks, [&](int chunk) {
-        const int64_t first = pieces * chunk / chunks * step.grain;
-        const int64_t last = std::min(step.items, pieces * (chunk + 1) / chunks * step.grain);
-        if (first < last) step.body(frame, first, last, scratch + scratch_chunk_ * static_cast<size_t>(chunk));
+        int64_t first = 0, last = 0;
+        while (shares.take(chunk, &first, &last))
+          step.body(frame, first * grain, std::min(step.items, last * grain),
+                    scratch + scratch_chunk_ * static_cast<size_t>(chunk));
       });
     }
     if (microseconds) {

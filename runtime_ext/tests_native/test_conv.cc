@@ -392,6 +392,14 @@ TEST(conv_column_blocks) {
     c.zeros = zeros;
     c.density = 0.03;
     check_case(c, seed++);
+    // Rows enough for threads to share them, tile by tile and in one tile.
+    for (const int size : {7, 14}) {
+      c = conv(300, 260, size, size, 1, 1, 0);
+      c.zeros = zeros;
+      c.density = 0.03;
+      c.threads = size == 7 ? 2 : 3;
+      check_case(c, seed++);
+    }
   }
 }
 

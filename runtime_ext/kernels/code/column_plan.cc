@@ -43,14 +43,16 @@ class ColumnPlan final : public PixelPlan {
       epilogue.residual = clamp_.enough && epilogue_.residual != Residual::none;
       epilogue.residual_after = epilogue_.residual == Residual::after_activation;
     }
-    std::int32_t row_parts = wanted_parts(request.options.threads, 1);
     // Scattered rows wait in scratch: a group of them at a time, as high as the registers allow.
     const std::int32_t height = std::min(shape.rows, column_rows_limit(shape));
-    shape.threads = row_parts;
+    // Every part brings each column block near again, which is to serve several groups.
+    std::int32_t row_parts =
+        wanted_parts(request.options.threads, input_.blocks > 1 ? 4 * height : height);
     if (!direct_) row_parts = std::max(row_parts, (rows_ + height - 1) / height);
+    shape.threads = shares_rows(request.options.threads) ? request.options.threads : 1;
     shape.alike = tuning.alike;
     shape.by_place = !direct_;
-    shape.row_parts = row_parts;
+    shape.row_parts = direct_ ? shape.threads : row_parts;
     shape.iterations = tuning.fetch ? (longest_ + shape.pixels - 1) / shape.pixels : 0;
     shape.fetch_second =
         tuning.fetch_second >= 0 ? tuning.fetch_second > 0 : shape.wide && !wide_is_split();
@@ -92,8 +94,7 @@ class ColumnPlan final : public PixelPlan {
     args.mask = job->lanes;
     args.limits = limits;
     const std::int32_t groups = code_.groups(), begin = part_groups_[part], end = part_groups_[part + 1];
-    // Of the next item: the same part for another tile, or the next part for this one.
-    const auto following = static_cast<std::size_t>(direct_ ? begin : end % groups);
+    const auto following = static_cast<std::size_t>(end % groups);  // of the next part for this tile
     for (std::int32_t b = 0; b < code_.blocks; ++b) {
       args.in = block_input(b, job->in, tile, area);
       const ColumnPiece* const pieces = code_.pieces.data() + static_cast<std::size_t>(b) * groups;
@@ -131,6 +132,9 @@ class ColumnPlan final : public PixelPlan {
     how.unit = shape.pixels;
     how.most = (wanted + shape.pixels - 1) / shape.pixels * shape.pixels;
     how.least = 6;
+    // Code is fetched from afar once a tile, so that short ones cost time: less than lines do that come
+    // from another's cache, unless windows make much code of few inputs.
+    if (request.weights.shape.taps() == 1) how.even = 7;
     how.threads = request.options.threads;
     return how;
   }

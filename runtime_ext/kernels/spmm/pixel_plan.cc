@@ -38,9 +38,9 @@ std::vector<Tile> cut_pixels(std::int64_t pixels, int width, const TileCut& cut)
   const std::int64_t units = (pixels + step - 1) / step;
   std::int64_t count = (units * cut.unit + cut.most - 1) / cut.most;
   if (cut.threads > 1 && units * cut.unit >= static_cast<std::int64_t>(cut.threads) * cut.least) {
-    // Much shorter tiles would cost more than threads that share rows instead (`wanted_parts`).
+    // Much shorter tiles would cost more than threads that share rows instead (`shares_rows`).
     const std::int64_t even = (count + cut.threads - 1) / cut.threads * cut.threads;
-    if (8 * (even - count) <= count) count = even;
+    if (8 * (even - count) <= count || units * cut.unit >= even * cut.even) count = even;
   }
   std::vector<Tile> tiles;
   for (std::int64_t i = 0; i < count; ++i) {
@@ -96,14 +96,17 @@ void PixelPlan::widen_mask() {
   }
 }
 
+// Threads take tiles, or parts of tiles, from the same end as before: in a chain of convolutions each
+// then works on what it wrote itself, and few lines have to be taken from another's cache. Parts let
+// them share evenly, whatever the number of tiles, and help each other out in the end.
 std::int32_t PixelPlan::wanted_parts(std::int32_t threads, std::int32_t block_rows) const {
-  const auto tiles = static_cast<std::int64_t>(tiles_.size());
-  std::int32_t parts = 1;
-  // Threads share the pixels: in a chain of convolutions each then works on what it wrote itself, and
-  // no line has to be taken from the other's cache. Where there are too few tiles for that they share
-  // the rows: each streams its own weights only.
-  if (threads > 1 && tiles < 2 * static_cast<std::int64_t>(threads)) parts = threads;
-  return std::max(1, std::min(parts, (rows_ + block_rows - 1) / block_rows));
+  if (threads <= 1) return 1;
+  constexpr std::int32_t kItems = 8;  // for each thread
+  const auto tiles = static_cast<std::int32_t>(std::min<std::size_t>(tiles_.size(), 1 << 20));
+  const std::int32_t unit = shares_rows(threads) ? threads : 1;  // to each thread as many of a tile
+  const auto multiple = [unit](std::int32_t parts) { return std::max(unit, parts / unit * unit); };
+  const std::int32_t most = (rows_ + block_rows - 1) / block_rows;
+  return std::min(multiple(std::min((kItems * threads + tiles - 1) / tiles, most)), std::max(1, rows_));
 }
 
 void PixelPlan::place_rows(std::vector<std::int32_t> rows) {
@@ -230,14 +233,12 @@ std::size_t PixelPlan::scratch_bytes() const {
 void PixelPlan::run(const RunArgs& args, std::int64_t first, std::int64_t last,
                     void* scratch) const {
   const auto tiles = static_cast<std::int64_t>(tiles_.size());
-  // Parts are there for threads, or to stay in the caches while all tiles pass over them. Only scattered
-  // outputs have them for want of scratch: then all parts pass over a tile, whose input is read once.
   const auto part_of = [&](std::int64_t item) {
-    return static_cast<std::int32_t>(direct_ ? item / tiles % parts() : item % parts());
+    return static_cast<std::int32_t>(tile_first_ ? item % parts() : item / tiles % parts());
   };
   if (first < last) prepare(part_of(first));
   for (std::int64_t item = first; item < last; ++item) {
-    const auto tile = static_cast<std::size_t>(direct_ ? item % tiles : item / parts() % tiles);
+    const auto tile = static_cast<std::size_t>(tile_first_ ? item / parts() % tiles : item % tiles);
     const std::int32_t part = part_of(item);
     const std::int64_t image = item / tiles / parts();
     RunArgs one = args;

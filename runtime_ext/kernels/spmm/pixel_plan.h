@@ -17,9 +17,10 @@ struct Tile {
 };
 
 // How pixels are cut into tiles: at most `most` vectors each, multiples of `unit`; their number a
-// multiple of `threads` where that leaves each at least `least` vectors.
+// multiple of `threads` where that leaves each at least `least` vectors and not much fewer than it
+// would have otherwise, or at least `even`.
 struct TileCut {
-  int most = 1, unit = 1, least = 1, threads = 1;
+  int most = 1, unit = 1, least = 1, even = kMaxVectors, threads = 1;
 };
 std::vector<Tile> cut_pixels(std::int64_t pixels, int width, const TileCut& cut);
 
@@ -38,8 +39,11 @@ class PixelPlan : public PlanBase {
   // Cuts the pixels into tiles. Called first by a derived `build`.
   void cut(int width, const TileCut& how);
   std::int32_t parts() const { return static_cast<std::int32_t>(part_rows_.size()) - 1; }
-  // How many parts of rows are worth having, at heights of `block_rows`: one, unless the tiles do
-  // not divide among the threads.
+  // Whether threads share the rows of a tile, as there are too few tiles to go round.
+  bool shares_rows(std::int32_t threads) const {
+    return static_cast<std::int64_t>(tiles_.size()) < 2 * static_cast<std::int64_t>(threads);
+  }
+  // Into how many parts rows are cut for threads to share, at heights of `block_rows`.
   std::int32_t wanted_parts(std::int32_t threads, std::int32_t block_rows) const;
   std::int64_t tile_floats() const { return static_cast<std::int64_t>(longest_) * width_; }
   // Whether kernels apply the clamp themselves; if not, a pass over their sums does all of it.
@@ -112,6 +116,7 @@ class PixelPlan : public PlanBase {
   std::int32_t rows_ = 0;
   int width_ = 1, longest_ = 1;
   bool direct_ = true;
+  bool tile_first_ = true;  // all parts pass over a tile before the next one; else all tiles over a part
 
  private:
   std::vector<std::int32_t> placed_;  // rows by place; empty where they are the same

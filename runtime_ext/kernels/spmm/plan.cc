@@ -36,12 +36,17 @@ class TilePlan final : public PixelPlan {
     TileDataOptions options;
     options.family = kernel.family;
     options.block_rows = set_.block_rows;
-    options.parts = std::max(wanted_parts(request.options.threads, set_.block_rows), cached_parts(g));
+    const std::int32_t threads = request.options.threads;
+    // What is packed is packed again for every part.
+    options.parts = packed ? (shares_rows(threads) ? threads : 1) : wanted_parts(threads, 4 * set_.block_rows);
     // Scattered rows wait in scratch.
     if (!direct_) options.parts = std::max(options.parts, (rows_ + kScratchRows - 1) / kScratchRows);
-    // Few rows a group: they share no input, so a few planes at a time are walked to their end.
-    if (g.out_channels / g.groups < 4 && tiles_.size() >= 8)
-      options.parts = std::max(options.parts, (g.out_channels + 3) / 4);
+    // Few rows a group share no input, so a few planes at a time are walked to their end; sums of many
+    // rows are to stay in the caches.
+    const std::int32_t together =
+        g.out_channels / g.groups < 4 && tiles_.size() >= 8 ? (g.out_channels + 3) / 4 : cached_parts(g);
+    tile_first_ = together <= 1;
+    options.parts = std::max(options.parts, together);
     options.block_columns = static_cast<std::int32_t>(input_.block_columns);
     options.narrow = input_.narrow;
     if (!fits || !build_tile_data(request.weights, input_.offset, options, &data_)) {

@@ -85,6 +85,9 @@ class WinogradPlan final : public PlanBase {
     strip_rows_ = std::max<std::int64_t>(1, kStripTiles / tiles_);
     if (strip_rows_ > 1) strip_rows_ = strip_rows_ / 2 * 2;  // whole vectors
     strip_rows_ = std::min<std::int64_t>(strip_rows_, tile_rows_);
+    strips_ = (tile_rows_ + strip_rows_ - 1) / strip_rows_;
+    const std::int64_t threads = request.options.threads;  // which share strips evenly
+    if (strips_ >= 2 * threads) strips_ = std::min((strips_ + threads - 1) / threads * threads, tile_rows_);
     const std::int64_t vectors = (strip_rows_ * tiles_ + ops_.width - 1) / ops_.width;
     stride_ = (vectors * ops_.width + kLane - 1) / kLane * kLane;
     if (stride_ / kLane % 2 == 0) stride_ += kLane;
@@ -96,7 +99,7 @@ class WinogradPlan final : public PlanBase {
     return {};
   }
 
-  std::int64_t work_items(std::int32_t images) const override { return images * strips(); }
+  std::int64_t work_items(std::int32_t images) const override { return images * strips_; }
 
   std::size_t scratch_bytes() const override {
     return static_cast<std::size_t>(points_ * points_ * inputs() * stride_) * sizeof(float);
@@ -105,10 +108,10 @@ class WinogradPlan final : public PlanBase {
   void run(const RunArgs& args, std::int64_t first, std::int64_t last,
            void* scratch) const override {
     for (std::int64_t item = first; item < last; ++item) {
-      const std::int64_t image = item / strips();
+      const std::int64_t image = item / strips_;
       const std::int64_t to = image * args.out_image_stride;
       const bool added = args.residual != nullptr && epilogue_.residual != Residual::none;
-      strip(item % strips(), args.in + image * args.in_image_stride, args.out + to,
+      strip(item % strips_, args.in + image * args.in_image_stride, args.out + to,
             added ? args.residual + to : nullptr, static_cast<float*>(scratch));
     }
   }
@@ -119,7 +122,6 @@ class WinogradPlan final : public PlanBase {
     std::int64_t first = 0, end = 0;
   };
 
-  std::int64_t strips() const { return (tile_rows_ + strip_rows_ - 1) / strip_rows_; }
   std::int64_t inputs() const { return static_cast<std::int64_t>(planes_.size()) * shape_.in_channels; }
 
   // [outputs / n][point row][input][point column][n], the products of G with the taps of each phase.
@@ -173,8 +175,8 @@ class WinogradPlan final : public PlanBase {
 
   void strip(std::int64_t index, const float* in, float* out, const float* residual,
              float* scratch) const {
-    const std::int64_t begin = index * strip_rows_,
-                       end = std::min(tile_rows_, begin + strip_rows_);
+    const std::int64_t begin = tile_rows_ * index / strips_,
+                       end = tile_rows_ * (index + 1) / strips_;
     const auto phases = static_cast<std::int64_t>(planes_.size());
     for (std::int64_t input = 0; input < inputs(); ++input) {
       const Plane& plane = planes_[static_cast<std::size_t>(input % phases)];
@@ -237,7 +239,8 @@ class WinogradPlan final : public PlanBase {
   std::vector<FloatRun> borders_;
   std::vector<Plane> planes_;  // phases
   int points_ = 0, outputs_ = 0;  // of a tile in each direction
-  std::int64_t tile_rows_ = 0, tiles_ = 0, strip_rows_ = 1;  // tiles in a row
+  std::int64_t tile_rows_ = 0, tiles_ = 0, strip_rows_ = 1;  // tiles in a row; most rows of a strip
+  std::int64_t strips_ = 1;
   std::int64_t stride_ = 0;  // floats from input to input of the transformed strip
 };
 
