@@ -14,18 +14,19 @@ using onnxprune::kernels::TileSet;
 // Every column block has a chain of additions of its own, and what earlier blocks left in the output
 // is added at its end: rounding errors grow with the length of a chain, not with that of the row
 // (blocked summation: Higham, Accuracy and Stability of Numerical Algorithms, section 4.2).
-template <int P>
+// `V`: what a sum is made of, whole vectors or one half of them; `at`: the first of the sums' vectors.
+template <int P, class V = Simd>
 inline void start_row(const TileJob& job, std::uint32_t flags, std::int64_t row,
-                      Simd::Reg (&sum)[P]) {
+                      typename V::Reg (&sum)[P], int at = 0) {
   if (flags & kFirst) {
-    const Simd::Reg bias = Simd::set1(job.bias[row]);
+    const typename V::Reg bias = V::set1(job.bias[row]);
     for (int i = 0; i < P; ++i) sum[i] = bias;
     if (job.residual != nullptr && !job.residual_after) {
-      const float* add = job.residual + row * job.out_stride;
-      for (int i = 0; i < P; ++i) sum[i] = Simd::add(bias, Simd::load(add + i * Simd::kWidth));
+      const float* add = job.residual + row * job.out_stride + at * Simd::kWidth;
+      for (int i = 0; i < P; ++i) sum[i] = V::add(bias, V::load(add + i * Simd::kWidth));
     }
   } else {
-    const Simd::Reg zero = Simd::set1(0.0f);
+    const typename V::Reg zero = V::set1(0.0f);
     for (int i = 0; i < P; ++i) sum[i] = zero;
   }
 }
@@ -42,28 +43,28 @@ inline void claim_next(const TileJob& job, const Span* span, const Span* end) {
   }
 }
 
-template <int P>
+template <int P, class V = Simd>
 inline void finish_row(const TileJob& job, std::uint32_t flags, std::int64_t row,
-                       Simd::Reg (&sum)[P]) {
-  float* out = job.out + row * job.out_stride;
+                       typename V::Reg (&sum)[P], int at = 0) {
+  float* out = job.out + row * job.out_stride + at * Simd::kWidth;
   if (!(flags & kFirst)) {
-    for (int i = 0; i < P; ++i) sum[i] = Simd::add(sum[i], Simd::load(out + i * Simd::kWidth));
+    for (int i = 0; i < P; ++i) sum[i] = V::add(sum[i], V::load(out + i * Simd::kWidth));
   }
   if (flags & kLast) {
-    const Simd::Reg low = Simd::set1(job.low), high = Simd::set1(job.high);
-    for (int i = 0; i < P; ++i) sum[i] = Simd::max(low, sum[i]);
+    const typename V::Reg low = V::set1(job.low), high = V::set1(job.high);
+    for (int i = 0; i < P; ++i) sum[i] = V::max(low, sum[i]);
     if (job.capped) {
-      for (int i = 0; i < P; ++i) sum[i] = Simd::min(high, sum[i]);
+      for (int i = 0; i < P; ++i) sum[i] = V::min(high, sum[i]);
     }
     if (job.residual != nullptr && job.residual_after) {
-      const float* add = job.residual + row * job.out_stride;
-      for (int i = 0; i < P; ++i) sum[i] = Simd::add(sum[i], Simd::load(add + i * Simd::kWidth));
+      const float* add = job.residual + row * job.out_stride + at * Simd::kWidth;
+      for (int i = 0; i < P; ++i) sum[i] = V::add(sum[i], V::load(add + i * Simd::kWidth));
     }
     if (job.lanes != nullptr) {
-      for (int i = 0; i < P; ++i) sum[i] = Simd::keep(sum[i], job.lanes, i);
+      for (int i = 0; i < P; ++i) sum[i] = V::keep(sum[i], job.lanes, at + i);
     }
   }
-  for (int i = 0; i < P; ++i) Simd::store(out + i * Simd::kWidth, sum[i]);
+  for (int i = 0; i < P; ++i) V::store(out + i * Simd::kWidth, sum[i]);
 }
 
 // The two ways of storing offsets.
@@ -103,6 +104,27 @@ TileSet tile_set(int block_rows) {
   set.width = Simd::kWidth;
   set.max_vectors = Max;
   FillTiles<Kernel, Max>::into(&set);
+  return set;
+}
+
+// The same with a half vector at the end: HalfKernel<0> .. HalfKernel<Max - 1> whole ones before it.
+template <template <int, class> class HalfKernel, int Max>
+struct FillHalves {
+  static void into(TileSet* set) {
+    FillHalves<HalfKernel, Max - 1>::into(set);
+    set->wide_half[Max - 1] = &HalfKernel<Max - 1, WideOffsets>::run;
+    set->narrow_half[Max - 1] = &HalfKernel<Max - 1, NarrowOffsets>::run;
+  }
+};
+template <template <int, class> class HalfKernel>
+struct FillHalves<HalfKernel, 1> {
+  static void into(TileSet*) {}
+};
+
+template <template <int, class> class Kernel, template <int, class> class HalfKernel, int Max>
+TileSet tile_set(int block_rows) {
+  TileSet set = tile_set<Kernel, Max>(block_rows);
+  FillHalves<HalfKernel, Max>::into(&set);
   return set;
 }
 

@@ -14,6 +14,7 @@ namespace onnxprune::kernels {
 struct Tile {
   std::int64_t q = 0;  // first pixel
   int vectors = 0;
+  bool half = false;  // only the first half of the last vector is computed
 };
 
 // How pixels are cut into tiles: at most `most` vectors each, multiples of `unit`; their number a

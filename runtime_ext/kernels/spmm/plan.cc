@@ -25,6 +25,10 @@ class TilePlan final : public PixelPlan {
     how.least = std::min(set_.max_vectors, 6);
     how.threads = request.options.threads;
     cut(set_.width, how);
+    Tile& last = tiles_.back();
+    const std::int64_t left = flat_pixels(out_.height, out_.width, in_.pitch) - last.q -
+                              static_cast<std::int64_t>(last.vectors - 1) * set_.width;
+    last.half = wide_is_split() && 2 * left <= set_.width && set_.wide_half[last.vectors - 1] != nullptr;
     // So much input that what a tile reads of it stays in cache while all rows pass over it.
     const Tuning& tuning = request.tuning;
     const bool packed =
@@ -63,7 +67,8 @@ class TilePlan final : public PixelPlan {
  protected:
   void multiply(TileJob* job, std::int32_t part, const Tile& tile, float* area) const override {
     const float* const tile_input = job->in;
-    const TileFn run = (input_.narrow ? set_.narrow : set_.wide)[tile.vectors - 1];
+    const TileFn run = (tile.half ? input_.narrow ? set_.narrow_half : set_.wide_half
+                        : input_.narrow ? set_.narrow : set_.wide)[tile.vectors - 1];
     job->bias = bias_.data();
     job->wide = data_.wide.data();
     job->narrow = data_.narrow.data();

@@ -52,6 +52,8 @@ struct TileSet {
   int max_vectors = 1;
   TileFn wide[kMaxVectors] = {};    // for TileJob::wide
   TileFn narrow[kMaxVectors] = {};  // for TileJob::narrow
+  // The same where only the first half of the last vector is wanted; null where there is no such thing.
+  TileFn wide_half[kMaxVectors] = {}, narrow_half[kMaxVectors] = {};
 };
 
 }  // namespace onnxprune::kernels
