@@ -172,16 +172,55 @@ void pool_row_of(const PoolRow& row) {
   }
 }
 
-void pool_row(bool maximum, const PoolRow& row) {
-  if (maximum) {
-    row.taps == 1   ? pool_row_of<Larger, 1>(row)
-    : row.taps == 2 ? pool_row_of<Larger, 2>(row)
-                    : pool_row_of<Larger, 3>(row);
-  } else {
-    row.taps == 1   ? pool_row_of<Added, 1>(row)
-    : row.taps == 2 ? pool_row_of<Added, 2>(row)
-                    : pool_row_of<Added, 3>(row);
+// With one column of padding the pairs of columns that are read together, (0, 1), (2, 3) ..., start a line
+// where the row does, and give each window its last two columns; the first is the odd one before.
+template <class Op, int Taps>
+void padded_pool_row_of(const PoolRow& row) {
+  const Reg nothing = Op::nothing();
+  Reg before = nothing;
+  for (std::int64_t x = 0; x < row.outputs; x += kW) {
+    const auto inside = [&](std::int64_t column) {
+      const std::int64_t left = row.width - column;
+      return static_cast<int>(left < 0 ? 0 : left > kW ? kW : left);
+    };
+    const int low_lanes = inside(2 * x), high_lanes = inside(2 * x + kW);
+    const float* const in = row.in + 2 * x;
+    Reg low = nothing, high = nothing;
+    if (high_lanes == kW) {
+      for (std::int64_t r = 0; r < row.row_count; ++r) {
+        low = Op::both(low, Simd::load(in + row.rows[r]));
+        high = Op::both(high, Simd::load(in + row.rows[r] + kW));
+      }
+    } else {
+      for (std::int64_t r = 0; r < row.row_count && low_lanes > 0; ++r) {
+        low = Op::both(low, Simd::load_between(in + row.rows[r], 0, low_lanes, nothing));
+        if (high_lanes > 0)
+          high = Op::both(high, Simd::load_between(in + row.rows[r] + kW, 0, high_lanes, nothing));
+      }
+    }
+    const Reg odd = Simd::odd_lanes(low, high);
+    Reg v = Simd::shift_behind(odd, before);
+    if (Taps > 1) v = Op::both(v, Simd::even_lanes(low, high));
+    if (Taps > 2) v = Op::both(v, odd);
+    before = odd;
+    const int lanes = static_cast<int>(row.outputs - x < kW ? row.outputs - x : kW);
+    write(row.out + x, v, lanes, nullptr, 0);
   }
+}
+
+template <class Op>
+void pool_row_with(const PoolRow& row) {
+  if (row.pad == 1 && row.taps > 1) {
+    row.taps == 2 ? padded_pool_row_of<Op, 2>(row) : padded_pool_row_of<Op, 3>(row);
+  } else {
+    row.taps == 1   ? pool_row_of<Op, 1>(row)
+    : row.taps == 2 ? pool_row_of<Op, 2>(row)
+                    : pool_row_of<Op, 3>(row);
+  }
+}
+
+void pool_row(bool maximum, const PoolRow& row) {
+  maximum ? pool_row_with<Larger>(row) : pool_row_with<Added>(row);
 }
 
 void window_sums(int kernel, int stride, const WindowRun& run) {

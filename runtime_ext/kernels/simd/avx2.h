@@ -95,6 +95,11 @@ struct Simd {
     const __m256i next = _mm256_setr_epi32(1, 2, 3, 4, 5, 6, 7, 0);
     return _mm256_blend_ps(_mm256_permutevar8x32_ps(a, next), last, 0x80);
   }
+  static inline Reg shift_behind(Reg a, Reg previous) {
+    const __m256i before = _mm256_setr_epi32(7, 0, 1, 2, 3, 4, 5, 6);
+    return _mm256_blend_ps(_mm256_permutevar8x32_ps(a, before),
+                           _mm256_permutevar8x32_ps(previous, before), 0x01);
+  }
   static inline float sum(Reg a) {
     __m128 s = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
     s = _mm_add_ps(s, _mm_movehl_ps(s, s));

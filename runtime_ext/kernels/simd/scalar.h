@@ -109,6 +109,7 @@ struct Simd {
   static inline Reg interleave_high(Reg a, Reg b) { return Reg{a[2], b[2], a[3], b[3]}; }
   static inline void hold(Reg&) {}
   static inline Reg shift_in(Reg a, Reg last) { return Reg{a[1], a[2], a[3], last[0]}; }
+  static inline Reg shift_behind(Reg a, Reg previous) { return Reg{previous[3], a[0], a[1], a[2]}; }
   static inline float sum(Reg a) { return (a[0] + a[2]) + (a[1] + a[3]); }
   static inline float largest(Reg a) {
     const float x = a[0] > a[2] ? a[0] : a[2], y = a[1] > a[3] ? a[1] : a[3];
