@@ -49,7 +49,7 @@ class TilePlan final : public PixelPlan {
     // rows are to stay in the caches.
     const std::int32_t together =
         g.out_channels / g.groups < 4 && tiles_.size() >= 8 ? (g.out_channels + 3) / 4 : cached_parts(g);
-    tile_first_ = together <= 1;
+    tile_first_ = !direct_ || together <= 1;
     options.parts = std::max(options.parts, together);
     options.block_columns = static_cast<std::int32_t>(input_.block_columns);
     options.narrow = input_.narrow;
