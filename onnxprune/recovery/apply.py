@@ -132,10 +132,9 @@ class Reconstruction:
         self.feeds = feeds
         self.held = list(held or (held_out(i, len(feeds)) for i in range(len(feeds))))
         self.journal = journal or Journal()
-        self.copies = 1  # times that every training sample is there
+        self.copies = 1  # times that every sample is there
         self.layers = {layer.value.name or "": layer for layer in find_layers(analyzer)}
         tokens = all(np.asarray(v).dtype.kind in "iu" for v in feeds[0].values())
-        self.held_feeds = [f for f, h in zip(feeds, self.held, strict=True) if h] or list(feeds)
         self.tokens = tokens
         self.columns = columns_wanted  # may be replaced where trials are to be quick
         self._last: tuple[Any, Statistics, Statistics | None] | None = None
@@ -152,24 +151,31 @@ class Reconstruction:
         return other
 
     def widen(self, judge: Judge) -> bool:
-        """Add mirrored pictures to the training feeds where they are samples as well.
+        """Add mirrored pictures to the feeds where they are samples as well.
 
         Args:
             judge: of the held-out feeds.
 
         Returns:
-            Whether there are more feeds now.
+            Whether there are more feeds now; then the judge is to be asked for anew.
 
         Raises:
             DataError: onnxruntime does not run the model on them.
         """
         if not self.variety(judge).turn:
             return False
-        more = [mirrored(f) for f, held in zip(self.feeds, self.held, strict=True) if not held]
-        self.feeds = [*self.feeds, *(feed for feed in more if feed is not None)]
-        self.held = [*self.held, *([False] * (len(self.feeds) - len(self.held)))]
+        turned = [(mirrored(f), held) for f, held in zip(self.feeds, self.held, strict=True)]
+        more = [(feed, held) for feed, held in turned if feed is not None]
+        self.feeds = [*self.feeds, *(feed for feed, _ in more)]
+        self.held = [*self.held, *(held for _, held in more)]
         self.copies = 2
         return True
+
+    @property
+    def held_feeds(self) -> list[Feed]:
+        """The feeds that decide; all where none is held out."""
+        found = [f for f, held in zip(self.feeds, self.held, strict=True) if held]
+        return found or list(self.feeds)
 
     @property
     def training(self) -> list[Feed]:

@@ -99,6 +99,8 @@ def recover_masks(
     work = Reconstruction(analyzer, feeds, journal=journal, seed=seed)
     judge = work.judge()
     widened = work.widen(judge)
+    if widened:
+        judge = work.judge()
     plain = Recovered(masks=dict(plan.masks), weights=work.masked(plan.masks))
     contest = Contest(judge, plain, work.agreement(judge, plain.weights, []))
     kind = parse_pattern(pattern)
@@ -142,7 +144,7 @@ def recover_masks(
     best = contest.best
     best.report = {
         "samples": int(sum(rows_of(f) for f in feeds)),
-        "held_out": int(sum(rows_of(f) for f in work.held_feeds)),
+        "held_out": int(sum(rows_of(f) for f in work.held_feeds)) // work.copies,
         "mirrored": widened,
         "steps": contest.steps,
         "layers": rows,
