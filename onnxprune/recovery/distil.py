@@ -14,7 +14,6 @@ of Adam's would.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -28,6 +27,7 @@ from onnxprune.calibration.variety import Variety
 from onnxprune.recovery.apply import rows_of
 from onnxprune.recovery.distil_graph import Distillation, Students
 from onnxprune.recovery.lessons import Lessons
+from onnxprune.runtime.sessions import cores
 
 Array = npt.NDArray[Any]
 Mask = npt.NDArray[np.bool_]
@@ -190,7 +190,7 @@ def train(
     total, step, since = epochs * (len(lessons) // join), 0, 0
     limit, calmer = 0.0, [replace(lessons, variety=Variety()), lessons]
     patience = LOOK * max(2, int(PATIENCE * epochs / LOOK))
-    workers = _cores() if threads_of(lessons.feeds, batch) == 1 else 1
+    workers = cores() if threads_of(lessons.feeds, batch) == 1 else 1
     pool = ThreadPoolExecutor(workers)
 
     def batch_of(epoch: int, indices: Iterable[int]) -> tuple[list[float], dict[str, Array]]:
@@ -264,10 +264,6 @@ def threads_of(feeds: Sequence[Mapping[str, Array]], batch: int) -> int:
     sums come out the same on any number of cores.
     """
     return 1 if max(map(rows_of, feeds)) < batch else 0
-
-
-def _cores() -> int:
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _energy(space: Space | None, weight: Array) -> float:

@@ -86,7 +86,7 @@ def session(
         key = f"{os.getpid()}.{next(_serial)}"
         text = {name: _text(value) for name, value in options.items()}
         text["session_id"] = key
-        text["threads"] = str(held.intra_op_num_threads or _cores())
+        text["threads"] = str(held.intra_op_num_threads or cores())
         held.add_provider_for_devices(devices, text)
         path = library.library_path()
         if path is not None and tuple(int(v) for v in ort.__version__.split(".")[:2]) < (1, 24):
@@ -120,8 +120,8 @@ def _quiet(ort: Any) -> Any:
     return held
 
 
-def _cores() -> int:
-    # What onnxruntime takes when told nothing: the physical cores it may use, at most these.
+def cores() -> int:
+    """Cores that this process may use; onnxruntime takes at most as many when told nothing."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 

@@ -128,7 +128,7 @@ def test_runs_side_by_side_add_up_to_the_same(monkeypatch, cores):
     start = {"w": np.ones(7, np.float32)}
 
     def train_on(count):
-        monkeypatch.setattr(distil, "_cores", lambda: count)
+        monkeypatch.setattr(distil, "cores", lambda: count)
         lessons = Lessons(feeds, Silent(), Variety(blend=True))
         return train(
             Slope(), start, lessons, {}, lambda w: -abs(float(w["w"].sum()) - 7), epochs=6, batch=8
