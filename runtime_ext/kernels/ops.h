@@ -21,6 +21,10 @@ Status average_pool(const ConvGeometry& geometry, bool count_include_pad, const 
 // Mean over all pixels of each channel: result[channel].
 void global_average_pool(const PlaneLayout& in, const float* source, float* result,
                          std::int32_t first, std::int32_t last);
+// The same of quantised numbers: act(sum * factor).
+void global_sum_pool(const PlaneLayout& in, const float* source, float factor,
+                     const Epilogue& epilogue, float* result, std::int32_t first,
+                     std::int32_t last);
 void global_max_pool(const PlaneLayout& in, const float* source, float* result, std::int32_t first,
                      std::int32_t last);
 
@@ -30,6 +34,15 @@ enum class Binary : std::uint8_t { add, subtract, multiply };
 // All three of the same layout.
 void binary_planes(Binary op, const PlaneLayout& layout, const float* a, const float* b, float* out,
                    const Epilogue& epilogue, std::int32_t first, std::int32_t last);
+// Of quantised tensors held as differences from their zero points: stored numbers, that is with the
+// zero points again, weighted and added in onnxruntime's order, and the result's difference.
+// out = round(clamp((a + a_zero) * a_factor + ((b + b_zero) * b_factor + shift))) - zero
+struct QuantisedSum {
+  float a_factor = 1, b_factor = 1, a_zero = 0, b_zero = 0, shift = 0;
+  float low = 0, high = 0, zero = 0;  // of the result as it is stored
+};
+void quantised_sum_planes(const QuantisedSum& sum, const PlaneLayout& layout, const float* a,
+                          const float* b, float* out, std::int32_t first, std::int32_t last);
 // out = act(scale[c] * a + shift[c]); scale or shift may be null (1, 0). BN left over,
 // squeeze-and-excitation gates, per-channel bias.
 void affine_planes(const PlaneLayout& layout, const float* a, const float* scale,

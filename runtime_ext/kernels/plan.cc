@@ -74,7 +74,8 @@ Status make_pixel_plan(const PlanRequest& request, PlanPtr* plan) {
 const char* activation_name(Activation activation) {
   static const char* const names[] = {"none",       "relu",         "leaky_relu", "clip",
                                       "hard_swish", "hard_sigmoid", "sigmoid",    "silu",
-                                      "tanh",       "gelu_erf",     "gelu_tanh"};
+                                      "tanh",       "gelu_erf",     "gelu_tanh",  "round",
+                                      "quantise"};
   const auto i = static_cast<std::size_t>(activation);
   return i < sizeof names / sizeof names[0] ? names[i] : "unknown";
 }
@@ -89,6 +90,11 @@ Clamp clamp_of(const Epilogue& e) {
     case Activation::clip:
       clamp.low = e.alpha;
       clamp.high = e.beta;
+      break;
+    case Activation::round:
+      clamp.low = e.alpha;
+      clamp.high = e.beta;
+      clamp.rounds = true;
       break;
     default: clamp.enough = false;
   }
@@ -114,6 +120,14 @@ std::vector<float> padded_bias(const WeightsImpl& weights) {
   return bias;
 }
 
+std::vector<float> padded_factor(const PlanRequest& request) {
+  if (request.options.factor == nullptr) return {};
+  const std::int64_t rows = request.weights.rows();
+  std::vector<float> factor(static_cast<std::size_t>(rows + 15) / 16 * 16, 1.0f);
+  std::copy_n(request.options.factor, rows, factor.begin());
+  return factor;
+}
+
 Status make_tuned_plan(const Weights& weights, const PlaneLayout& in, const PlaneLayout& out,
                        const PlanOptions& options, const Tuning& tuning, PlanPtr* plan) {
   return guarded([&]() -> Status {
@@ -128,6 +142,10 @@ Status make_tuned_plan(const Weights& weights, const PlaneLayout& in, const Plan
                      "plan: the output layout is %d x %d, the convolution yields %d x %d",
                      out.height, out.width, w.shape.out_height(in.height),
                      w.shape.out_width(in.width));
+    }
+    if (options.factor != nullptr && options.epilogue.residual == Residual::before_activation) {
+      return failure(Code::unsupported,
+                     "plan: a residual is not multiplied by the factors of the rows");
     }
     PlanRequest request{w, in, out, options, tuning};
     Status status;

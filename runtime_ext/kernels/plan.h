@@ -24,6 +24,9 @@ enum class Activation : std::uint8_t {
   tanh,
   gelu_erf,   // x * Phi(x)
   gelu_tanh,  // x / 2 * (1 + tanh(sqrt(2/pi) * (x + 0.044715 x^3)))
+  // What turns a sum into a quantised number; both round halves to even.
+  round,     // round(min(max(x, alpha), beta)), alpha and beta whole
+  quantise,  // the same of x / step
 };
 const char* activation_name(Activation activation);
 
@@ -35,12 +38,12 @@ enum class Residual : std::uint8_t {
 
 struct Epilogue {
   Activation activation = Activation::none;
-  float alpha = 0.0f, beta = 0.0f;
+  float alpha = 0.0f, beta = 0.0f, step = 1.0f;
   Residual residual = Residual::none;
 
   bool operator==(const Epilogue& other) const {
     return activation == other.activation && alpha == other.alpha && beta == other.beta &&
-           residual == other.residual;
+           step == other.step && residual == other.residual;
   }
 };
 
@@ -50,6 +53,10 @@ struct PlanOptions {
   bool generate_code = true;  // allow run-time generated kernels (ONNXPRUNE_JIT=0 forbids them too)
   std::int32_t threads = 1;   // how many workers the caller will use: shapes the work items
   Epilogue epilogue;
+  // Null, or [out_channels]: sums, bias included, are multiplied by these before the activation. Inputs
+  // and weights are then whole numbers whose sums are below 2^24, which no kernel rounds on the way:
+  // integer arithmetic in floats. Not with a residual before the activation.
+  const float* factor = nullptr;
 };
 
 // What a run works on. Pointers to the first plane of the first image. `residual` has the layout of

@@ -37,6 +37,7 @@ struct PlanRequest {
 struct Clamp {
   bool enough = true;
   float low = 0, high = 0;
+  bool rounds = false;  // to whole numbers, after the clamp
 };
 Clamp clamp_of(const Epilogue& epilogue);
 
@@ -47,6 +48,9 @@ bool column_offsets(const ConvGeometry& geometry, const PlaneLayout& in,
 
 // Bias of every row, zeros if there is none, padded to a multiple of 16 rows.
 std::vector<float> padded_bias(const WeightsImpl& weights);
+
+// Factors of the rows, padded like the bias; empty if there are none.
+std::vector<float> padded_factor(const PlanRequest& request);
 
 class PlanBase : public Plan {
  public:

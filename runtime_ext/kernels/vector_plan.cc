@@ -23,6 +23,7 @@ class VectorPlan final : public PlanBase {
     rows_ = w.shape.out_channels;
     columns_count_ = w.columns();
     bias_ = padded_bias(w);
+    factor_ = padded_factor(request);
     if (w.kind == Storage::dense) {
       kind_ = Storage::dense;
       values_ = w.values;
@@ -55,7 +56,7 @@ class VectorPlan final : public PlanBase {
     const int form = kind_ == Storage::csr ? 0 : kind_ == Storage::block ? 1 : 2;
     info_.kernel = names[form][static_cast<int>(info_.isa)];
     info_.bytes = static_cast<std::int64_t>(
-        sizeof *this + (values_.capacity() + bias_.capacity() + columns_.capacity()) * 4 +
+        sizeof *this + (values_.capacity() + bias_.capacity() + factor_.capacity() + columns_.capacity()) * 4 +
         pointers_.capacity() * 8 + narrow_.capacity() * 2);
     info_.cycles = static_cast<double>(info_.bytes) / kBytesPerCycle;
     return {};
@@ -74,6 +75,8 @@ class VectorPlan final : public PlanBase {
       const float* x = args.in + image * args.in_image_stride;
       float* y = args.out + image * args.out_image_stride;
       multiply(x, y, row, end);
+      for (std::int64_t r = row; r < end && !factor_.empty(); ++r)
+        y[r] *= factor_[static_cast<std::size_t>(r)];
       const float* residual = args.residual == nullptr || epilogue_.residual == Residual::none
                                   ? nullptr
                                   : args.residual + image * args.out_image_stride + row;
@@ -118,7 +121,7 @@ class VectorPlan final : public PlanBase {
   std::vector<std::int64_t> pointers_;
   std::vector<std::int32_t> columns_;
   std::vector<std::uint16_t> narrow_;  // csr with at most 65536 columns
-  std::vector<float> values_, bias_;
+  std::vector<float> values_, bias_, factor_;
 };
 
 }  // namespace

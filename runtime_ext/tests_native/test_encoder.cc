@@ -68,6 +68,8 @@ void all_forms(Listing* l) {
     l->say("vminps " + A + "," + B + "," + C);
     e.move(wide, a, b);
     l->say("vmovaps " + A + "," + B);
+    e.round(wide, a, b);
+    l->say((wide ? "vrndscaleps " : "vroundps ") + A + "," + B + ",0x0");
     e.clear(wide, a);
     l->say((wide ? "vpxord " : "vxorps ") + A + "," + A + "," + A);
     if (wide) {
@@ -84,9 +86,15 @@ void all_forms(Listing* l) {
       l->say("vmaxps " + A + kept + "," + B + "," + C);
       e.min(true, a, b, c, k);
       l->say("vminps " + A + kept + "," + B + "," + C);
+      e.multiply_broadcast(a, b, m);
+      l->say("vmulps " + A + "," + B + ",DWORD BCST " + address(m));
+      e.round(true, a, b, k);
+      l->say("vrndscaleps " + A + kept + "," + B + ",0x0");
       e.move(true, a, b, k);
       l->say("vmovaps " + A + kept + "," + B);
     } else {
+      e.multiply(a, b, c);
+      l->say("vmulps " + A + "," + B + "," + C);
       e.bit_and(a, b, m);
       l->say("vandps " + A + "," + B + ",YMMWORD PTR " + address(m));
     }

@@ -181,7 +181,7 @@ class Generator {
     if (s_.iterations != 0) x_.load(kNext, {kIn, offsetof(ColumnArgs, next)});
     x_.load(kOut, {kIn, offsetof(ColumnArgs, out)});
     x_.load(kCount, {kIn, offsetof(ColumnArgs, count)});
-    if (first) x_.load(kBias, {kIn, offsetof(ColumnArgs, bias)});
+    if (first || (last && e_.factor != 0)) x_.load(kBias, {kIn, offsetof(ColumnArgs, bias)});
     if (last && e_.masked) x_.load(kMask, {kIn, offsetof(ColumnArgs, mask)});
     if (adds(first, last)) x_.load(kResidual, {kIn, offsetof(ColumnArgs, residual)});
     if (last) x_.load(kLimits, {kIn, offsetof(ColumnArgs, limits)});
@@ -354,6 +354,14 @@ class Generator {
   void finish() {
     const bool wide = s_.wide;
     const int low = input(0), high = input(0) + 1;  // no input is needed any more
+    for (int r = 0; r < rows_ && e_.factor != 0; ++r) {
+      const Mem factor{kBias, (e_.factor + r) * 4};
+      if (!wide) x_.broadcast(false, low, factor);
+      for (int p = 0; p < s_.pixels; ++p) {
+        const int v = sum(r, p);
+        wide ? x_.multiply_broadcast(v, v, factor) : x_.multiply(v, v, low);
+      }
+    }
     if (e_.low) x_.broadcast(wide, low, {kLimits, 0});
     if (e_.high) x_.broadcast(wide, high, {kLimits, 4});
     if (e_.masked && wide) {
@@ -365,10 +373,11 @@ class Generator {
         const bool after = e_.residual && e_.residual_after;
         const int k =
             e_.masked && wide && !after ? 1 + p : 0;  // the mask rides on the last operation
-        if (e_.low) x_.max(wide, v, low, v, e_.high ? 0 : k);
-        if (e_.high) x_.min(wide, v, high, v, k);
+        if (e_.low) x_.max(wide, v, low, v, e_.high || e_.rounds ? 0 : k);
+        if (e_.high) x_.min(wide, v, high, v, e_.rounds ? 0 : k);
+        if (e_.rounds) x_.round(wide, v, v, k);
         if (after) x_.add(wide, v, v, residual(r, p));
-        if (e_.masked && wide && (after || (!e_.low && !e_.high))) x_.move(wide, v, v, 1 + p);
+        if (e_.masked && wide && (after || (!e_.low && !e_.high && !e_.rounds))) x_.move(wide, v, v, 1 + p);
         if (e_.masked && !wide) x_.bit_and(v, v, {kMask, p * 32});
       }
     }
@@ -420,7 +429,7 @@ std::size_t code_bound(const WeightsImpl& w, const ColumnShape& s, std::size_t g
   const std::size_t per_weight = s.embedded ? 8 * pixels : 8 + 6 * pixels;
   std::size_t bytes = nnz * (per_weight + (s.shift ? 30 : 10) * pixels) + nnz / 16 * 8 +
                       nnz / 8 * 8;  // every weight its own column
-  bytes += blocks * (rows * (pixels * 72 + 8) + groups * (400 + 12 * pixels));
+  bytes += blocks * (rows * (pixels * 92 + 20) + groups * (400 + 12 * pixels));
   if (s.iterations != 0)
     bytes += bytes / (kFetchGap * static_cast<std::size_t>(s.iterations)) * 9;
   return bytes + nnz * sizeof(float) + 4096;

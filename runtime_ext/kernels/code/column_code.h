@@ -21,7 +21,7 @@ struct ColumnArgs {
   float* out;            // first pixel of the run in the group's base row
   std::int64_t count;    // iterations, `pixels` vectors each
   const void* mask;  // kept lanes from the first vector: u16 an entry (512 bit) or 8 floats of bits
-  const float* bias;      // of the group's first place
+  const float* bias;      // of the group's first place; factors, where there are any, some way behind
   const float* residual;  // as out
   const float* limits;    // low, high
   const std::uint8_t* next;  // what will run next: fetched into the caches meanwhile
@@ -50,6 +50,8 @@ int column_rows_limit(const ColumnShape& shape);
 
 struct ColumnEpilogue {
   bool masked = false, low = false, high = false, residual = false, residual_after = false;
+  bool rounds = false;
+  std::int32_t factor = 0;  // floats from the bias of a row to its factor; 0 = there are none
 };
 
 struct ColumnPiece {

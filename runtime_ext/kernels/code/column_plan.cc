@@ -38,6 +38,8 @@ class ColumnPlan final : public PixelPlan {
     ColumnEpilogue epilogue;
     epilogue.low = clamps() && std::isfinite(clamp_.low);
     epilogue.high = clamps() && std::isfinite(clamp_.high);
+    epilogue.rounds = clamps() && clamp_.rounds;
+    if (!factor_.empty()) epilogue.factor = static_cast<std::int32_t>(bias_.size());
     if (direct_) {
       epilogue.masked = !mask_.empty();
       epilogue.residual = clamp_.enough && epilogue_.residual != Residual::none;
@@ -69,6 +71,8 @@ class ColumnPlan final : public PixelPlan {
       part_rows_.push_back(code_.order.begin[static_cast<std::size_t>(part_groups_.back())]);
     }
     place_rows(std::move(code_.order.rows));
+    bias_.insert(bias_.end(), factor_.begin(), factor_.end());
+    factor_ = {};
     info_.kernel = kernel.entry.name;
     info_.code_bytes = static_cast<std::int64_t>(code_.code_bytes);
     info_.bytes = static_cast<std::int64_t>(

@@ -93,6 +93,21 @@ class Encoder {
   void min(bool wide, int dst, int a, int b, int keep = 0) {
     registers(wide, 0x5d, kMap0F, kNone, dst, a, b, keep);
   }  // vminps
+  void multiply(int dst, int a, int b) {
+    registers(false, 0x59, kMap0F, kNone, dst, a, b, 0);
+  }  // vmulps ymm
+  // dst = a * broadcast of [m], 512-bit
+  void multiply_broadcast(int dst, int a, Mem m) {  // vmulps zmm, zmm, [m]{1to16}
+    if (!room(16)) return;
+    prefix(true, 0x59, kMap0F, kNone, dst, a, static_cast<int>(m.base) & 8, false, 0);
+    at_[-2] |= 0x10;
+    address_bytes(dst, m, 4);
+  }
+  // To whole numbers, halves to even.
+  void round(bool wide, int dst, int src, int keep = 0) {  // vrndscaleps zmm, vroundps ymm
+    registers(wide, 0x08, kMap0F3A, k66, dst, 0, src, keep);
+    bytes({0});
+  }
   void move(bool wide, int dst, int src, int keep = 0) {
     registers(wide, 0x28, kMap0F, kNone, dst, 0, src, keep);
   }  // vmovaps

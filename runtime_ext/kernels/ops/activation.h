@@ -89,8 +89,11 @@ inline Reg unit_clamp(Reg x) { return Simd::min(splat(1.0f), Simd::max(Simd::zer
 
 // A NaN stays a NaN in all of them.
 template <Activation A>
-inline Reg activated(Reg x, float alpha, float beta) {
+inline Reg activated(Reg x, float alpha, float beta, float step) {
   switch (A) {
+    case Activation::quantise: x = Simd::div(x, splat(step)); [[fallthrough]];
+    case Activation::round:
+      return Simd::round(Simd::min(splat(beta), Simd::max(splat(alpha), x)));
     case Activation::relu: return Simd::max(Simd::zero(), x);
     case Activation::leaky_relu:
       return Simd::where_less(x, Simd::zero(), Simd::mul(x, splat(alpha)), x);
@@ -110,24 +113,27 @@ inline Reg activated(Reg x, float alpha, float beta) {
 // Calls body with an object whose `apply(reg)` is the activation: the switch stays outside loops.
 template <Activation A>
 struct Applied {
-  float alpha, beta;
-  inline Reg apply(Reg x) const { return activated<A>(x, alpha, beta); }
+  float alpha, beta, step;
+  explicit Applied(const Epilogue& e) : alpha(e.alpha), beta(e.beta), step(e.step) {}
+  inline Reg apply(Reg x) const { return activated<A>(x, alpha, beta, step); }
 };
 
 template <class Body>
 inline void with_activation(const Epilogue& e, Body&& body) {
   switch (e.activation) {
-    case Activation::relu: return body(Applied<Activation::relu>{e.alpha, e.beta});
-    case Activation::leaky_relu: return body(Applied<Activation::leaky_relu>{e.alpha, e.beta});
-    case Activation::clip: return body(Applied<Activation::clip>{e.alpha, e.beta});
-    case Activation::hard_swish: return body(Applied<Activation::hard_swish>{e.alpha, e.beta});
-    case Activation::hard_sigmoid: return body(Applied<Activation::hard_sigmoid>{e.alpha, e.beta});
-    case Activation::sigmoid: return body(Applied<Activation::sigmoid>{e.alpha, e.beta});
-    case Activation::silu: return body(Applied<Activation::silu>{e.alpha, e.beta});
-    case Activation::tanh: return body(Applied<Activation::tanh>{e.alpha, e.beta});
-    case Activation::gelu_erf: return body(Applied<Activation::gelu_erf>{e.alpha, e.beta});
-    case Activation::gelu_tanh: return body(Applied<Activation::gelu_tanh>{e.alpha, e.beta});
-    default: return body(Applied<Activation::none>{e.alpha, e.beta});
+    case Activation::relu: return body(Applied<Activation::relu>(e));
+    case Activation::leaky_relu: return body(Applied<Activation::leaky_relu>(e));
+    case Activation::clip: return body(Applied<Activation::clip>(e));
+    case Activation::hard_swish: return body(Applied<Activation::hard_swish>(e));
+    case Activation::hard_sigmoid: return body(Applied<Activation::hard_sigmoid>(e));
+    case Activation::sigmoid: return body(Applied<Activation::sigmoid>(e));
+    case Activation::silu: return body(Applied<Activation::silu>(e));
+    case Activation::tanh: return body(Applied<Activation::tanh>(e));
+    case Activation::gelu_erf: return body(Applied<Activation::gelu_erf>(e));
+    case Activation::gelu_tanh: return body(Applied<Activation::gelu_tanh>(e));
+    case Activation::round: return body(Applied<Activation::round>(e));
+    case Activation::quantise: return body(Applied<Activation::quantise>(e));
+    default: return body(Applied<Activation::none>(e));
   }
 }
 

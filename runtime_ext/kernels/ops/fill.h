@@ -16,6 +16,7 @@ inline onnxprune::kernels::OpsTable filled_table() {
   t.finish = finish;
   t.affine = affine;
   t.binary = binary;
+  t.quantised_sum = quantised_sum;
   t.window_max = window_max;
   t.window_sum = window_sum;
   t.pool_row = pool_row;

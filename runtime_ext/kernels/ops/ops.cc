@@ -244,18 +244,32 @@ Status average_pool(const ConvGeometry& geometry, bool count_include_pad, const 
   return pool(geometry, false, count_include_pad, in, source, out, planes, first, last);
 }
 
+namespace {
+
+float plane_sum(const PlaneLayout& in, const float* plane) {
+  float total = 0.0f;
+  for_each_phase(in, [&](const Phase& phase) {
+    // Padding inside the flat vector is zero, so it does not disturb the sum.
+    total += active().sum(plane + phase.base, flat_pixels(phase.rows, phase.cols, in.pitch));
+  });
+  return total;
+}
+
+}  // namespace
+
 void global_average_pool(const PlaneLayout& in, const float* source, float* result,
                          std::int32_t first, std::int32_t last) {
-  const OpsTable& ops = active();
-  for (std::int32_t c = first; c < last; ++c) {
-    float total = 0.0f;
-    for_each_phase(in, [&](const Phase& phase) {
-      const float* base = source + c * in.plane_stride + phase.base;
-      // Padding inside the flat vector is zero, so it does not disturb the sum.
-      total += ops.sum(base, flat_pixels(phase.rows, phase.cols, in.pitch));
-    });
-    result[c] = total / (static_cast<float>(in.height) * static_cast<float>(in.width));
-  }
+  const float pixels = static_cast<float>(in.height) * static_cast<float>(in.width);
+  for (std::int32_t c = first; c < last; ++c)
+    result[c] = plane_sum(in, source + c * in.plane_stride) / pixels;
+}
+
+void global_sum_pool(const PlaneLayout& in, const float* source, float factor,
+                     const Epilogue& epilogue, float* result, std::int32_t first,
+                     std::int32_t last) {
+  for (std::int32_t c = first; c < last; ++c)
+    result[c] = plane_sum(in, source + c * in.plane_stride) * factor;
+  active().finish(epilogue, result + first, nullptr, nullptr, last - first);
 }
 
 void global_max_pool(const PlaneLayout& in, const float* source, float* result, std::int32_t first,
@@ -281,6 +295,14 @@ void binary_planes(Binary op, const PlaneLayout& layout, const float* a, const f
   on_planes(layout, out, first, last,
             [&](std::int32_t, std::int64_t at, std::int64_t count, const std::uint16_t* mask) {
               active().binary(op, epilogue, a + at, b + at, out + at, mask, count);
+            });
+}
+
+void quantised_sum_planes(const QuantisedSum& sum, const PlaneLayout& layout, const float* a,
+                          const float* b, float* out, std::int32_t first, std::int32_t last) {
+  on_planes(layout, out, first, last,
+            [&](std::int32_t, std::int64_t at, std::int64_t count, const std::uint16_t* mask) {
+              active().quantised_sum(sum, a + at, b + at, out + at, mask, count);
             });
 }
 

@@ -7,6 +7,7 @@
 namespace {
 
 using onnxprune::kernels::Binary;
+using onnxprune::kernels::QuantisedSum;
 using onnxprune::kernels::ScatterRun;
 constexpr int kW = Simd::kWidth;
 
@@ -78,6 +79,17 @@ void binary(Binary op, const Epilogue& epilogue, const float* a, const float* b,
                                              : Simd::mul(x, y);
       write(out + i, activation.apply(v), lanes, mask, i);
     });
+  });
+}
+
+void quantised_sum(const QuantisedSum& s, const float* a, const float* b, float* out,
+                   const std::uint16_t* mask, std::int64_t count) {
+  for_vectors(count, [&](std::int64_t i, int lanes) {
+    const Reg x = Simd::add(read(a + i, lanes), splat(s.a_zero));
+    const Reg y = Simd::add(read(b + i, lanes), splat(s.b_zero));
+    const Reg v = Simd::fma(x, splat(s.a_factor), Simd::fma(y, splat(s.b_factor), splat(s.shift)));
+    const Reg stored = Simd::round(Simd::min(splat(s.high), Simd::max(splat(s.low), v)));
+    write(out + i, Simd::sub(stored, splat(s.zero)), lanes, mask, i);
   });
 }
 

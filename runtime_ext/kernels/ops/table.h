@@ -35,7 +35,9 @@ struct WindowRun {
   std::int64_t in_pitch = 0, out_pitch = 0;
   std::int64_t rows = 0, width = 0;
   const float* weights = nullptr;  // [kernel][kernel]
-  float bias = 0, low = 0, high = 0;
+  float bias = 0, factor = 1, low = 0, high = 0;
+  bool scaled = false;  // sums are multiplied by `factor` before the clamp
+  bool rounds = false;  // ... and rounded after it
 };
 
 // Transformed input of a row of tiles of one plane: tile t of point (i, j) is
@@ -77,6 +79,8 @@ struct OpsTable {
                  const std::uint16_t* mask, std::int64_t count);
   void (*binary)(Binary op, const Epilogue& epilogue, const float* a, const float* b, float* out,
                  const std::uint16_t* mask, std::int64_t count);
+  void (*quantised_sum)(const QuantisedSum& sum, const float* a, const float* b, float* out,
+                        const std::uint16_t* mask, std::int64_t count);
   // out[i] = max (or scale * sum) over t of in[offsets[t] + i].
   void (*window_max)(const float* in, const std::int64_t* offsets, std::int64_t taps, float* out,
                      std::int64_t count);

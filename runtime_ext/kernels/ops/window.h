@@ -90,10 +90,12 @@ inline void window_tile(const WindowRun& run, const TapWeights<K>& weights, cons
         sum[r] = Simd::fma(weights[ky * K + k], x.tap[k], sum[r]);
     }
   }
-  const Reg low = splat(run.low), high = splat(run.high);
+  const Reg low = splat(run.low), high = splat(run.high), factor = splat(run.factor);
 #pragma GCC unroll 8
   for (int r = 0; r < R; ++r) {
-    const Reg v = Simd::min(high, Simd::max(low, sum[r]));
+    if (run.scaled) sum[r] = Simd::mul(sum[r], factor);
+    Reg v = Simd::min(high, Simd::max(low, sum[r]));
+    if (run.rounds) v = Simd::round(v);
     write(out + r * run.out_pitch, v, Whole ? kW : lanes, nullptr, 0);
   }
 }

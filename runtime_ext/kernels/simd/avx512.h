@@ -33,6 +33,8 @@ struct Simd {
     static inline void store(float* p, Reg v) { _mm256_storeu_ps(p, v); }
     static inline Reg fma(Reg a, Reg b, Reg c) { return _mm256_fmadd_ps(a, b, c); }
     static inline Reg add(Reg a, Reg b) { return _mm256_add_ps(a, b); }
+    static inline Reg mul(Reg a, Reg b) { return _mm256_mul_ps(a, b); }
+    static inline Reg round(Reg a) { return _mm256_round_ps(a, 0); }
     static inline Reg max(Reg a, Reg b) { return _mm256_max_ps(a, b); }
     static inline Reg min(Reg a, Reg b) { return _mm256_min_ps(a, b); }
     static inline Reg keep(Reg a, const void* masks, int i) {

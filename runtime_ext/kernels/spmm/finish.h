@@ -51,10 +51,17 @@ inline void finish_row(const TileJob& job, std::uint32_t flags, std::int64_t row
     for (int i = 0; i < P; ++i) sum[i] = V::add(sum[i], V::load(out + i * Simd::kWidth));
   }
   if (flags & kLast) {
+    if (job.factor != nullptr) {
+      const typename V::Reg factor = V::set1(job.factor[row]);
+      for (int i = 0; i < P; ++i) sum[i] = V::mul(sum[i], factor);
+    }
     const typename V::Reg low = V::set1(job.low), high = V::set1(job.high);
     for (int i = 0; i < P; ++i) sum[i] = V::max(low, sum[i]);
     if (job.capped) {
       for (int i = 0; i < P; ++i) sum[i] = V::min(high, sum[i]);
+    }
+    if (job.rounds) {
+      for (int i = 0; i < P; ++i) sum[i] = V::round(sum[i]);
     }
     if (job.residual != nullptr && job.residual_after) {
       const float* add = job.residual + row * job.out_stride + at * Simd::kWidth;

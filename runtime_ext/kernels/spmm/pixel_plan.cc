@@ -56,6 +56,7 @@ PixelPlan::PixelPlan(const PlanRequest& request) : PlanBase(request) {
   direct_ = flat_compatible(request.weights.shape, in_, out_);
   clamp_ = clamp_of(epilogue_);
   bias_ = padded_bias(request.weights);
+  factor_ = padded_factor(request);
   info_.flat = direct_;
 }
 
@@ -110,9 +111,12 @@ std::int32_t PixelPlan::wanted_parts(std::int32_t threads, std::int32_t block_ro
 }
 
 void PixelPlan::place_rows(std::vector<std::int32_t> rows) {
-  std::vector<float> bias(bias_.size(), 0.0f);
-  for (std::size_t i = 0; i < rows.size(); ++i) bias[i] = bias_[static_cast<std::size_t>(rows[i])];
-  bias_ = std::move(bias);
+  for (std::vector<float>* list : {&bias_, &factor_}) {
+    if (list->empty()) continue;
+    std::vector<float> placed(list->size(), 0.0f);
+    for (std::size_t i = 0; i < rows.size(); ++i) placed[i] = (*list)[static_cast<std::size_t>(rows[i])];
+    *list = std::move(placed);
+  }
   // What comes after passes over the rows of a part: in place, one after the other in memory.
   for (std::int32_t p = 0; p < parts() && direct_; ++p)
     std::sort(rows.begin() + part_rows_[p], rows.begin() + part_rows_[p + 1]);
@@ -208,7 +212,7 @@ std::int64_t PixelPlan::packed_floats() const {
 }
 
 std::int64_t PixelPlan::shared_bytes() const {
-  return static_cast<std::int64_t>(bias_.capacity() * 4 + mask_.capacity() * 2 +
+  return static_cast<std::int64_t>((bias_.capacity() + factor_.capacity()) * 4 + mask_.capacity() * 2 +
                                    wide_mask_.capacity() * 4 +
                                    tiles_.capacity() * sizeof(Tile) + part_rows_.capacity() * 4 +
                                    placed_.capacity() * 4 +
@@ -271,6 +275,7 @@ void PixelPlan::run_direct(const RunArgs& args, std::int32_t part, std::size_t i
     job.residual_after = epilogue_.residual == Residual::after_activation;
     job.low = clamp_.low;
     job.high = clamp_.high;
+    job.rounds = clamp_.rounds;
   } else {
     job.low = -std::numeric_limits<float>::infinity();
     job.high = std::numeric_limits<float>::infinity();
@@ -313,6 +318,7 @@ void PixelPlan::run_scattered(const RunArgs& args, std::int32_t part, std::size_
   job.out_stride = stride;
   job.low = clamps() ? clamp_.low : -std::numeric_limits<float>::infinity();
   job.high = clamps() ? clamp_.high : std::numeric_limits<float>::infinity();
+  job.rounds = clamps() && clamp_.rounds;
   multiply(&job, part, tile, area);
   const std::vector<ScatterRun>& runs = scatter_[index];
   for (std::int64_t place = first; place < last; ++place) {

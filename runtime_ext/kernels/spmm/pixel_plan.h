@@ -112,7 +112,7 @@ class PixelPlan : public PlanBase {
   // Rows are computed at places; `part_rows_` are parts + 1 boundaries of places, set by the derived
   // `build`. The row at place i is row i unless `place_rows` said otherwise.
   std::vector<std::int32_t> part_rows_;
-  std::vector<float> bias_;  // by place
+  std::vector<float> bias_, factor_;  // by place; factors may be missing
   Clamp clamp_;
   std::int32_t rows_ = 0;
   int width_ = 1, longest_ = 1;

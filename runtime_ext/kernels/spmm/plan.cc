@@ -70,6 +70,7 @@ class TilePlan final : public PixelPlan {
     const TileFn run = (tile.half ? input_.narrow ? set_.narrow_half : set_.wide_half
                         : input_.narrow ? set_.narrow : set_.wide)[tile.vectors - 1];
     job->bias = bias_.data();
+    job->factor = factor_.empty() ? nullptr : factor_.data();
     job->wide = data_.wide.data();
     job->narrow = data_.narrow.data();
     job->values = data_.values.data();

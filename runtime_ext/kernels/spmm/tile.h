@@ -15,8 +15,8 @@ struct Span {
 };
 constexpr std::uint32_t kFirst = 1, kLast = 2;
 
-// Sums so far live in the output between the column blocks. The arrays `bias` and, through `rows`,
-// the output are indexed by row; `bias` is padded to a multiple of 16 rows.
+// Sums so far live in the output between the column blocks. The arrays `bias`, `factor` and, through
+// `rows`, the output are indexed by row; the first two are padded to a multiple of 16 rows.
 struct TileJob {
   const float* in = nullptr;        // position of the tile's first pixel, all offsets are from here
   float* out = nullptr;             // the tile's first pixel in row 0
@@ -27,6 +27,7 @@ struct TileJob {
   // all ones or zeros); null = all.
   const void* lanes = nullptr;
   const float* bias = nullptr;
+  const float* factor = nullptr;  // by row, multiplied into the finished sum; null = 1
   // From `in` to what each stored column reads: floats (`wide`), or cache lines of 16 floats from
   // `in` (`narrow`, when all offsets are whole lines: packed input, 1x1 convolutions).
   const std::int32_t* wide = nullptr;
@@ -38,6 +39,7 @@ struct TileJob {
   std::int32_t rows = 0;                    // rows of the output: a block may stick out
   float low = 0, high = 0;                  // the epilogue's clamp (infinite: none)
   bool capped = false;                      // `high` is finite: short rows notice one operation less
+  bool rounds = false;                      // to whole numbers, after the clamp
   bool claim = false;                       // the output is large: ask for its lines early
   bool residual_after = false;              // add the residual after the clamp instead of before
 };

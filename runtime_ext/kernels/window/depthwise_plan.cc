@@ -17,6 +17,7 @@ class DepthwisePlan final : public PlanBase {
         clamp_(clamp_of(epilogue_)),
         weights_(static_cast<std::size_t>(shape_.out_channels) * shape_.taps()),
         bias_(padded_bias(request.weights)),
+        factor_(padded_factor(request)),
         borders_(border_runs(out_)) {
     if (out_.plain()) {  // the kernel writes those between the rows itself
       const std::int64_t end = out_.lead + flat_pixels(out_.height, out_.width, out_.pitch);
@@ -27,11 +28,12 @@ class DepthwisePlan final : public PlanBase {
     if (!fused_) {
       clamp_.low = -std::numeric_limits<float>::infinity();
       clamp_.high = std::numeric_limits<float>::infinity();
+      clamp_.rounds = false;
     }
     if (!out_.plain()) scatter_ = scatter_runs(out_, out_.width, 0, plane_floats());
     info_.kernel = kernel;
     info_.bytes = static_cast<std::int64_t>(
-        sizeof *this + (weights_.capacity() + bias_.capacity()) * sizeof(float) +
+        sizeof *this + (weights_.capacity() + bias_.capacity() + factor_.capacity()) * sizeof(float) +
         borders_.capacity() * sizeof(FloatRun) + scatter_.capacity() * sizeof(ScatterRun));
   }
 
@@ -73,6 +75,9 @@ class DepthwisePlan final : public PlanBase {
     run.bias = bias_[static_cast<std::size_t>(c)];
     run.low = clamp_.low;
     run.high = clamp_.high;
+    run.rounds = clamp_.rounds;
+    run.scaled = !factor_.empty();
+    if (run.scaled) run.factor = factor_[static_cast<std::size_t>(c)];
     ops_.window_sums(shape_.kernel_h, shape_.stride_h, run);
     const float* add = residual == nullptr ? nullptr : residual + out_.lead;
     if (!out_.plain() && residual != nullptr) {
@@ -92,7 +97,7 @@ class DepthwisePlan final : public PlanBase {
   ConvGeometry shape_;
   Clamp clamp_;
   bool fused_ = true;  // the clamp is the whole epilogue
-  std::vector<float> weights_, bias_;
+  std::vector<float> weights_, bias_, factor_;
   std::vector<ScatterRun> scatter_;  // of a whole plane, when the output has phases
   std::vector<FloatRun> borders_;
 };

@@ -247,6 +247,9 @@ class WinogradPlan final : public PlanBase {
 }  // namespace
 
 Status make_winograd_plan(const PlanRequest& request, std::size_t kernel, PlanPtr* plan) {
+  // Transformed inputs and weights are larger and no longer whole.
+  if (request.options.factor != nullptr || clamp_of(request.options.epilogue).rounds)
+    return failure(Code::unsupported, "plan: minimal filtering of whole numbers");
   auto made = std::make_unique<WinogradPlan>(request);
   const Status status = made->build(request, kernel_record(kernel));
   if (status.ok()) *plan = std::move(made);
