@@ -14,8 +14,24 @@ Program build_program(const Graph& graph, const Lowering& lowering, const std::v
     if (fresh) ++program.value_count;
     return where->second;
   };
+  // Quantised values enter and leave as integers.
+  const auto crosses = [&](int value, int inner, OpKind kind) {
+    const GraphValue& v = graph.value(value);
+    (kind == OpKind::decode ? program.input_types : program.output_types).push_back(v.desc.type);
+    if (v.desc.type == abi::kFloat) return inner;
+    const int outer = program.value_count++;
+    Op op;
+    op.kind = kind;
+    op.label = v.name;
+    op.in = {kind == OpKind::decode ? outer : inner};
+    op.out = kind == OpKind::decode ? inner : outer;
+    op.shift = {static_cast<float>(lowering.zeros[static_cast<size_t>(value)])};
+    op.signs = v.desc.type == abi::kInt8;
+    program.ops.push_back(std::move(op));
+    return outer;
+  };
   for (int value : inputs) {
-    program.inputs.push_back(number(value));
+    program.inputs.push_back(crosses(value, number(value), OpKind::decode));
     Shape shape;
     for (const Dim& dim : lowering.dims[static_cast<size_t>(value)]) shape.push_back(dim.value);
     program.input_shapes.push_back(std::move(shape));
@@ -35,7 +51,7 @@ Program build_program(const Graph& graph, const Lowering& lowering, const std::v
     program.ops.push_back(std::move(op));
   }
   for (int value : outputs) {
-    program.outputs.push_back(number(value));
+    program.outputs.push_back(crosses(value, number(value), OpKind::encode));
     program.output_ranks.push_back(static_cast<int>(lowering.dims[static_cast<size_t>(value)].size()));
   }
   fuse(&program);

@@ -142,6 +142,10 @@ double CostModel::ours(const Graph& graph, const Lowering& lowering, const Unit&
     case OpKind::pointwise:
     case OpKind::affine:
       return curve(unit.op.epilogue, out) + (fuses(graph, lowering, unit) ? 0 : 2 * kFuseless * out);
+    case OpKind::quantised_sum:
+    case OpKind::decode:
+    case OpKind::encode:
+      return 3 * kFuseless * out;
     case OpKind::binary:
       return (fuses(graph, lowering, unit) ? 1 : 3) * kFuseless * out;
     case OpKind::norm:
@@ -201,6 +205,10 @@ double CostModel::cpu(const Graph& graph, const Lowering& lowering, const Unit& 
     case OpKind::pointwise:
     case OpKind::affine:
       return curve(unit.op.epilogue, out) + (fuses(graph, lowering, unit) ? 0 : kCall + 2 * kFuseless * out);
+    case OpKind::quantised_sum:
+    case OpKind::decode:
+    case OpKind::encode:
+      return kCall + kFuseless * out;
     case OpKind::binary:
       return fuses(graph, lowering, unit) ? kFuseless * out : kCall + 3 * kFuseless * out;
     case OpKind::norm: {

@@ -274,7 +274,8 @@ void Executor::run(abi::KernelContext* context) {
     abi::check(abi::fn().KernelContext_GetInput(context, input_slots_[i], &value));
     if (value == nullptr) throw abi::Error("onnxprune: an input is missing", abi::kInvalidArgument);
     abi::TensorDesc desc = abi::describe(value);
-    if (desc.type != abi::kFloat) throw abi::Error("onnxprune: an input is not float32", abi::kInvalidArgument);
+    if (desc.type != program_.input_types[i])
+      throw abi::Error("onnxprune: an input has another type than the model promised", abi::kInvalidArgument);
     shapes[i] = std::move(desc.dims);
     inputs[i] = static_cast<const float*>(abi::tensor_data(value));
   }
@@ -294,8 +295,13 @@ void Executor::run(abi::KernelContext* context) {
   auto one = [&](int64_t image, Parallel* parallel, double* times) {
     std::vector<const float*> in(inputs);
     std::vector<float*> out(outputs);
-    for (size_t i = 0; i < in.size(); ++i) in[i] += image * (elements(shapes[i]) / entry->images);
-    for (size_t i = 0; i < out.size(); ++i) out[i] += image * (elements(entry->outputs[i]) / entry->images);
+    // Pointers to integers travel as those to floats.
+    const auto advance = [&](auto* pointer, const Shape& shape, int32_t type) {
+      const int64_t bytes = image * (elements(shape) / entry->images) * (type == abi::kFloat ? 4 : 1);
+      return reinterpret_cast<decltype(pointer)>(reinterpret_cast<uintptr_t>(pointer) + static_cast<uintptr_t>(bytes));
+    };
+    for (size_t i = 0; i < in.size(); ++i) in[i] = advance(in[i], shapes[i], program_.input_types[i]);
+    for (size_t i = 0; i < out.size(); ++i) out[i] = advance(out[i], entry->outputs[i], program_.output_types[i]);
     WorkspaceLease workspace(this, instance.workspace_bytes());
     instance.run(in.data(), out.data(), workspace.data(), parallel, times);
   };

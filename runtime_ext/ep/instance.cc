@@ -158,6 +158,9 @@ class InstanceBuilder {
   void emit_reshape(const Op& op, Form form);
   void emit_concat(const Op& op, Form form);
   void emit_pointwise(const Op& op, Form form);
+  void emit_global_pool(const Op& op);
+  void emit_quantised_sum(const Op& op, Form form);
+  void emit_crossing(const Op& op);
   void emit_norm(const Op& op, Form form);
   void emit_attention(const Op& op, Form form);
   void lay_out();
@@ -189,7 +192,7 @@ Digest plan_digest(const Op& op, const PlaneLayout& in, const PlaneLayout& out, 
     hasher.put(l->phase_mask).put(l->lead).put(l->phase_stride).put(l->plane_stride);
   }
   const kernels::Epilogue& e = options.epilogue;
-  hasher.put(e.activation).put(e.alpha).put(e.beta).put(e.residual);
+  hasher.put(e.activation).put(e.alpha).put(e.beta).put(e.step).put(e.residual).list(op.scale);
   return hasher.put(options.isa).put(options.generate_code).put(options.threads).put(tuned).digest();
 }
 
@@ -204,6 +207,7 @@ void InstanceBuilder::plan_kernels() {
     options.threads = options_.threads;
     options.generate_code = options_.generate_code;
     options.epilogue = op.epilogue;
+    options.factor = op.scale.empty() ? nullptr : op.scale.data();
     return options;
   };
   auto in_of = [&](size_t i) -> const PlaneLayout& { return layout(program_.ops[i].in[0], plan_.ops[i].in); };
@@ -383,6 +387,68 @@ void InstanceBuilder::emit_pointwise(const Op& op, Form form) {
   });
 }
 
+void InstanceBuilder::emit_global_pool(const Op& op) {
+  const PlaneLayout l = layout(op.in[0], kPlain);
+  auto in = use(op.in[0], kPlain), out = use(op.out, kDense);
+  const View& x = value(op.in[0]).view;
+  const bool maximum = op.maximum, sum = !op.scale.empty();
+  const float factor = sum ? op.scale[0] : 1.0f;
+  const kernels::Epilogue epilogue = op.epilogue;
+  add(op.label, maximum ? "global_max_pool" : "global_average_pool", x.channels, moving(x.channels * x.pixels()),
+      [=](const Frame& f, int64_t first, int64_t last, void*) {
+        const int32_t a = static_cast<int32_t>(first), b = static_cast<int32_t>(last);
+        if (sum) {
+          kernels::global_sum_pool(l, f.at(*in), factor, epilogue, f.at(*out), a, b);
+        } else {
+          (maximum ? kernels::global_max_pool : kernels::global_average_pool)(l, f.at(*in), f.at(*out), a, b);
+        }
+      });
+}
+
+void InstanceBuilder::emit_quantised_sum(const Op& op, Form form) {
+  const PlaneLayout l = layout(op.out, form);
+  const View& x = value(op.out).view;
+  auto a = use(op.in[0], form), b = use(op.in[1], form), out = use(op.out, form);
+  kernels::QuantisedSum sum;
+  sum.a_factor = op.scale[0];
+  sum.b_factor = op.scale[1];
+  sum.a_zero = op.shift[0];
+  sum.b_zero = op.shift[1];
+  sum.shift = op.shift[2];
+  sum.zero = op.shift[3];
+  sum.low = op.epilogue.alpha;
+  sum.high = op.epilogue.beta;
+  const int64_t planes = x.images * x.channels;
+  add(op.label, "quantised_sum", planes, moving(3 * planes * l.plane_stride),
+      [=](const Frame& f, int64_t first, int64_t last, void*) {
+        kernels::quantised_sum_planes(sum, l, f.at(*a), f.at(*b), f.at(*out), static_cast<int32_t>(first),
+                                      static_cast<int32_t>(last));
+      });
+}
+
+// Integers at the program's border, whose places are onnxruntime's own buffers.
+void InstanceBuilder::emit_crossing(const Op& op) {
+  constexpr int64_t kPiece = 4096;
+  const bool enters = op.kind == OpKind::decode, has_sign = op.signs;
+  auto in = use(op.in[0], kDense), out = use(op.out, kDense);
+  const View& x = value(op.out).view;
+  const int64_t numbers = x.images * x.channels * x.pixels();
+  const float zero = op.shift[0];
+  Step& step = add((enters ? "integers of " : "to integers of ") + op.label, enters ? "decode" : "encode",
+                   (numbers + kPiece - 1) / kPiece, moving(2 * numbers),
+                   [=](const Frame& f, int64_t first, int64_t last, void*) {
+                     const int64_t begin = first * kPiece, count = std::min(numbers, last * kPiece) - begin;
+                     if (enters) {
+                       const auto* bytes = reinterpret_cast<const uint8_t*>(f.at(*in)) + begin;
+                       kernels::decode(bytes, has_sign, zero, f.at(*out) + begin, count);
+                     } else {
+                       auto* bytes = reinterpret_cast<uint8_t*>(f.at(*out)) + begin;
+                       kernels::encode(f.at(*in) + begin, zero, has_sign, bytes, count);
+                     }
+                   });
+  step.units = {};  // a cost of the border
+}
+
 void InstanceBuilder::emit_norm(const Op& op, Form form) {
   const PlaneLayout l = layout(op.out, form);
   const int32_t features = channels(op.in[0]);
@@ -446,18 +512,13 @@ void InstanceBuilder::emit(const Op& op, const OpPlan& o) {
       return emit_conv(op, o);
     case OpKind::pool:
       return emit_pool(op, o);
-    case OpKind::global_pool: {
-      const PlaneLayout l = layout(op.in[0], kPlain);
-      auto in = use(op.in[0], kPlain), out = use(op.out, kDense);
-      const View& x = value(op.in[0]).view;
-      const bool maximum = op.maximum;
-      add(op.label, maximum ? "global_max_pool" : "global_average_pool", x.channels,
-          moving(x.channels * x.pixels()), [=](const Frame& f, int64_t first, int64_t last, void*) {
-            auto pool = maximum ? kernels::global_max_pool : kernels::global_average_pool;
-            pool(l, f.at(*in), f.at(*out), static_cast<int32_t>(first), static_cast<int32_t>(last));
-          });
-      return;
-    }
+    case OpKind::global_pool:
+      return emit_global_pool(op);
+    case OpKind::quantised_sum:
+      return emit_quantised_sum(op, o.out);
+    case OpKind::decode:
+    case OpKind::encode:
+      return emit_crossing(op);
     case OpKind::reshape:
       return emit_reshape(op, o.out);
     case OpKind::concat:

@@ -93,6 +93,10 @@ class Planner {
         case OpKind::reshape:
           o.in = o.out = op.target.empty() || is_vector(op.in[0]) ? kDense : kPlain;
           break;
+        case OpKind::decode:
+        case OpKind::encode:
+          o.in = o.out = kDense;
+          break;
         case OpKind::attention:
           o.in = kPlain;
           o.out = is_vector(op.out) ? kDense : kPlain;
@@ -102,6 +106,7 @@ class Planner {
         case OpKind::pointwise:
         case OpKind::affine:
         case OpKind::binary:
+        case OpKind::quantised_sum:
         case OpKind::norm:
           o.in = o.out = is_vector(op.in[0]) ? kDense : kPlain;
           break;
@@ -129,7 +134,8 @@ class Planner {
       if (!o.out.plain()) continue;
       if (op.residual >= 0) tie(op.out, op.residual);
       if (o.in.plain() && (op.kind == OpKind::concat || op.kind == OpKind::affine || op.kind == OpKind::pointwise ||
-                           op.kind == OpKind::reshape || op.kind == OpKind::binary || op.kind == OpKind::norm))
+                           op.kind == OpKind::reshape || op.kind == OpKind::binary ||
+                           op.kind == OpKind::quantised_sum || op.kind == OpKind::norm))
         for (size_t k = 0; k < op.in.size(); ++k)
           if (!(op.gate && k == 1)) tie(op.out, op.in[k]);
     }

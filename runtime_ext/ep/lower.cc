@@ -15,6 +15,8 @@ namespace onnxprune::ep {
 int LowerContext::activation(const GraphNode& node, size_t i) const {
   int index = Graph::input(node, i);
   if (index < 0) throw Unsupported("input " + std::to_string(i) + " is missing");
+  if (stand_ins != nullptr)
+    if (const auto other = stand_ins->activations.find(index); other != stand_ins->activations.end()) return other->second;
   const GraphValue& value = graph.value(index);
   if (value.constant) throw Unsupported("input " + std::to_string(i) + " is a constant");
   if (!value.ranked || value.desc.type != abi::kFloat)
@@ -22,9 +24,17 @@ int LowerContext::activation(const GraphNode& node, size_t i) const {
   return index;
 }
 
+void LowerContext::has_zero(int value, int zero) const {
+  int& known = zeros[static_cast<size_t>(value)];
+  if (known == kNoZero) known = zero;
+  if (known != zero) throw Unsupported("'" + graph.value(value).name + "' has two zero points");
+}
+
 Constant LowerContext::weight(const GraphNode& node, size_t i, const char* what) const {
   int index = Graph::input(node, i);
   if (index < 0) throw Unsupported(std::string(what) + " is missing");
+  if (stand_ins != nullptr)
+    if (const auto other = stand_ins->constants.find(index); other != stand_ins->constants.end()) return other->second;
   const GraphValue& value = graph.value(index);
   if (!value.constant) throw Unsupported(std::string(what) + " is not constant");
   if (!value.ranked || value.desc.type != abi::kFloat) throw Unsupported(std::string(what) + " is not float32");
@@ -103,6 +113,8 @@ const std::unordered_map<std::string, Lower>& families() {
       {"Reshape", lower_reshape},
       {"Squeeze", lower_reshape},
       {"Unsqueeze", lower_reshape},
+      {"QuantizeLinear", lower_quantise},
+      {"DequantizeLinear", lower_dequantise},
       {"LayerNormalization", lower_norm},
       {"RMSNormalization", lower_norm},
       {"SimplifiedLayerNormalization", lower_norm},
@@ -217,7 +229,8 @@ void lower_node(const LowerContext& context, int index, Unit* unit) {
   for (size_t i = 1; i < node.out.size(); ++i)
     if (node.out[i] >= 0) throw Unsupported("it has more than one output");
   const GraphValue& out = context.graph.value(node.out[0]);
-  if (!out.ranked || out.desc.type != abi::kFloat) throw Unsupported("its output is not float32");
+  if (!out.ranked || (out.desc.type != abi::kFloat && node.op != "QuantizeLinear"))
+    throw Unsupported("its output is not float32");
   unit->op.out = node.out[0];
   if (lower_activation(context, node, unit)) return;
   const auto& table = node.domain == "com.microsoft" ? microsoft_families() : families();
@@ -233,14 +246,23 @@ Lowering lower(const Graph& graph, bool alone) {
   result.dims.reserve(graph.values().size());
   for (const GraphValue& value : graph.values()) result.dims.push_back(stated_dims(value));
   if (!alone) propagate_dims(graph, &result.dims);
-  LowerContext context{graph, result.dims, alone};
+  result.zeros.assign(graph.values().size(), kNoZero);
+  LowerContext context{graph, result.dims, result.zeros, alone, nullptr};
 
   const int count = static_cast<int>(graph.nodes().size());
   std::vector<bool> taken(static_cast<size_t>(count), false);
   std::unordered_map<int, Unit> composites;  // by last node
+  std::unordered_map<int, QuantisedChain> chains;  // likewise
   for (int i = count - 1; i >= 0; --i) {
     if (taken[static_cast<size_t>(i)]) continue;
     Unit unit;
+    QuantisedChain chain;
+    if (match_quantised(graph, i, &chain) &&
+        std::none_of(chain.nodes.begin(), chain.nodes.end(), [&](int n) { return taken[static_cast<size_t>(n)]; })) {
+      for (int n : chain.nodes) taken[static_cast<size_t>(n)] = true;
+      chains.emplace(i, std::move(chain));
+      continue;
+    }
     if (!lower_attention(context, i, &unit) && !lower_norm_chain(context, i, &(unit = {})) &&
         !lower_composite(context, i, &(unit = {})))
       continue;
@@ -254,7 +276,8 @@ Lowering lower(const Graph& graph, bool alone) {
   result.unit_of.assign(static_cast<size_t>(count), -1);
   for (int i = 0; i < count; ++i) {
     auto composite = composites.find(i);
-    if (taken[static_cast<size_t>(i)] && composite == composites.end()) continue;
+    const auto chain = chains.find(i);
+    if (taken[static_cast<size_t>(i)] && composite == composites.end() && chain == chains.end()) continue;
     Unit unit;
     if (composite != composites.end()) {
       unit = std::move(composite->second);
@@ -263,7 +286,7 @@ Lowering lower(const Graph& graph, bool alone) {
     } else {
       unit.nodes = {i};
       try {
-        lower_node(context, i, &unit);
+        chain != chains.end() ? lower_quantised(context, chain->second, &unit) : lower_node(context, i, &unit);
         unit.supported = true;
       } catch (const Unsupported& e) {
         unit.reason = e.what();

@@ -25,11 +25,15 @@ struct Unit {
   kernels::Analysis zeros;   // how they lie, from a sample of the rows; no rows = not looked at
 };
 
+// Where no zero point is known.
+constexpr int kNoZero = 1 << 20;
+
 // The whole graph as units in execution order, every node in exactly one.
 struct Lowering {
   std::vector<Unit> units;
   std::vector<int> unit_of;  // by node
   std::vector<Dims> dims;    // by value: what is known about its shape
+  std::vector<int> zeros;    // by value: zero point of a quantised one, from which it is held as a difference
 };
 
 // `alone`: nothing outside the nodes that will be claimed may be relied on, because they will be lowered

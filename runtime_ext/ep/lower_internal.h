@@ -2,6 +2,7 @@
 #pragma once
 
 #include <stdexcept>
+#include <unordered_map>
 
 #include "ep/blob.h"
 #include "ep/custom_ops.h"
@@ -14,12 +15,22 @@ struct Unsupported : std::runtime_error {
   using std::runtime_error::runtime_error;
 };
 
+// What takes the place of values that nodes of the same unit make: dequantised ones.
+struct StandIns {
+  std::unordered_map<int, int> activations;     // the quantised value
+  std::unordered_map<int, Constant> constants;  // whole numbers, as floats
+};
+
 struct LowerContext {
   const Graph& graph;
   std::vector<Dims>& dims;  // by value
+  std::vector<int>& zeros;  // by value, see Lowering
   bool alone = false;  // see lower()
+  const StandIns* stand_ins = nullptr;
 
   const Dims& of(int value) const { return dims[static_cast<size_t>(value)]; }
+  // Throws when the quantised value is known to have another zero point.
+  void has_zero(int value, int zero) const;
   // Input `i` as a float tensor computed at run time.
   int activation(const GraphNode& node, size_t i) const;
   // Input `i` as a constant float tensor.
@@ -57,6 +68,20 @@ void lower_norm(const LowerContext& context, const GraphNode& node, Unit* unit);
 bool lower_norm_chain(const LowerContext& context, int last, Unit* unit);
 bool lower_attention(const LowerContext& context, int last, Unit* unit);
 bool lower_composite(const LowerContext& context, int last, Unit* unit);
+
+// A float operator between nodes that dequantise and quantise.
+struct QuantisedChain {
+  int core = -1;           // the operator
+  std::vector<int> clips;  // Relu and Clip behind it
+  int quantise = -1;       // the last node; -1 when the result stays float
+  std::vector<int> nodes;  // all of them, in the order of the graph
+};
+// Whether `last` is the final node of one whose nodes nobody else reads.
+bool match_quantised(const Graph& graph, int last, QuantisedChain* chain);
+void lower_quantised(const LowerContext& context, const QuantisedChain& chain, Unit* unit);
+// Such nodes by themselves.
+void lower_quantise(const LowerContext& context, const GraphNode& node, Unit* unit);
+void lower_dequantise(const LowerContext& context, const GraphNode& node, Unit* unit);
 
 // Scalar constant of one element behind a value, if it is one.
 bool scalar_constant(const Graph& graph, int value, float* out);

@@ -42,7 +42,7 @@ float at(const std::vector<float>& values, size_t i, float fallback) {
 }
 
 bool fold_affine(Op* conv, const Op& affine) {
-  if (conv->epilogue.activation != Activation::none || conv->residual >= 0) return false;
+  if (conv->epilogue.activation != Activation::none || conv->residual >= 0 || !conv->scale.empty()) return false;
   if (!finite(affine.scale) || !finite(affine.shift)) return false;
   auto source = std::make_shared<WeightSource>(*conv->source);
   const size_t rows = static_cast<size_t>(conv->geometry.out_channels);
@@ -101,7 +101,7 @@ bool absorb(Program* program, const Uses& uses, size_t i) {
     int left = uses.private_producer(op.in[0]), right = uses.private_producer(op.in[1]);
     auto fits = [&](int p) {
       return p >= 0 && program->ops[static_cast<size_t>(p)].kind == OpKind::conv &&
-             program->ops[static_cast<size_t>(p)].residual < 0;
+             program->ops[static_cast<size_t>(p)].residual < 0 && program->ops[static_cast<size_t>(p)].scale.empty();
     };
     int pick = fits(left) && (!fits(right) || left > right) ? 0 : fits(right) ? 1 : -1;
     if (pick < 0) return false;
@@ -191,6 +191,10 @@ Shape op_shape(const Program& program, const Op& op, const std::vector<Shape>& s
       out.back() = static_cast<int64_t>(spec.value_dim) * spec.heads();
       return reshaped(op, out);
     }
+    case OpKind::decode:
+    case OpKind::encode:
+      return in(0);
+    case OpKind::quantised_sum:
     case OpKind::binary: {
       Shape expected = in(0);
       if (op.gate)

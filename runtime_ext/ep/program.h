@@ -31,6 +31,9 @@ enum class OpKind : uint8_t {
   reshape,      // image: [N, ...] -> [N, F]; tokens: other leading axes over the same features
   norm,         // tokens: over the features of each token, of a sum of one or two values
   attention,    // tokens: softmax(q k^T + mask) v
+  quantised_sum,  // of two quantised values
+  decode,       // a quantised input as onnxruntime holds it, in the program's form
+  encode,       // and an output the other way
 };
 
 class Blob;
@@ -40,7 +43,8 @@ class Blob;
 struct WeightSource {
   Digest content;                                // of the model's constant
   int64_t nonzeros = 0;                          // of it
-  kernels::DenseView dense;                      // points into the model's constant
+  kernels::DenseView dense;                      // points into the model's constant, or into `held`
+  std::shared_ptr<const std::vector<float>> held;
   std::shared_ptr<const Blob> blob;              // points into the model's constant, too
   std::vector<int64_t> indptr;                   // rows + 1 entries
   std::vector<int32_t> indices;                  // columns, rising in a row
@@ -63,11 +67,15 @@ struct Op {
   bool count_include_pad = false;  // mean pooling
   Shape target;                    // shape of the result, one -1 allowed: in tokens of any op but concat, in
                                    // images of a global_pool that drops its axes
+  bool signs = false;              // decode, encode: int8, not uint8
   bool gate = false;               // binary: in[1] has one number per image and channel
   kernels::Binary binary = kernels::Binary::add;
   kernels::Epilogue epilogue;      // conv, pointwise, binary, affine
   std::vector<float> scale, shift; // affine; empty = 1 / 0, one entry = the same for all channels
                                    // norm: gain and shift by feature, empty = 1 / 0
+                                   // quantised conv, global_pool: scale of the sums, by channel or one
+                                   // quantised_sum: scale of each operand; their zero points, the number added
+                                   // to the sum, and its zero point. decode, encode: the zero point
   std::vector<float> bias;         // norm: added first, by feature; may be empty
   float epsilon = 0;               // norm
   bool centred = true;             // norm: false = root mean square
@@ -77,6 +85,7 @@ struct Op {
   Digest digest;                                    // conv: of its geometry, weight and bias
 };
 
+// Values that are quantised in the graph (Lowering::zeros) are held as floats: q minus its zero point.
 struct Program {
   Domain domain = Domain::image;
   int value_count = 0;
@@ -85,6 +94,8 @@ struct Program {
   std::vector<int> slots;             // which input of the fused node each of `inputs` is; empty = in order
   std::vector<Shape> input_shapes;    // as far as known when compiled, -1 = open
   std::vector<int> output_ranks;
+  std::vector<int32_t> input_types, output_types;  // abi::ElementType of each: float, or 8-bit integers to
+                                                   // be decoded and encoded
 };
 
 // Folds affine ops, activations and residual additions into the weighted sums before them. Weights

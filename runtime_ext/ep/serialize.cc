@@ -13,7 +13,7 @@ namespace onnxprune::ep {
 namespace {
 
 constexpr char kMagic[4] = {'O', 'P', 'C', 'X'};
-constexpr uint32_t kFormat = 2;
+constexpr uint32_t kFormat = 3;
 constexpr uint64_t kMostValues = 1u << 20;
 
 [[noreturn]] void damaged(const char* what) {
@@ -142,11 +142,13 @@ void write_op(Writer* w, const Op& op) {
   write_geometry(w, op.geometry);
   w->put(static_cast<uint8_t>(op.maximum));
   w->put(static_cast<uint8_t>(op.count_include_pad));
+  w->put(static_cast<uint8_t>(op.signs));
   w->put(static_cast<uint8_t>(op.gate));
   w->put(static_cast<uint8_t>(op.binary));
   w->put(static_cast<uint8_t>(op.epilogue.activation));
   w->put(op.epilogue.alpha);
   w->put(op.epilogue.beta);
+  w->put(op.epilogue.step);
   w->put(static_cast<uint8_t>(op.epilogue.residual));
   w->list(op.target);
   w->list(op.scale);
@@ -168,7 +170,7 @@ void write_weights(Writer* w, const Op& op) {
 
 Op read_op(Reader* r) {
   Op op;
-  op.kind = r->get_enum(OpKind::attention);
+  op.kind = r->get_enum(OpKind::encode);
   op.label = r->text();
   const uint64_t nodes = r->get<uint64_t>();
   if (nodes > kMostValues) damaged("number of nodes");
@@ -179,11 +181,13 @@ Op read_op(Reader* r) {
   op.geometry = read_geometry(r);
   op.maximum = r->get<uint8_t>() != 0;
   op.count_include_pad = r->get<uint8_t>() != 0;
+  op.signs = r->get<uint8_t>() != 0;
   op.gate = r->get<uint8_t>() != 0;
   op.binary = r->get_enum(kernels::Binary::multiply);
-  op.epilogue.activation = r->get_enum(kernels::Activation::gelu_tanh);
+  op.epilogue.activation = r->get_enum(kernels::Activation::quantise);
   op.epilogue.alpha = r->get<float>();
   op.epilogue.beta = r->get<float>();
+  op.epilogue.step = r->get<float>();
   op.epilogue.residual = r->get_enum(kernels::Residual::after_activation);
   op.target = r->list<int64_t>();
   op.scale = r->list<float>();
@@ -200,6 +204,7 @@ Op read_op(Reader* r) {
     op.geometry = weights->geometry();
     op.weights = std::move(weights);
     op.digest = Hasher().bytes(blob.data(), blob.size()).digest();
+    if (!op.scale.empty() && op.scale.size() != static_cast<size_t>(op.geometry.out_channels)) damaged("scale of the sums");
   } else if (op.kind == OpKind::pool) {
     if (!kernels::check_geometry(op.geometry).ok() || op.geometry.groups != op.geometry.in_channels ||
         op.geometry.out_channels != op.geometry.in_channels)
@@ -210,6 +215,13 @@ Op read_op(Reader* r) {
 
 size_t operands(const Op& op) {
   switch (op.kind) {
+    case OpKind::quantised_sum:
+      if (op.scale.size() != 2 || op.shift.size() != 4 || op.gate) damaged("quantised sum");
+      return 2;
+    case OpKind::decode:
+    case OpKind::encode:
+      if (op.shift.size() != 1) damaged("zero point");
+      return 1;
     case OpKind::binary:
       return 2;
     case OpKind::concat:
@@ -251,6 +263,32 @@ void check_order(const Program& program) {
   }
 }
 
+// Integers cross the border through operations of their own, and nothing else does there.
+void check_borders(const Program& program) {
+  if (program.input_types.size() != program.inputs.size() || program.output_types.size() != program.outputs.size())
+    damaged("types at the border");
+  std::vector<int32_t> type(static_cast<size_t>(program.value_count), abi::kFloat);
+  for (size_t i = 0; i < program.inputs.size(); ++i) type[static_cast<size_t>(program.inputs[i])] = program.input_types[i];
+  for (size_t i = 0; i < program.outputs.size(); ++i) {
+    int32_t& known = type[static_cast<size_t>(program.outputs[i])];
+    if (known != abi::kFloat && known != program.output_types[i]) damaged("types at the border");
+    known = program.output_types[i];
+  }
+  for (int32_t t : type)
+    if (t != abi::kFloat && t != abi::kUint8 && t != abi::kInt8) damaged("types at the border");
+  std::vector<int32_t> left = type;  // of which the crossing has not been seen
+  for (const Op& op : program.ops) {
+    const int32_t integers = op.signs ? abi::kInt8 : abi::kUint8;
+    for (int v : op.in)
+      if (type[static_cast<size_t>(v)] != (op.kind == OpKind::decode ? integers : abi::kFloat)) damaged("types at the border");
+    if (op.residual >= 0 && type[static_cast<size_t>(op.residual)] != abi::kFloat) damaged("types at the border");
+    if (type[static_cast<size_t>(op.out)] != (op.kind == OpKind::encode ? integers : abi::kFloat)) damaged("types at the border");
+    if (op.kind == OpKind::encode) left[static_cast<size_t>(op.out)] = abi::kFloat;
+  }
+  for (int v : program.outputs)
+    if (left[static_cast<size_t>(v)] != abi::kFloat) damaged("types at the border");
+}
+
 }  // namespace
 
 std::string op_bytes(const Op& op) {
@@ -269,6 +307,8 @@ std::string save_program(const Program& program, kernels::Isa isa) {
   w.list(program.outputs);
   w.list(program.output_ranks);
   w.list(program.slots);
+  w.list(program.input_types);
+  w.list(program.output_types);
   w.put<uint64_t>(program.input_shapes.size());
   for (const Shape& shape : program.input_shapes) w.list(shape);
   w.put<uint64_t>(program.ops.size());
@@ -312,6 +352,8 @@ Program load_program(const std::string& bytes) {
   program.outputs = r.list<int>();
   program.output_ranks = r.list<int>();
   program.slots = r.list<int>();
+  program.input_types = r.list<int32_t>();
+  program.output_types = r.list<int32_t>();
   if (!program.slots.empty() && program.slots.size() != program.inputs.size()) damaged("slots of the inputs");
   const uint64_t shapes = r.get<uint64_t>();
   if (shapes != program.inputs.size()) damaged("input shapes");
@@ -321,6 +363,7 @@ Program load_program(const std::string& bytes) {
   for (uint64_t i = 0; i < ops; ++i) program.ops.push_back(read_op(&r));
   if (r.left() != 0) damaged("bytes after the end");
   check_order(program);
+  check_borders(program);
   return program;
 }
 

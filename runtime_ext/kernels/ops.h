@@ -48,6 +48,9 @@ void quantised_sum_planes(const QuantisedSum& sum, const PlaneLayout& layout, co
 void affine_planes(const PlaneLayout& layout, const float* a, const float* scale,
                    const float* shift, float* out, const Epilogue& epilogue, std::int32_t first,
                    std::int32_t last);
+// Quantised numbers (signed or not, as stored) as differences from their zero point, and back.
+void decode(const std::uint8_t* from, bool has_sign, float zero, float* to, std::int64_t count);
+void encode(const float* from, float zero, bool has_sign, std::uint8_t* to, std::int64_t count);
 // out[i] = act(a[i]) over contiguous floats.
 void activate(const Epilogue& epilogue, const float* a, float* out, std::int64_t count);
 

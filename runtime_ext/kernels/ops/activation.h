@@ -87,13 +87,14 @@ inline Reg gelu_by_tanh(Reg x) {
 
 inline Reg unit_clamp(Reg x) { return Simd::min(splat(1.0f), Simd::max(Simd::zero(), x)); }
 
-// A NaN stays a NaN in all of them.
+// A NaN stays a NaN in all of them but those that quantise.
 template <Activation A>
 inline Reg activated(Reg x, float alpha, float beta, float step) {
   switch (A) {
     case Activation::quantise: x = Simd::div(x, splat(step)); [[fallthrough]];
     case Activation::round:
-      return Simd::round(Simd::min(splat(beta), Simd::max(splat(alpha), x)));
+      // NaN becomes the lowest number, as in onnxruntime.
+      return Simd::round(Simd::min(splat(beta), Simd::max(x, splat(alpha))));
     case Activation::relu: return Simd::max(Simd::zero(), x);
     case Activation::leaky_relu:
       return Simd::where_less(x, Simd::zero(), Simd::mul(x, splat(alpha)), x);

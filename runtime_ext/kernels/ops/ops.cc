@@ -316,6 +316,26 @@ void affine_planes(const PlaneLayout& layout, const float* a, const float* scale
             });
 }
 
+void decode(const std::uint8_t* from, bool has_sign, float zero, float* to, std::int64_t count) {
+  if (has_sign) {
+    const auto* const numbers = reinterpret_cast<const std::int8_t*>(from);
+    for (std::int64_t i = 0; i < count; ++i) to[i] = static_cast<float>(numbers[i]) - zero;
+  } else {
+    for (std::int64_t i = 0; i < count; ++i) to[i] = static_cast<float>(from[i]) - zero;
+  }
+}
+
+void encode(const float* from, float zero, bool has_sign, std::uint8_t* to, std::int64_t count) {
+  if (has_sign) {
+    auto* const numbers = reinterpret_cast<std::int8_t*>(to);
+    for (std::int64_t i = 0; i < count; ++i)
+      numbers[i] = static_cast<std::int8_t>(static_cast<std::int32_t>(from[i] + zero));
+  } else {
+    for (std::int64_t i = 0; i < count; ++i)
+      to[i] = static_cast<std::uint8_t>(static_cast<std::int32_t>(from[i] + zero));
+  }
+}
+
 void activate(const Epilogue& epilogue, const float* a, float* out, std::int64_t count) {
   active().affine(epilogue, a, 1.0f, 0.0f, out, nullptr, count);
 }
