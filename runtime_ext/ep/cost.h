@@ -27,6 +27,10 @@ struct CostModel {
   // Bringing a value into planar form, or back: what every border of a group costs.
   double border(const Lowering& lowering, int value, uint8_t domains) const;
 
+  // What the CPU provider takes longer for a unit that makes or reads signed numbers, if we do the other:
+  // onnxruntime computes with unsigned ones, and turns signed ones into these only where it sees both.
+  double estranged(const Graph& graph, const Lowering& lowering, const Unit& unit, int value) const;
+
   // True for a unit that becomes part of the weighted sum before it.
   bool fuses(const Graph& graph, const Lowering& lowering, const Unit& unit) const;
   // Reading and writing a tensor once.

@@ -111,6 +111,8 @@ Executor::Executor(Program program, ExecutorOptions options)
     : program_(std::move(program)), options_(std::move(options)), threads_(options_.threads) {
   const int machine = static_cast<int>(std::max(1u, std::thread::hardware_concurrency()));
   plan_threads_ = threads_ > 0 ? threads_ : machine;
+  program_.input_types.resize(program_.inputs.size(), abi::kFloat);
+  program_.output_types.resize(program_.outputs.size(), abi::kFloat);
   for (size_t i = 0; i < program_.inputs.size(); ++i) input_slots_.push_back(program_.slots.empty() ? i : static_cast<size_t>(program_.slots[i]));
   for (size_t i = 0; i < program_.outputs.size(); ++i) output_slots_.push_back(i);
 }

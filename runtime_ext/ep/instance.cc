@@ -412,10 +412,14 @@ void InstanceBuilder::emit_quantised_sum(const Op& op, Form form) {
   kernels::QuantisedSum sum;
   sum.a_factor = op.scale[0];
   sum.b_factor = op.scale[1];
-  sum.a_zero = op.shift[0];
-  sum.b_zero = op.shift[1];
-  sum.shift = op.shift[2];
-  sum.zero = op.shift[3];
+  if (op.shift.empty()) {
+    sum.step = op.scale[2];
+  } else {
+    sum.a_zero = op.shift[0];
+    sum.b_zero = op.shift[1];
+    sum.shift = op.shift[2];
+    sum.zero = op.shift[3];
+  }
   sum.low = op.epilogue.alpha;
   sum.high = op.epilogue.beta;
   const int64_t planes = x.images * x.channels;

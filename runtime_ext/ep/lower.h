@@ -21,6 +21,8 @@ struct Unit {
   Dims dims;                 // of the result
   bool anchor = false;       // has a constant weight matrix
   bool packed = false;       // stored packed: without us our own operator would run it, slower
+  bool quantised = false;    // the CPU provider computes with 8-bit integers
+  bool has_sign = false;     // ... and those of the weight are signed, which is faster where there are VNNI
   double sparsity = 0;       // fraction of zeros of that weight
   kernels::Analysis zeros;   // how they lie, from a sample of the rows; no rows = not looked at
 };

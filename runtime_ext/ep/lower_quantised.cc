@@ -92,6 +92,15 @@ int private_dequantise(const Graph& graph, int value) {
   return dequantises ? v.producer : -1;
 }
 
+// Whether onnxruntime turns a signed quantised value into an unsigned one before it fuses: where it sees the
+// node that makes it and the only one that reads it.
+bool becomes_unsigned(const Graph& graph, int value) {
+  const GraphValue& v = graph.value(value);
+  if (v.desc.type != abi::kInt8) return v.desc.type == abi::kUint8;
+  return v.producer >= 0 && graph.node(v.producer).op == "QuantizeLinear" && !v.graph_output && v.consumers.size() == 1 &&
+         v.uses == 1 && graph.node(v.consumers[0]).op == "DequantizeLinear";
+}
+
 bool is_weighted(const GraphNode& node) {
   return node.domain.empty() && (node.op == "Conv" || node.op == "Gemm" || node.op == "MatMul");
 }
@@ -180,9 +189,17 @@ class QuantisedLayer {
       move();
     }
     if (chain_.quantise >= 0) context_.has_zero(op.out, output_.zero[0]);
+    unit_->quantised = fused();
   }
 
  private:
+  // Whether onnxruntime computes with integers here (x86-64): all of its values must be unsigned in the end.
+  bool fused() const {
+    bool all = chain_.quantise >= 0 && becomes_unsigned(context_.graph, unit_->op.out);
+    for (int v : unit_->op.in) all = all && becomes_unsigned(context_.graph, v);
+    return all || moves_only(core_);
+  }
+
   // What the result is clamped to: activations between the operator and its quantisation are.
   Range limits() const {
     const float zero = static_cast<float>(output_.zero[0]), step = output_.scale[0];
@@ -237,6 +254,7 @@ class QuantisedLayer {
       lower_matmul(stand_in_context_, core_, unit_);
     }
     op.source->held = std::move(weight);
+    unit_->has_sign = q.type == abi::kInt8;
     const Quantisation& x = inputs_[0];
     const Range range = range_of(x.type);
     const float zero = static_cast<float>(x.zero[0]);
@@ -271,17 +289,17 @@ class QuantisedLayer {
     lower_binary(stand_in_context_, core_, unit_);
     if (op.gate) throw Unsupported("operands whose shapes differ or are not known to be equal");
     op.kind = OpKind::quantised_sum;
-    const Range limits = this->limits();
-    // Signed numbers are shifted to unsigned ones, as onnxruntime does where it can.
+    round_result();
+    const float a = inputs_[0].scale[0], b = inputs_[1].scale[0], step = output_.scale[0];
+    if (!fused()) {
+      op.scale = {a, b, step};
+      return;
+    }
+    // In the order, and with the roundings, of onnxruntime's kernel for numbers as they are stored, unsigned.
     const auto stored = [](const Quantisation& q) { return static_cast<float>(q.zero[0] + (q.type == abi::kInt8 ? 128 : 0)); };
-    const float a = inputs_[0].scale[0] / output_.scale[0], b = inputs_[1].scale[0] / output_.scale[0];
     const float a_zero = stored(inputs_[0]), b_zero = stored(inputs_[1]), zero = stored(output_);
-    op.scale = {a, b};
-    // In the order, and with the roundings, of onnxruntime's kernel.
-    op.shift = {a_zero, b_zero, zero - std::fma(a, a_zero, b * b_zero), zero};
-    op.epilogue.activation = kernels::Activation::round;
-    op.epilogue.alpha = limits.low + zero;
-    op.epilogue.beta = limits.high + zero;
+    op.scale = {a / step, b / step};
+    op.shift = {a_zero, b_zero, zero - std::fma(op.scale[0], a_zero, op.scale[1] * b_zero), zero};
   }
 
   void mean() {

@@ -74,8 +74,9 @@ struct Op {
   std::vector<float> scale, shift; // affine; empty = 1 / 0, one entry = the same for all channels
                                    // norm: gain and shift by feature, empty = 1 / 0
                                    // quantised conv, global_pool: scale of the sums, by channel or one
-                                   // quantised_sum: scale of each operand; their zero points, the number added
-                                   // to the sum, and its zero point. decode, encode: the zero point
+                                   // quantised_sum: of numbers as stored, scale of each operand; their zero points,
+                                   // the number added to the sum, and its zero point. Or, by the definition, the
+                                   // scales of operands and result; no shift. decode, encode: the zero point
   std::vector<float> bias;         // norm: added first, by feature; may be empty
   float epsilon = 0;               // norm
   bool centred = true;             // norm: false = root mean square
@@ -94,8 +95,8 @@ struct Program {
   std::vector<int> slots;             // which input of the fused node each of `inputs` is; empty = in order
   std::vector<Shape> input_shapes;    // as far as known when compiled, -1 = open
   std::vector<int> output_ranks;
-  std::vector<int32_t> input_types, output_types;  // abi::ElementType of each: float, or 8-bit integers to
-                                                   // be decoded and encoded
+  std::vector<int32_t> input_types, output_types;  // abi::ElementType of each: float (also where there is
+                                                   // none), or 8-bit integers to be decoded and encoded
 };
 
 // Folds affine ops, activations and residual additions into the weighted sums before them. Weights

@@ -115,6 +115,11 @@ class Selector {
       }
       std::sort(here.begin(), here.end());
       here.erase(std::unique(here.begin(), here.end()), here.end());
+      // A neighbour that changes sides.
+      for (int reader : here) {
+        if (const double loss = costs_.estranged(graph_, lowering_, unit(reader), v); loss > 0 && maker >= 0) flow.add_edge(node(maker), node(reader), loss);
+        if (const double loss = maker >= 0 ? costs_.estranged(graph_, lowering_, unit(maker), v) : 0; loss > 0) flow.add_edge(node(reader), node(maker), loss);
+      }
       // Leaving: paid once when the maker is claimed and any reader is not.
       if (made_as) {
         const double cost = costs_.border(lowering_, v, made_as);
@@ -287,6 +292,7 @@ class Selector {
     }
     for (int v : inputs) group.ours += costs_.border(lowering_, v, static_cast<uint8_t>(group.domain));
     for (int v : outputs) group.ours += costs_.border(lowering_, v, static_cast<uint8_t>(group.domain));
+    group.ours += estranged(members, inputs, outputs);
     const double saved = group.cpu - group.ours;
     std::string reason;
     if (!worthwhile) {
@@ -299,6 +305,17 @@ class Selector {
       if (!reason.empty() && !(unit(u).anchor && !useful(u))) result_.reasons[at(u)] = reason;
     }
     if (reason.empty()) result_.groups.push_back(std::move(group));
+  }
+
+  // What neighbours of the group lose that stay with the CPU provider.
+  double estranged(const std::vector<int>& members, const std::vector<int>& inputs, const std::vector<int>& outputs) const {
+    double loss = 0;
+    for (int v : inputs)
+      if (const int maker = graph_.value(v).producer; maker >= 0) loss += costs_.estranged(graph_, lowering_, unit(unit_of(maker)), v);
+    for (int v : outputs)
+      for (int reader : readers_of(graph_.value(v)))
+        if (std::find(members.begin(), members.end(), reader) == members.end()) loss += costs_.estranged(graph_, lowering_, unit(reader), v);
+    return loss;
   }
 
   std::string slower(double ours, double cpu) const {

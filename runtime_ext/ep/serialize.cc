@@ -216,7 +216,8 @@ Op read_op(Reader* r) {
 size_t operands(const Op& op) {
   switch (op.kind) {
     case OpKind::quantised_sum:
-      if (op.scale.size() != 2 || op.shift.size() != 4 || op.gate) damaged("quantised sum");
+      if (op.scale.size() != (op.shift.empty() ? 3 : 2) || (!op.shift.empty() && op.shift.size() != 4) || op.gate)
+        damaged("quantised sum");
       return 2;
     case OpKind::decode:
     case OpKind::encode:

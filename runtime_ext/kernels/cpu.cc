@@ -33,6 +33,14 @@ Isa detect() {
   return avx512f && (state & 0xe6) == 0xe6 ? Isa::avx512 : Isa::avx2;  // opmask, zmm
 }
 
+bool detect_dot_products() {
+  std::uint32_t a = 0, b = 0, c = 0, d = 0;
+  if (detect() == Isa::scalar || !__get_cpuid_count(7, 0, &a, &b, &c, &d)) return false;
+  const bool wide = c & (1u << 11);  // AVX512_VNNI
+  return (wide && detect() == Isa::avx512) ||
+         (__get_cpuid_count(7, 1, &a, &b, &c, &d) && (a & (1u << 4)));  // AVX-VNNI
+}
+
 CacheSizes detect_caches() {
   CacheSizes sizes;
   std::uint32_t a = 0, b = 0, c = 0, d = 0;
@@ -58,6 +66,7 @@ CacheSizes detect_caches() {
 #else
 Isa detect() { return Isa::scalar; }
 CacheSizes detect_caches() { return {}; }
+bool detect_dot_products() { return false; }
 #endif
 
 Isa best() {
@@ -83,6 +92,11 @@ bool isa_from_name(const char* name, Isa* isa) {
     }
   }
   return false;
+}
+
+bool integer_dot_products() {
+  static const bool has = detect_dot_products();
+  return has;
 }
 
 bool isa_supported(Isa isa) { return isa <= best(); }

@@ -15,6 +15,9 @@ bool isa_from_name(const char* name, Isa* isa);
 // Compiled in, reported by CPUID, and its registers saved by the operating system (XGETBV).
 bool isa_supported(Isa isa);
 
+// Whether it multiplies and adds 8-bit integers in one instruction (VNNI), if programs like.
+bool integer_dot_products();
+
 // The best supported one, or what ONNXPRUNE_ISA=scalar|avx2|avx512 forces. A forced set that this
 // machine lacks is not used: the best supported one below it is. Read once per process.
 Isa active_isa();

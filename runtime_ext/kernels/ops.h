@@ -34,12 +34,14 @@ enum class Binary : std::uint8_t { add, subtract, multiply };
 // All three of the same layout.
 void binary_planes(Binary op, const PlaneLayout& layout, const float* a, const float* b, float* out,
                    const Epilogue& epilogue, std::int32_t first, std::int32_t last);
-// Of quantised tensors held as differences from their zero points: stored numbers, that is with the
-// zero points again, weighted and added in onnxruntime's order, and the result's difference.
-// out = round(clamp((a + a_zero) * a_factor + ((b + b_zero) * b_factor + shift))) - zero
+// Sum of two quantised tensors held as differences from their zero points, to low .. high. As
+// onnxruntime's kernel computes it from stored numbers, zero points included:
+//   round((a + a_zero) * a_factor + ((b + b_zero) * b_factor + shift)) - zero
+// or, with a step, by the operators' definitions: round((a * a_factor + b * b_factor) / step).
 struct QuantisedSum {
-  float a_factor = 1, b_factor = 1, a_zero = 0, b_zero = 0, shift = 0;
-  float low = 0, high = 0, zero = 0;  // of the result as it is stored
+  float a_factor = 1, b_factor = 1, a_zero = 0, b_zero = 0, shift = 0, zero = 0;
+  float step = 0;  // 0 = none
+  float low = 0, high = 0;
 };
 void quantised_sum_planes(const QuantisedSum& sum, const PlaneLayout& layout, const float* a,
                           const float* b, float* out, std::int32_t first, std::int32_t last);

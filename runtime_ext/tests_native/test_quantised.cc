@@ -196,7 +196,8 @@ TEST(quantising_rounds_halves_to_even) {
     s.a_zero = 128.0f;
     s.b_zero = 3.0f;
     s.shift = 7.0f - (0.5f * 128.0f + 0.25f * 3.0f);
-    s.high = 255.0f;
+    s.low = -7.0f;
+    s.high = 248.0f;
     s.zero = 7.0f;
     std::vector<float> a(256), b(256), out(256);
     for (int i = 0; i < 256; ++i) {
@@ -207,6 +208,13 @@ TEST(quantising_rounds_halves_to_even) {
     for (std::size_t i = 0; i < 255; ++i) {
       const double sum = 0.5 * a[i] + 0.25 * b[i] + 7.0;
       CHECK(out[i] == std::nearbyint(std::fmin(std::fmax(sum, 0.0), 255.0)) - 7.0);
+    }
+    s.step = 0.7f;
+    s.a_factor = 0.11f;
+    ops.quantised_sum(s, a.data(), b.data(), out.data(), nullptr, 255);
+    for (std::size_t i = 0; i < 255; ++i) {
+      volatile float left = a[i] * 0.11f, right = b[i] * 0.25f;  // each rounded
+      CHECK(out[i] == std::nearbyint(std::fmin(std::fmax((left + right) / 0.7f, -7.0f), 248.0f)));
     }
   }
 }

@@ -84,12 +84,29 @@ void binary(Binary op, const Epilogue& epilogue, const float* a, const float* b,
 
 void quantised_sum(const QuantisedSum& s, const float* a, const float* b, float* out,
                    const std::uint16_t* mask, std::int64_t count) {
-  for_vectors(count, [&](std::int64_t i, int lanes) {
-    const Reg x = Simd::add(read(a + i, lanes), splat(s.a_zero));
-    const Reg y = Simd::add(read(b + i, lanes), splat(s.b_zero));
+  const auto each = [&](auto&& sum) {
+    for_vectors(count, [&](std::int64_t i, int lanes) {
+      const Reg v = sum(read(a + i, lanes), read(b + i, lanes));
+      write(out + i, Simd::min(splat(s.high), Simd::max(splat(s.low), v)), lanes, mask, i);
+    });
+  };
+  // Far from the limits rounding may meet anything; it is exact where it matters.
+  const Reg most = splat(4096.0f), least = splat(-4096.0f);
+  const auto rounded = [&](Reg v) { return Simd::round(Simd::min(most, Simd::max(least, v))); };
+  if (s.step != 0.0f) {
+    each([&](Reg x, Reg y) {
+      Reg left = Simd::mul(x, splat(s.a_factor)), right = Simd::mul(y, splat(s.b_factor));
+      Simd::hold(left);  // rounded by itself: no multiply-add
+      Simd::hold(right);
+      return rounded(Simd::div(Simd::add(left, right), splat(s.step)));
+    });
+    return;
+  }
+  each([&](Reg x, Reg y) {
+    x = Simd::add(x, splat(s.a_zero));
+    y = Simd::add(y, splat(s.b_zero));
     const Reg v = Simd::fma(x, splat(s.a_factor), Simd::fma(y, splat(s.b_factor), splat(s.shift)));
-    const Reg stored = Simd::round(Simd::min(splat(s.high), Simd::max(splat(s.low), v)));
-    write(out + i, Simd::sub(stored, splat(s.zero)), lanes, mask, i);
+    return Simd::sub(rounded(v), splat(s.zero));
   });
 }
 
