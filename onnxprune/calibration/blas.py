@@ -1,4 +1,4 @@
-"""One thread for the solvers' BLAS.
+"""One thread for the solvers' BLAS, and several solvers side by side.
 
 numpy and scipy wheels carry an OpenBLAS each. On matrices of a few hundred rows their thread pools
 cost more than they give, fight each other when calls alternate, and make the last bits depend on
@@ -9,15 +9,20 @@ happens.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import scipy
 
+from onnxprune.runtime.sessions import cores
+
+Item = TypeVar("Item")
+Found = TypeVar("Found")
 _PREFIXES = ("scipy_openblas", "openblas")
 _SUFFIXES = ("64_", "", "_64")
 
@@ -33,6 +38,12 @@ def one_thread() -> Iterator[None]:
     finally:
         for setter, count in before:
             setter(count)
+
+
+def side_by_side(work: Callable[[Item], Found], items: Iterable[Item]) -> list[Found]:
+    """Return ``work(item)`` for all items, worked out on as many threads as there are cores."""
+    with ThreadPoolExecutor(cores()) as pool:
+        return list(pool.map(work, items))
 
 
 @cache

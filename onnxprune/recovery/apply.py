@@ -301,9 +301,10 @@ class Reconstruction:
         self._last = None
         told = (pattern.text, method, shared_bias, self.copies, self.columns.__name__)
         asked = "solve " + digest_of_masks(masks, *told) if self.journal.folder else ""
-        with one_thread():
-            for number, (place, operand) in enumerate(todo[:until]):
-                progress("recover", number / max(len(todo), 1))
+        todo, coming = todo[:until], None
+        with one_thread(), ThreadPoolExecutor(1) as beside:
+            for number, (place, operand) in enumerate(todo):
+                progress("recover", number / len(todo))
                 name = operand.layer.value.name or ""
                 known = self.journal.get(f"{asked} {name}")
                 if known is not None:
@@ -311,11 +312,15 @@ class Reconstruction:
                     self._take(operand, solved, result, pruned)
                     rows.append({"layer": operand.layer.name, **solved.account})
                     continue
+                if coming is not None:
+                    coming.result()
                 dense.advance(place)
                 pruned.advance(place)
                 started = time.perf_counter()
                 train, other = self.statistics(operand, dense, pruned)
                 collected = time.perf_counter()
+                # Solvers leave cores idle: the dense network goes on meanwhile.
+                coming = beside.submit(dense.advance, todo[min(number + 1, len(todo) - 1)][0])
                 weight = np.asarray(operand.layer.tensor.numpy()).astype(np.float64)
                 solved = solve_layer(
                     operand, weight, train, other, pattern, masks[name], method=method

@@ -15,8 +15,8 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune.allocation.knapsack import choose_levels
-from onnxprune.calibration.agreement import Judge
-from onnxprune.calibration.blas import one_thread
+from onnxprune.calibration.agreement import Agreement, Judge
+from onnxprune.calibration.blas import one_thread, side_by_side
 from onnxprune.calibration.operands import Operand, find_operand
 from onnxprune.calibration.stages import Stream, tensor_of
 from onnxprune.patterns import Pattern
@@ -168,8 +168,8 @@ def _layer(
     units = pattern.n_units(layer.view_shape)
     energy = np.einsum("gdd->gd", train.gram)[:, None, :]
     saliency = operand.matrix(weight) ** 2 * energy
-    loss, top1 = [], []
-    for level in levels:
+
+    def pruned(level: float) -> Agreement:
         keep = None
         if pattern.fixed_density is None:
             keep = max(1, round((1 - level) * units))
@@ -180,10 +180,10 @@ def _layer(
         trial.weights[name] = tensor_of(array, layer.tensor, name)
         if solved.shift is not None and operand.bias is not None:
             work.edit(trial, operand.bias, operand.bias.moved(solved.shift.reshape(-1)))
-        found = judge.judge(trial.finish())
-        loss.append(found.loss)
-        top1.append(found.top1)
-    return tuple(loss), tuple(top1)
+        return judge.judge(trial.finish())
+
+    found = side_by_side(pruned, levels)
+    return tuple(a.loss for a in found), tuple(a.top1 for a in found)
 
 
 def divide(

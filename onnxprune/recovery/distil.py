@@ -52,6 +52,9 @@ RISE, WILD = 0.1, 20.0
 #: steps so many times as large; where that gains nothing in as many, with smaller ones yet on the
 #: samples as they are; then it ends.
 PATIENCE, GENTLER = 0.25, 0.25
+#: Where held-out samples disagree so many times as much as they did at best, steps are too large
+#: (recurrent layers multiply them): the best weights are taken up again with smaller ones at once.
+ASTRAY = 1.5
 
 
 @dataclass(frozen=True)
@@ -216,6 +219,13 @@ def train(
     def ways_of(grads: Mapping[str, Array]) -> dict[str, Array]:
         return {n: spaces[n].step(grads[n]) if n in spaces else grads[n] for n in names}
 
+    def back(gentler: float) -> None:
+        """Go on from the best weights so far."""
+        nonlocal now, first, second, since, rate
+        now = {n: a.copy() for n, a in best.items()}
+        first, second = {n: np.zeros_like(now[n]) for n in names}, dict.fromkeys(names, 0.0)
+        since, rate = 0, gentler * rate
+
     for epoch in range(1, epochs + 1):
         losses = []
         order = rng.permutation(len(lessons))
@@ -225,9 +235,7 @@ def train(
             limit = limit or WILD * losses[0]
             step += 1
             if not max(losses[-join:]) < limit:
-                now = {n: a.copy() for n, a in best.items()}
-                first, second = {n: np.zeros_like(now[n]) for n in names}, dict.fromkeys(names, 0.0)
-                since, rate = 0, 0.5 * rate
+                back(0.5)
                 continue
             since += 1
             rise = min(1.0, since / (RISE * total))
@@ -248,12 +256,13 @@ def train(
             history.append((epoch, float(np.mean(losses)), seen))
             if seen < least:
                 best, least = {n: a.copy() for n, a in now.items()}, seen
+            elif not seen <= ASTRAY * least:
+                back(GENTLER)
             elif least == history[0][2] and epoch % patience == 0:
                 if not calmer:
                     break
-                lessons, since, rate = calmer.pop(), 0, GENTLER * rate
-                now = {n: a.copy() for n, a in best.items()}
-                first, second = {n: np.zeros_like(now[n]) for n in names}, dict.fromkeys(names, 0.0)
+                lessons = calmer.pop()
+                back(GENTLER)
     return Trained(best, least, tuple(history))
 
 

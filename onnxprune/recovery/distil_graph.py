@@ -3,13 +3,14 @@
 The student's weights are inputs of the model, so that a step of an optimiser needs no new session.
 Compared are values inside the network where everything that flows passes through one tensor (the
 end of a residual block), and the outputs: squared error over the variance in the dense network.
-The divergence of classes is left out on purpose: a thousand samples are soon learnt by heart by
-it, while inner values, of which every sample holds thousands, are not.
+Where a sample has many rows of classes (a language model's, one a token), their divergence is added
+(Hinton et al. 2015). Of one row a sample it is left out on purpose: a thousand samples are soon
+learnt by heart by it, while inner values, of which every sample holds thousands, are not.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy.typing as npt
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from onnxprune.calibration.agreement import distributions
 from onnxprune.calibration.stages import session
 from onnxprune.errors import DataError
 from onnxprune.gradients import Emitter, NoGradient, backward
@@ -26,6 +28,8 @@ from onnxprune.gradients.emit import OPSET
 Array = npt.NDArray[Any]
 #: Sessions of more shapes than this keep no memory between two runs.
 FEW_SHAPES = 4
+#: Weight of the divergence of classes, in nats a row, beside the squared errors.
+CLASSES = 0.3
 
 
 @dataclass
@@ -134,6 +138,7 @@ class Distillation:
         weights: Sequence[str],
         spreads: Mapping[str, float],
         *,
+        classes: Collection[str] = (),
         threads: int = 0,
         arena: bool = True,
     ) -> None:
@@ -143,6 +148,7 @@ class Distillation:
             student: the pruned network.
             weights: constants of it to be trained, float32.
             spreads: values to compare, and the variance of each in the dense network.
+            classes: outputs among them whose rows are distributions, or the logits of one.
             threads: of one run, as many as there are cores when 0.
             arena: keep the memory of one step for the next.
 
@@ -160,6 +166,13 @@ class Distillation:
             squares = e.sum(e.mul(gap, gap), range(len(student.shapes[name])))
             losses.append(e.scaled(squares, factor))
             seeds[name] = e.scaled(gap, 2.0 * factor)
+        for name in classes:
+            divergence = _divergence(e, student, name)
+            if divergence is not None:
+                loss, at, slope = divergence
+                losses.append(loss)
+                seeds[at] = e.binary("Add", seeds[at], slope) if at in seeds else slope
+        self._losses = len(losses)
         grads = backward(e, student.nodes, seeds, weights)
         self.weights = [n for n in weights if n in grads]
         self.compared = list(spreads)
@@ -207,9 +220,34 @@ class Distillation:
         except Exception as error:  # onnxruntime raises its own types, one per status code
             told = " ".join(str(error).split())[:300]
             raise DataError(f"onnxruntime cannot run the derivatives: {told}") from error
-        count = len(self.compared)
+        count = self._losses
         loss = float(sum(float(np.sum(x)) for x in got[:count]))
         return loss, dict(zip(self.weights, got[count:], strict=True))
+
+
+def _divergence(e: Emitter, student: Graph, name: str) -> tuple[str, str, str] | None:
+    """Divergence of an output's rows of classes from those wanted, by their logits.
+
+    Returns:
+        The divergence, the logits and its derivative there; None where probabilities come from
+        anything but a Softmax.
+    """
+    shape = student.shapes[name]
+    at, wanted = name, f"want/{name}"
+    if distributions(student.values[name]):
+        maker = next((n for n in student.nodes if name in n.output), None)
+        if maker is None or maker.op_type != "Softmax":
+            return None
+        at = maker.input[0]
+    else:
+        wanted = e.unary("Softmax", wanted, axis=-1)
+    logs = e.unary("LogSoftmax", at, axis=-1)
+    least = e.const(np.float32(1e-12))
+    gap = e.binary("Sub", e.unary("Log", e.binary("Max", wanted, least)), logs)
+    factor = CLASSES / max(int(np.prod(shape[:-1])), 1)
+    loss = e.scaled(e.sum(e.mul(wanted, gap), range(len(shape))), factor)
+    slope = e.binary("Sub", e.unary("Softmax", at, axis=-1), wanted)
+    return loss, at, e.scaled(slope, factor)
 
 
 class Students:
@@ -222,6 +260,7 @@ class Students:
         weights: Sequence[str],
         spreads: Mapping[str, float],
         *,
+        classes: Collection[str] = (),
         threads: int = 0,
     ) -> None:
         """Write the models; arguments are those of :class:`Distillation` and :func:`graph_of`.
@@ -233,7 +272,14 @@ class Students:
         firsts = {shape_of(feed): feed for feed in reversed(feeds)}
         few = len(firsts) <= FEW_SHAPES
         self._made = {
-            key: Distillation(graph_of(proto, feed), weights, spreads, threads=threads, arena=few)
+            key: Distillation(
+                graph_of(proto, feed),
+                weights,
+                spreads,
+                classes=classes,
+                threads=threads,
+                arena=few,
+            )
             for key, feed in reversed(firsts.items())
         }
         first = next(iter(self._made.values()))

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from onnxprune.calibration.blas import side_by_side
 from onnxprune.recovery.problem import F64, Ints, Mask, Quadratic
 from onnxprune.recovery.structure import Structure
 
@@ -40,7 +41,8 @@ def polish(
         bucket = np.empty(structure.columns, dtype=np.int64)
         bucket[structure.order[real]] = np.flatnonzero(real) // structure.m
     out: Mask = mask.copy()
-    for start in range(0, structure.rows, structure.height):
+
+    def polished(start: int) -> None:
         rows = slice(start, min(start + structure.height, structure.rows))
         kept = int(mask[start].sum())
         if 0 < kept < mask.shape[1]:
@@ -48,6 +50,8 @@ def polish(
             state.run(max(1, kept // 2) if max_swaps is None else max_swaps)
             out[rows] = False
             out[rows, state.inside] = True
+
+    side_by_side(polished, range(0, structure.rows, structure.height))
     return out
 
 

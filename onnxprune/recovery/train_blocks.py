@@ -23,7 +23,6 @@ from onnxprune.calibration.agreement import Agreement, Judge
 from onnxprune.calibration.inputs import inputs_of
 from onnxprune.calibration.operands import find_operand
 from onnxprune.calibration.stages import Stages, Stream
-from onnxprune.errors import DataError
 from onnxprune.gradients import NoGradient
 from onnxprune.passes.shrink import Surgery, set_constant
 from onnxprune.planning import find_layers
@@ -39,11 +38,12 @@ from onnxprune.recovery.distil import (
     train,
 )
 from onnxprune.recovery.distil_graph import (
+    Graph,
     Students,
     graph_of,
     meeting_points,
-    shape_of,
 )
+from onnxprune.recovery.lesson_feeds import by_shape, cut_feeds, moment_feeds
 from onnxprune.recovery.lessons import Lessons, Teacher
 from onnxprune.rules.analysis import Analyzer, analyze
 
@@ -51,17 +51,9 @@ Array = npt.NDArray[Any]
 #: Multiply-accumulates of the dense network over samples and epochs; fewer epochs beyond it.
 BUDGET = 2.5e12
 LEAST_EPOCHS = 2
-#: Bytes of the student's values in one step, as far as the batch can be cut: small ones stay in
-#: the caches.
-MEMORY = 96 << 20
-#: Samples of one run where the batch can be cut: a step is several then, side by side.
-MOST_ROWS = 16
 #: Values inside that are compared.
 MOST_POINTS = 16
-#: Samples and columns (a multiple of d) behind the moments of a layer's inputs; widest layer.
-MOMENT_SAMPLES = 192
-#: Shapes of samples that are trained on, the most frequent ones, and the share that they must have.
-MOST_SHAPES, LEAST_SHARE = 24, 0.5
+#: Columns (a multiple of d) behind the moments of a layer's inputs; widest layer.
 MOMENT_COLUMNS = 24
 WIDEST = 3072
 
@@ -174,7 +166,8 @@ def _train(
         and student.known[n].dtype == np.float32
         and (n in kept or student.known[n].shape == _shape(analyzer, n))
     ]
-    graph = Students(stages.proto, feeds, names, spreads, threads=threads)
+    classes = many_classes(stages, judge, student)
+    graph = Students(stages.proto, feeds, names, spreads, classes=classes, threads=threads)
     last: dict[float, Agreement] = {}
 
     def disagreement(weights: Mapping[str, Array]) -> float:
@@ -201,10 +194,12 @@ def _train(
     return Outcome(last[done.loss], "", done.weights, kept, account)
 
 
-def moment_feeds(feeds: Sequence[Feed]) -> Sequence[Feed]:
-    """The feeds behind second moments."""
-    wanted = -(-MOMENT_SAMPLES // max(1, rows_of(feeds[0])))
-    return feeds[:: max(1, len(feeds) // wanted)]
+def many_classes(stages: Stages, judge: Judge, student: Graph) -> list[str]:
+    """Outputs that hold several rows of classes a sample, as a language model's do."""
+    judged = [n for n in stages.outputs if not stages.constant(n)]
+    found = [n for n, kind in zip(judged, judge.kinds, strict=True) if kind == "classes"]
+    values = [(n, student.values[n]) for n in found if n in student.values]
+    return [n for n, array in values if array.ndim > 2 and array.dtype == np.float32]
 
 
 def spaces_of(
@@ -291,40 +286,3 @@ def trainable(analyzer: Analyzer) -> list[str]:
             add(node.inputs[1])
             add(node.inputs[2])
     return list(found)
-
-
-def by_shape(feeds: Sequence[Feed]) -> list[Feed]:
-    """The feeds of the most frequent shapes, those of one shape behind each other.
-
-    Raises:
-        NoGradient: most samples have shapes of their own.
-    """
-    groups: dict[Any, list[Feed]] = {}
-    for feed in feeds:
-        groups.setdefault(shape_of(feed), []).append(feed)
-    most = sorted(groups.values(), key=len, reverse=True)[:MOST_SHAPES]
-    taken = [feed for group in most for feed in group]
-    if len(taken) < LEAST_SHARE * len(feeds):
-        raise NoGradient(f"samples of {len(groups)} different shapes")
-    return taken
-
-
-def cut_feeds(feeds: Sequence[Feed], proto: onnx.ModelProto, model: ir.Model) -> list[Feed]:
-    """Smaller feeds where a step would take much memory and the model leaves the batch open."""
-    rows = max(rows_of(f) for f in feeds)
-    shapes = [v.shape for v in model.graph.inputs if v.name in feeds[0]]
-    free = all(s is not None and len(s) and not isinstance(s[0], int) for s in shapes)
-    if not free or rows < 2:
-        return list(feeds)
-    largest = max(feeds, key=lambda f: sum(np.asarray(a).nbytes for a in f.values()) / rows_of(f))
-    one = graph_of(proto, {n: np.asarray(a)[:1] for n, a in largest.items()})
-    size = sum(a.nbytes for a in one.values.values())
-    most = max(1, int(MEMORY / max(size, 1)))
-    out: list[Feed] = []
-    for feed in feeds:
-        part = min(rows_of(feed), most, MOST_ROWS)
-        for at in range(0, rows_of(feed) // part * part, part):
-            out.append({n: np.asarray(a)[at : at + part] for n, a in feed.items()})
-    if not out:
-        raise DataError("a batch without samples")
-    return out

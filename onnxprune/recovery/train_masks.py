@@ -22,13 +22,12 @@ from onnxprune.planning.cost import CostModel
 from onnxprune.recovery.apply import Feed, Progress, Reconstruction, Recovered, quiet, rows_of
 from onnxprune.recovery.distil import RATE, threads_of, train
 from onnxprune.recovery.distil_graph import Students, graph_of, meeting_points
+from onnxprune.recovery.lesson_feeds import by_shape, cut_feeds, moment_feeds
 from onnxprune.recovery.lessons import Lessons, Teacher
 from onnxprune.recovery.train_blocks import (
     LEAST_EPOCHS,
     MOST_POINTS,
-    by_shape,
-    cut_feeds,
-    moment_feeds,
+    many_classes,
     spaces_of,
 )
 
@@ -88,7 +87,8 @@ def train_masks(
         for n in (*lone, *sites)
         if n in student.constants and student.known[n].dtype == np.float32
     ]
-    graph = Students(sparse, feeds, names, spreads, threads=threads)
+    classes = many_classes(work.stages, judge, student)
+    graph = Students(sparse, feeds, names, spreads, classes=classes, threads=threads)
     calls = sum(graph.nodes(feed) for feed in feeds)
     passes = VARIED_EPOCHS if lessons.variety else EPOCHS
     epochs = max(

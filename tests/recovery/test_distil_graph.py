@@ -1,0 +1,80 @@
+"""Derivatives of what a student is compared by, against differences."""
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from onnxprune.recovery.distil_graph import CLASSES, Distillation, graph_of
+
+RNG = np.random.default_rng(0)
+X = RNG.standard_normal((2, 5, 6)).astype(np.float32)
+W = RNG.standard_normal((6, 4)).astype(np.float32)
+WANT = RNG.standard_normal((2, 5, 4)).astype(np.float32)
+
+
+def softmax(x):
+    e = np.exp(x - x.max(-1, keepdims=True))
+    return e / e.sum(-1, keepdims=True)
+
+
+def student(probabilities):
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["logits" if probabilities else "y"])]
+    if probabilities:
+        nodes.append(helper.make_node("Softmax", ["logits"], ["y"], axis=-1))
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 5, 6])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 5, 4])],
+        [numpy_helper.from_array(W, "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    return graph_of(model, {"x": X})
+
+
+def loss_of(w, want, probabilities):
+    """Squared error over a variance of 2, and the weighted divergence, in float64."""
+    logits = X.astype(np.float64) @ w
+    have = softmax(logits) if probabilities else logits
+    p, q = (want, softmax(logits)) if probabilities else (softmax(want), softmax(logits))
+    divergence = (p * (np.log(p) - np.log(q))).sum(-1).mean()
+    return ((have - want) ** 2).mean() / 2.0 + CLASSES * divergence
+
+
+@pytest.mark.parametrize("probabilities", [False, True])
+def test_divergence_of_rows_of_classes(probabilities):
+    want = softmax(WANT) if probabilities else WANT
+    model = Distillation(student(probabilities), ["w"], {"y": 2.0}, classes=["y"])
+    loss, grads = model.run({"x": X}, {"y": want}, {"w": W})
+    exact = loss_of(W.astype(np.float64), want.astype(np.float64), probabilities)
+    assert loss == pytest.approx(exact, rel=1e-5)
+    step = 1e-5
+    for place in np.ndindex(*W.shape):
+        up, down = W.astype(np.float64), W.astype(np.float64)
+        up[place] += step
+        down[place] -= step
+        wide = want.astype(np.float64)
+        slope = (loss_of(up, wide, probabilities) - loss_of(down, wide, probabilities)) / (2 * step)
+        assert grads["w"][place] == pytest.approx(slope, rel=1e-3, abs=1e-5)
+
+
+def test_probabilities_that_no_softmax_makes_are_compared_by_squares_alone():
+    nodes = [
+        helper.make_node("MatMul", ["x", "w"], ["a"]),
+        helper.make_node("Softmax", ["a"], ["b"], axis=-1),
+        helper.make_node("Identity", ["b"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 5, 6])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 5, 4])],
+        [numpy_helper.from_array(W, "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    assert onnx.checker.check_model(model) is None
+    made = Distillation(graph_of(model, {"x": X}), ["w"], {"y": 2.0}, classes=["y"])
+    want = softmax(WANT)
+    loss, _ = made.run({"x": X}, {"y": want}, {"w": W})
+    assert loss == pytest.approx(((softmax(X @ W) - want) ** 2).mean() / 2.0, rel=1e-5)
