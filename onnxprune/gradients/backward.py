@@ -87,12 +87,12 @@ Rule = Callable[[View], Sequence[str | None]]
 RULES: dict[str, Rule] = {}
 
 
-def rule(*kinds: str) -> Callable[[Rule], Rule]:
-    """Register a rule for operators of the standard domain."""
+def rule(*kinds: str, domain: str = "") -> Callable[[Rule], Rule]:
+    """Register a rule for operators of a domain, the standard one unless it is named."""
 
     def add(function: Rule) -> Rule:
         for kind in kinds:
-            RULES[kind] = function
+            RULES[f"{domain}:{kind}" if domain else kind] = function
         return function
 
     return add
@@ -103,6 +103,7 @@ def backward(
     nodes: Sequence[onnx.NodeProto],
     seeds: Mapping[str, str],
     wanted: Sequence[str],
+    ends: dict[str, str] | None = None,
 ) -> dict[str, str]:
     """Write the derivative of a scalar with respect to ``wanted``.
 
@@ -111,6 +112,8 @@ def backward(
         nodes: the graph, in order.
         seeds: value -> name of the scalar's partial derivative with respect to it.
         wanted: values (inputs, or made by a node) whose derivatives are wanted.
+        ends: where given, a node without a rule ends the way instead of raising: nothing of what
+            lies behind it reaches what lies before. What it reads is put here, with the reason.
 
     Returns:
         wanted value -> name of its derivative; values nothing depends on are left out.
@@ -119,13 +122,18 @@ def backward(
         NoGradient: a node on the way has no rule.
     """
     from onnxprune.gradients import (
+        rules_activations,
         rules_layers,
+        rules_norms,
         rules_pointwise,
         rules_recurrent,
+        rules_resize,
+        rules_select,
         rules_shape,
     )
 
     assert rules_layers and rules_pointwise and rules_recurrent and rules_shape
+    assert rules_activations and rules_norms and rules_resize and rules_select
     reached = set(wanted)
     for node in nodes:
         if any(name in reached for name in node.input):
@@ -136,11 +144,24 @@ def backward(
         wants = [name in reached for name in node.input]
         if not any(wants) or all(d is None for d in dy):
             continue
-        entry = RULES.get(node.op_type) if node.domain in ("", "ai.onnx") else None
-        if entry is None:
-            raise NoGradient(f"{node.op_type} has no derivative here")
-        given = entry(View(e, node, dy, wants))
+        mark = len(e.nodes)
+        try:
+            given = _rule_of(node)(View(e, node, dy, wants))
+        except NoGradient as stop:
+            if ends is None:
+                raise
+            del e.nodes[mark:]
+            ends.update((n, str(stop)) for n, want in zip(node.input, wants, strict=True) if want)
+            continue
         for name, want, part in zip(node.input, wants, given, strict=False):
             if want and part is not None:
                 found[name] = part if name not in found else e.binary("Add", found[name], part)
     return {name: found[name] for name in wanted if name in found}
+
+
+def _rule_of(node: onnx.NodeProto) -> Rule:
+    standard = node.domain in ("", "ai.onnx")
+    entry = RULES.get(node.op_type if standard else f"{node.domain}:{node.op_type}")
+    if entry is None:
+        raise NoGradient(f"{node.op_type} has no derivative here")
+    return entry

@@ -93,12 +93,14 @@ def _scatter(v: View, g: str, axis: int, places: Array, size: int) -> str:
 
 @rule("Gather")
 def _gather(v: View) -> Parts:
+    from onnxprune.gradients.rules_select import gathered
+
     axis = v.attr("axis", 0) % len(v.shape(0))
-    places = np.asarray(v.number(1))
     size = v.shape(0)[axis]
-    flat = places.reshape(-1) % size
-    if len(np.unique(flat)) != len(flat):
-        raise NoGradient("Gather: an element taken twice")
+    places = v.e.known.get(v.x[1])
+    flat = None if places is None else np.asarray(places).reshape(-1) % size
+    if flat is None or len(np.unique(flat)) != len(flat):
+        return [gathered(v), None]
     shape = list(v.shape(0))
     shape[axis] = len(flat)
     return [_scatter(v, v.e.reshape(v.g, shape), axis, flat, size), None]
@@ -122,20 +124,23 @@ def _pad(v: View) -> Parts:
     return [g, *[None] * (len(v.x) - 1)]
 
 
+def axes_of(v: View) -> set[int]:
+    """The axes that a reduction sums up, or that global pooling does."""
+    rank = len(v.shape(0))
+    if v.node.op_type.startswith("Global"):
+        return set(range(2, rank))
+    axes = v.attr("axes")
+    if axes is None:
+        axes = v.number(1)
+    if axes is None or not len(axes):
+        return set() if v.attr("noop_with_empty_axes", 0) else set(range(rank))
+    return {int(a) % rank for a in axes}
+
+
 @rule("ReduceMean", "ReduceSum", "GlobalAveragePool")
 def _reduce(v: View) -> Parts:
     shape = v.shape(0)
-    if v.node.op_type == "GlobalAveragePool":
-        axes = range(2, len(shape))
-    else:
-        axes = v.attr("axes")
-        if axes is None:
-            axes = v.number(1)
-        if axes is None or not len(axes):
-            if v.attr("noop_with_empty_axes", 0):
-                return [v.g, None]
-            axes = range(len(shape))
-    gone = {int(a) % len(shape) for a in axes}
+    gone = axes_of(v)
     kept = tuple(1 if i in gone else n for i, n in enumerate(shape))
     g = v.e.expand(v.e.reshape(v.g, kept), shape)
     if v.node.op_type != "ReduceSum":
@@ -152,3 +157,11 @@ def _depth_to_space(v: View) -> Parts:
     apart = v.e.reshape(v.g, [n, out, h, b, w, b])
     order = [0, 1, 3, 5, 2, 4] if mode in (b"CRD", "CRD") else [0, 3, 5, 1, 2, 4]
     return [v.e.reshape(v.e.transpose(apart, order), [n, c, h, w])]
+
+
+@rule("SpaceToDepth")
+def _space_to_depth(v: View) -> Parts:
+    n, c, h, w = v.shape(0)
+    b = int(v.attr("blocksize"))
+    apart = v.e.reshape(v.g, [n, b, b, c, h // b, w // b])
+    return [v.e.reshape(v.e.transpose(apart, [0, 3, 4, 1, 5, 2]), [n, c, h, w])]

@@ -129,6 +129,37 @@ def meeting_points(graph: Graph) -> list[str]:
     return found
 
 
+def compared_points(
+    graph: Graph, weights: Sequence[str], made: Collection[str], most: int
+) -> tuple[list[str], list[str]]:
+    """Return the values inside that are compared, in graph order, and where derivatives end.
+
+    Meeting points, and what nodes read whose derivative is not known: what lies before them learns
+    from that value, what lies behind from the outputs.
+
+    Args:
+        graph: the student.
+        weights: what is trained.
+        made: values that the dense network has, too.
+        most: values of either kind at most, spread out.
+    """
+    e = Emitter(graph.shapes, graph.known, OPSET)
+    seeds = {}
+    for name, array in graph.values.items():
+        if array.dtype == np.float32:
+            seeds[name] = f"seed/{name}"
+            e.shapes[seeds[name]] = array.shape
+    ends: dict[str, str] = {}
+    backward(e, graph.nodes, seeds, weights, ends)
+    chosen: set[str] = set()
+    for names in (meeting_points(graph), ends):
+        fit = [n for n in graph.values if n in names and n in seeds and n in made]
+        fit = [n for n in fit if n not in graph.known and n not in graph.outputs]
+        places = np.unique(np.linspace(0, len(fit) - 1, min(most, len(fit))).astype(int))
+        chosen.update(fit[i] for i in places)
+    return [n for n in graph.values if n in chosen], sorted(set(ends.values()))
+
+
 class Distillation:
     """A student in one session: its distance from given values, and the derivatives of that."""
 
@@ -153,7 +184,7 @@ class Distillation:
             arena: keep the memory of one step for the next.
 
         Raises:
-            NoGradient: the derivative of a node on the way is not known.
+            NoGradient: no weight's influence can be followed.
             DataError: onnxruntime does not take the model.
         """
         e = Emitter(student.shapes, student.known, OPSET)
@@ -167,13 +198,13 @@ class Distillation:
             losses.append(e.scaled(squares, factor))
             seeds[name] = e.scaled(gap, 2.0 * factor)
         for name in classes:
-            divergence = _divergence(e, student, name)
+            divergence = _divergence(e, student, name) if name in spreads else None
             if divergence is not None:
                 loss, at, slope = divergence
                 losses.append(loss)
                 seeds[at] = e.binary("Add", seeds[at], slope) if at in seeds else slope
         self._losses = len(losses)
-        grads = backward(e, student.nodes, seeds, weights)
+        grads = backward(e, student.nodes, seeds, weights, {})
         self.weights = [n for n in weights if n in grads]
         self.compared = list(spreads)
         if not self.weights:
@@ -266,7 +297,7 @@ class Students:
         """Write the models; arguments are those of :class:`Distillation` and :func:`graph_of`.
 
         Raises:
-            NoGradient: the derivative of a node on the way is not known.
+            NoGradient: no weight's influence can be followed.
             DataError: onnxruntime does not take the model.
         """
         firsts = {shape_of(feed): feed for feed in reversed(feeds)}

@@ -40,8 +40,8 @@ from onnxprune.recovery.distil import (
 from onnxprune.recovery.distil_graph import (
     Graph,
     Students,
+    compared_points,
     graph_of,
-    meeting_points,
 )
 from onnxprune.recovery.lesson_feeds import by_shape, cut_feeds, moment_feeds
 from onnxprune.recovery.lessons import Lessons, Teacher
@@ -148,17 +148,6 @@ def _train(
     stages = Stages(twin)
     feeds = cut_feeds(feeds, stages.proto, twin)
     student = graph_of(stages.proto, feeds[0])
-    points = meeting_points(student)
-    if len(points) > MOST_POINTS:
-        at = np.unique(np.linspace(0, len(points) - 1, MOST_POINTS).astype(int))
-        points = [points[i] for i in at]
-    ends = [n for n in student.outputs if student.values[n].dtype == np.float32]
-    threads = threads_of(feeds, BATCH)
-    teacher = Teacher(dense, [*points, *ends], crops, threads=threads)
-    spreads = teacher.spreads(feeds)
-    for name, shape in ((n, a.shape) for n, a in teacher.values(feeds[0]).items()):
-        if shape != student.shapes[name]:
-            raise NoGradient(f"{name} is {student.shapes[name]}, of the dense {shape}")
     names = [
         n
         for n in names
@@ -166,6 +155,19 @@ def _train(
         and student.known[n].dtype == np.float32
         and (n in kept or student.known[n].shape == _shape(analyzer, n))
     ]
+    made = {n for node in dense.graph.node for n in node.output}
+    points, unfollowed = compared_points(student, names, made, MOST_POINTS)
+    ends = [n for n in student.outputs if student.values[n].dtype == np.float32]
+    threads = threads_of(feeds, BATCH)
+    teacher = Teacher(dense, [*points, *ends], crops, threads=threads)
+    shapes = {n: a.shape for n, a in teacher.values(feeds[0]).items()}
+    alike = [n for n in points if shapes[n] == student.shapes[n]]
+    for name in ends:
+        if shapes[name] != student.shapes[name]:
+            raise NoGradient(f"{name} is {student.shapes[name]}, of the dense {shapes[name]}")
+    if alike != points:  # an axis whose coordinates are not told apart by name
+        points, teacher = alike, Teacher(dense, [*alike, *ends], crops, threads=threads)
+    spreads = teacher.spreads(feeds)
     classes = many_classes(stages, judge, student)
     graph = Students(stages.proto, feeds, names, spreads, classes=classes, threads=threads)
     last: dict[float, Agreement] = {}
@@ -187,7 +189,8 @@ def _train(
     )  # fmt: skip
     account = {
         "weights": len(graph.weights),
-        "compared": [*points, *student.outputs],
+        "compared": [*points, *ends],
+        "unfollowed": unfollowed,
         "epochs": epochs,
         "history": [list(row) for row in done.history],
     }

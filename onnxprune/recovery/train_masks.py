@@ -21,7 +21,7 @@ from onnxprune.gradients import NoGradient
 from onnxprune.planning.cost import CostModel
 from onnxprune.recovery.apply import Feed, Progress, Reconstruction, Recovered, quiet, rows_of
 from onnxprune.recovery.distil import RATE, threads_of, train
-from onnxprune.recovery.distil_graph import Students, graph_of, meeting_points
+from onnxprune.recovery.distil_graph import Students, compared_points, graph_of
 from onnxprune.recovery.lesson_feeds import by_shape, cut_feeds, moment_feeds
 from onnxprune.recovery.lessons import Lessons, Teacher
 from onnxprune.recovery.train_blocks import (
@@ -71,15 +71,6 @@ def train_masks(
     dense, sparse = _models(work, found, feeds[0])
     feeds = cut_feeds(feeds, sparse, work.analyzer.model)
     student = graph_of(sparse, feeds[0])
-    points = meeting_points(student)
-    if len(points) > MOST_POINTS:
-        at = np.unique(np.linspace(0, len(points) - 1, MOST_POINTS).astype(int))
-        points = [points[i] for i in at]
-    ends = [n for n in student.outputs if student.values[n].dtype == np.float32]
-    threads = threads_of(feeds, BATCH)
-    teacher = Teacher(dense, [*points, *ends], threads=threads)
-    spreads = teacher.spreads(feeds)
-    lessons = Lessons(feeds, teacher, work.variety(judge), work.seed)
     sites = {work.bias_name(site): place for place, (site, _) in enumerate(found.biases)}
     lone = [n for n, layer in work.layers.items() if len(list(layer.value.uses())) == 1]
     names = [
@@ -87,6 +78,13 @@ def train_masks(
         for n in (*lone, *sites)
         if n in student.constants and student.known[n].dtype == np.float32
     ]
+    made = {n for node in dense.graph.node for n in node.output}
+    points, unfollowed = compared_points(student, names, made, MOST_POINTS)
+    ends = [n for n in student.outputs if student.values[n].dtype == np.float32]
+    threads = threads_of(feeds, BATCH)
+    teacher = Teacher(dense, [*points, *ends], threads=threads)
+    spreads = teacher.spreads(feeds)
+    lessons = Lessons(feeds, teacher, work.variety(judge), work.seed)
     classes = many_classes(work.stages, judge, student)
     graph = Students(sparse, feeds, names, spreads, classes=classes, threads=threads)
     calls = sum(graph.nodes(feed) for feed in feeds)
@@ -122,7 +120,8 @@ def train_masks(
     )  # fmt: skip
     account = {
         "weights": len(graph.weights),
-        "compared": [*points, *student.outputs],
+        "compared": [*points, *ends],
+        "unfollowed": unfollowed,
         "epochs": epochs,
         "variety": asdict(lessons.variety),
         "history": [list(row) for row in done.history],

@@ -11,7 +11,7 @@ from onnxprune.gradients import Emitter, NoGradient, backward
 from onnxprune.gradients.emit import OPSET
 
 
-def model_of(nodes, inputs, outputs, constants):
+def model_of(nodes, inputs, outputs, constants, opset=OPSET):
     graph = helper.make_graph(
         nodes,
         "g",
@@ -22,7 +22,8 @@ def model_of(nodes, inputs, outputs, constants):
             for n, c in constants.items()
         ],
     )
-    made = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=8)
+    imports = [helper.make_opsetid("", opset), helper.make_opsetid("com.microsoft", 1)]
+    made = helper.make_model(graph, opset_imports=imports, ir_version=8)
     options = ort.SessionOptions()
     options.log_severity_level = 4
     return ort.InferenceSession(
@@ -30,13 +31,13 @@ def model_of(nodes, inputs, outputs, constants):
     )
 
 
-def check(nodes, inputs, constants=(), *, outputs=None, rtol=1e-2, seed=0):
+def check(nodes, inputs, constants=(), *, outputs=None, rtol=1e-2, seed=0, opset=OPSET):
     """Compare the derivative of ``sum(r * y)`` along a random direction of every input."""
     constants = dict(constants)
     rng = np.random.default_rng(seed)
     made = [n for node in nodes for n in node.output if n]
     outputs = outputs or [nodes[-1].output[0]]
-    forward = model_of(nodes, inputs, made, constants)
+    forward = model_of(nodes, inputs, made, constants, opset)
     values = dict(zip(made, forward.run(made, inputs), strict=True))
     weights = {n: rng.standard_normal(values[n].shape).astype(np.float32) for n in outputs}
     shapes = {n: a.shape for n, a in {**inputs, **constants, **values}.items()}
@@ -47,7 +48,7 @@ def check(nodes, inputs, constants=(), *, outputs=None, rtol=1e-2, seed=0):
     for name, got in found.items():
         assert e.shapes[got] == inputs[name].shape
     session = model_of(
-        [*nodes, *e.nodes], inputs, list(found.values()), {**constants, **e.constants}
+        [*nodes, *e.nodes], inputs, list(found.values()), {**constants, **e.constants}, opset
     )
     grads = dict(zip(found, session.run(None, inputs), strict=True))
 

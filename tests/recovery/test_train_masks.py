@@ -70,14 +70,16 @@ def test_training_gains_and_zeros_stay(tmp_path):
         np.testing.assert_array_equal(array, other)
 
 
-def test_what_has_no_derivative_says_so(tmp_path):
+def test_what_has_no_derivative_ends_a_block(tmp_path):
     path = tmp_path / "net.onnx"
-    save_net(path, op="Round")  # its derivative is zero everywhere
-    result = onnxprune.prune(path, "element", 0.9, data={"x": X}, first_layer="keep")
-    (step,) = (s for s in result.report["recovery"]["steps"] if s["step"] == "train")
-    assert not step["kept"] or step["weights"]
-    if "why" in step:
-        assert step["why"]
+    save_net(path, op="Floor")  # its derivative is zero everywhere
+    result = onnxprune.prune(path, "element", 0.85, data={"x": X}, first_layer="keep")
+    steps = {s["step"]: s for s in result.report["recovery"]["steps"]}
+    train = steps["train"]
+    # What lies before it is compared there, what lies behind at the output: all is trained.
+    assert train["weights"] == 7 and "h1" in train["compared"]
+    assert ["Floor" in why for why in train["unfollowed"]] == [True]
+    assert train["history"][-1][1] < train["history"][1][1]
 
 
 def open_sizes(path):
