@@ -14,6 +14,11 @@ Array = npt.NDArray[Any]
 #: Losses below which outputs are as good as the dense ones: of classes, as a share of what the
 #: dense network tells apart, and of other values.
 CLOSE_CLASSES, CLOSE_VALUES = 5e-4, 1e-5
+#: Stands for a logit that is not finite.
+HOLE = -1e4
+#: Square of the rounding of numbers in float32, generously: outputs that do not change with the
+#: samples are compared by it.
+ROUNDING = 1e-10
 
 
 @dataclass(frozen=True)
@@ -47,10 +52,13 @@ class Judge:
         self.dense = dense
         first = dense[0] if dense else []
         self.kinds = [kind_of(o, tokens) for o in first]
+        # What is not finite in the dense network (a masked class, a hole) is not compared.
+        self.holes = [
+            kind is not None and not all(np.isfinite(f[i]).all() for f in dense)
+            for i, kind in enumerate(self.kinds)
+        ]
         self.spread = [
-            float(np.var(np.concatenate([f[i].ravel() for f in dense]).astype(np.float64)))
-            if kind == "value"
-            else 1.0
+            spread_of(np.concatenate([f[i].ravel() for f in dense])) if kind == "value" else 1.0
             for i, kind in enumerate(self.kinds)
         ]
 
@@ -75,7 +83,10 @@ class Judge:
     def _information(self, index: int) -> float:
         """How far the dense rows of classes are from their mean, in nats a row."""
         rows = np.concatenate([f[index].reshape(-1, f[index].shape[-1]) for f in self.dense])
-        logs = _logs(rows.astype(np.float64))
+        rows = rows.astype(np.float64)
+        if self.holes[index]:
+            rows = np.where(np.isfinite(rows), rows, HOLE)
+        logs = _logs(rows)
         mean = np.log(np.maximum(np.exp(logs).mean(axis=0), 1e-12))
         return float((np.exp(logs) * (logs - mean)).sum(axis=-1).mean())
 
@@ -86,6 +97,10 @@ class Judge:
             total, count = 0.0, 0
             for want, have in zip(self.dense, other, strict=True):
                 a, b = want[index].astype(np.float64), have[index].astype(np.float64)
+                if self.holes[index] and a.shape == b.shape:
+                    there = np.isfinite(a)
+                    blank = HOLE if kind == "classes" else 0.0
+                    a, b = np.where(there, a, blank), np.where(there, b, blank)
                 if a.shape != b.shape or not np.isfinite(b).all():
                     return Agreement(float("inf"), None)
                 if kind == "value":
@@ -99,6 +114,14 @@ class Judge:
             if kind is not None and count:
                 loss += total / count / max(self.spread[index], 1e-12)
         return Agreement(loss, votes / rows if rows else None)
+
+
+def spread_of(values: Array) -> float:
+    """Variance of the finite ones of ``values``, at least what their rounding makes of them."""
+    wide = values[np.isfinite(values)].astype(np.float64)
+    if not wide.size:
+        return 1e-12
+    return float(max(np.var(wide), ROUNDING * np.mean(wide * wide), 1e-12))
 
 
 def kind_of(output: Array, tokens: bool) -> str | None:

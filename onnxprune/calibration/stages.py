@@ -33,8 +33,10 @@ class Stages:
     """The main graph of a model, ready to be cut between any two nodes.
 
     Attributes:
+        proto: the whole model.
         nodes: the nodes that depend on inputs, in graph order.
-        outputs: names of the graph's outputs.
+        outputs: names of the values that :meth:`Stream.finish` gives: the graph's outputs, unless
+            :meth:`end_in` names others.
     """
 
     def __init__(self, model: ir.Model) -> None:
@@ -47,16 +49,30 @@ class Stages:
         self.nodes: list[onnx.NodeProto] = []
         known = set(self._initializers)
         for node in graph.node:
-            if node.op_type not in _DRAWS and all(n in known for n in _used(node)):
+            if node.op_type not in _DRAWS and all(n in known for n in used(node)):
                 known.update(node.output)
                 self._makers.update((name, node) for name in node.output)
             else:
                 self.nodes.append(node)
         self._place = {n: i for i, node in enumerate(self.nodes) for n in node.output if n}
-        self._last = dict.fromkeys(self.outputs, len(self.nodes))
+        self._last = self._ends()
+
+    def _ends(self) -> dict[str, int]:
+        """The last node that reads a value."""
+        last = dict.fromkeys(self.outputs, len(self.nodes))
         for index, node in enumerate(self.nodes):
-            for name in _used(node):
-                self._last[name] = max(self._last.get(name, -1), index)
+            for name in used(node):
+                last[name] = max(last.get(name, -1), index)
+        return last
+
+    def end_in(self, names: Sequence[str]) -> None:
+        """Make other values the network's outputs, here and in :attr:`proto`."""
+        if list(names) == self.outputs:
+            return
+        self.outputs = list(names)
+        self._last = self._ends()
+        del self.proto.graph.output[:]
+        self.proto.graph.output.extend(onnx.ValueInfoProto(name=n) for n in names)
 
     def place(self, output: str) -> int | None:
         """Return the index of the node that makes ``output``; None for constants and inputs."""
@@ -107,7 +123,7 @@ class Stages:
     ) -> tuple[bytes, list[str], list[str]]:
         """Return ``nodes`` as a model of their own that gives ``outs``; see :meth:`cut`."""
         made = {name for node in nodes for name in node.output if name}
-        todo = [n for node in nodes for n in _used(node)] + outs
+        todo = [n for node in nodes for n in used(node)] + outs
         held: dict[str, onnx.TensorProto] = {}
         makers: dict[str, onnx.NodeProto] = {}
         inputs: dict[str, None] = {}
@@ -125,7 +141,7 @@ class Stages:
                 held[name] = self._initializers[name]
             elif name in self._makers:
                 makers[self._makers[name].output[0]] = self._makers[name]
-                todo.extend(_used(self._makers[name]))
+                todo.extend(used(self._makers[name]))
         # Graph order: makers were met in it.
         order = list(dict.fromkeys(id(m) for m in self._makers.values()))
         wanted = {id(m): m for m in makers.values()}
@@ -134,7 +150,7 @@ class Stages:
         graph = helper.make_graph(
             [*(m for m in first if m is not None), *nodes],
             "stretch",
-            [helper.make_tensor_value_info(n, types[n], None) for n in inputs],
+            [_info(n, types[n]) for n in inputs],
             [onnx.ValueInfoProto(name=n) for n in outs],
             list(held.values()),
         )
@@ -152,7 +168,7 @@ def _without(node: onnx.NodeProto, held: Mapping[str, Any]) -> onnx.NodeProto | 
     return None if all(name in held for name in node.output if name) else node
 
 
-def _used(node: onnx.NodeProto) -> Iterator[str]:
+def used(node: onnx.NodeProto) -> Iterator[str]:
     """Yield the names a node reads, those its subgraphs capture included."""
     yield from (name for name in node.input if name)
     for attribute in node.attribute:
@@ -160,7 +176,7 @@ def _used(node: onnx.NodeProto) -> Iterator[str]:
             inner = {n for sub in graph.node for n in sub.output}
             inner.update(v.name for v in (*graph.input, *graph.initializer))
             for sub in graph.node:
-                yield from (n for n in _used(sub) if n not in inner)
+                yield from (n for n in used(sub) if n not in inner)
             yield from (v.name for v in graph.output if v.name not in inner)
 
 
@@ -300,6 +316,9 @@ class Keeper:
         """Return the arrays of a feed, mapped from a file where they would not fit."""
         held: list[Array] = []
         for array in arrays:
+            if isinstance(array, list) and all(isinstance(a, np.ndarray) for a in array):
+                held.append(array)  # type: ignore[arg-type]  # a sequence: few, and short-lived
+                continue
             if not isinstance(array, np.ndarray):
                 raise DataError("a value between two layers is no tensor; this cannot be cut")
             self.used += array.nbytes
@@ -313,12 +332,21 @@ class Keeper:
         return held
 
 
-def _type(array: Array) -> int:
+def _type(array: Array | list[Array]) -> int:
+    """Element type; negative for a sequence of tensors."""
+    if isinstance(array, list):
+        return -(_type(array[0]) if array else int(onnx.TensorProto.FLOAT))
     return (
         int(helper.np_dtype_to_tensor_dtype(array.dtype))
         if array.dtype != object
         else int(onnx.TensorProto.STRING)
     )
+
+
+def _info(name: str, kind: int) -> onnx.ValueInfoProto:
+    if kind < 0:
+        return helper.make_tensor_sequence_value_info(name, -kind, None)
+    return helper.make_tensor_value_info(name, kind, None)
 
 
 def tensor_of(array: Array, like: ir.TensorProtocol, name: str) -> onnx.TensorProto:

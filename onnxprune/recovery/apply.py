@@ -23,6 +23,7 @@ from onnxprune.calibration.agreement import Agreement, Judge
 from onnxprune.calibration.blas import one_thread
 from onnxprune.calibration.grams import Statistics, Sums
 from onnxprune.calibration.inputs import inputs_of
+from onnxprune.calibration.judged import judged_values
 from onnxprune.calibration.mirror import mirrored
 from onnxprune.calibration.operands import BiasSite, Operand, find_operand
 from onnxprune.calibration.residual import rows_like, shortcut_of
@@ -58,6 +59,7 @@ class Recovered:
         report: JSON-ready account: agreement before and after, and what each layer did.
         analyzer: of the model that the values are for, where that is a reordered copy.
         orders: then, the old unit at each new place, by group.
+        holes: the dense network gives numbers that are not finite.
     """
 
     masks: dict[str, npt.NDArray[np.bool_]] = field(default_factory=dict)
@@ -66,6 +68,7 @@ class Recovered:
     report: dict[str, Any] = field(default_factory=dict)
     analyzer: Analyzer | None = None
     orders: dict[str, list[int]] = field(default_factory=dict)
+    holes: bool = False
 
 
 def held_out(index: int, feeds: int) -> bool:
@@ -129,6 +132,7 @@ class Reconstruction:
         self.analyzer = analyzer
         self.seed = seed
         self.stages = Stages(analyzer.model)
+        self.stages.end_in(judged_values(self.stages, feeds[0]))
         self.feeds = feeds
         self.held = list(held or (held_out(i, len(feeds)) for i in range(len(feeds))))
         self.journal = journal or Journal()

@@ -90,7 +90,8 @@ def recover_and_prove(
     _check(analyzer, plan)
     session = open_session(io.to_bytes(analyzer.model))
     outputs = session.run(None, dict(feeds[0]))
-    if any(np.asarray(o).dtype.kind == "f" and not np.isfinite(o).all() for o in outputs):
+    finite = all(np.asarray(o).dtype.kind != "f" or np.isfinite(o).all() for o in outputs)
+    if not finite and not recovered.holes:
         raise ProofError("the recovered model gives NaN or infinity; nothing was written")
     proof = {
         "passed": True,

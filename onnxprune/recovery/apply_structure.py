@@ -171,7 +171,7 @@ def recover_structure(
     if "train" in steps:
         trained = train_blocks(
             again, gone, dense, work.training, held, judge,
-            seed=options.seed, progress=progress,
+            outputs=work.stages.outputs, seed=options.seed, progress=progress,
         )  # fmt: skip
     account: dict[str, Any] = {
         "samples": sum(rows_of(f) for f in feeds),

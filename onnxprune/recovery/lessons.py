@@ -10,6 +10,7 @@ import numpy as np
 import numpy.typing as npt
 import onnx
 
+from onnxprune.calibration.agreement import ROUNDING
 from onnxprune.calibration.stages import session
 from onnxprune.calibration.variety import Variety
 from onnxprune.errors import DataError
@@ -71,7 +72,7 @@ class Teacher:
         return found
 
     def spreads(self, feeds: Sequence[Feed]) -> dict[str, float]:
-        """Return the variance of every value over samples.
+        """Return the variance of every value over samples; values that are not finite are left out.
 
         Raises:
             DataError: onnxruntime does not run it.
@@ -81,7 +82,11 @@ class Teacher:
             for name, array in self.values(feed).items():
                 wide = array.astype(np.float64)
                 sums[name] += (wide.size, wide.sum(), (wide * wide).sum())
-        return {n: float(c / a - (b / a) ** 2) if a else 0.0 for n, (a, b, c) in sums.items()}
+        return {
+            n: float(max(c / a - (b / a) ** 2, ROUNDING * c / a))
+            for n, (a, b, c) in sums.items()
+            if a and np.isfinite(c)
+        }
 
 
 @dataclass

@@ -142,6 +142,7 @@ def recover_masks(
             held = {"loss": contest.agreement.loss, "top1": None, "kept": False}
             contest.steps.append({"step": "train", **held, "why": str(stop)})
     best = contest.best
+    best.holes = any(judge.holes)
     best.report = {
         "samples": int(sum(rows_of(f) for f in feeds)),
         "held_out": int(sum(rows_of(f) for f in work.held_feeds)) // work.copies,

@@ -84,6 +84,7 @@ def train_blocks(
     held: Sequence[Feed],
     judge: Judge,
     *,
+    outputs: Sequence[str],
     seed: int = 0,
     progress: Progress,
 ) -> Outcome:
@@ -95,7 +96,8 @@ def train_blocks(
         dense: the network as it was, whose values have the same names.
         feeds: training samples.
         held: samples that decide which weights are taken.
-        judge: of the dense network's outputs on those.
+        judge: of the dense network's values ``outputs`` on those.
+        outputs: names of these values.
         seed: for the order of samples.
         progress: called with (stage, fraction done).
 
@@ -103,7 +105,10 @@ def train_blocks(
         DataError: onnxruntime does not run a model.
     """
     try:
-        return _train(analyzer, removed, dense, feeds, held, judge, seed=seed, progress=progress)
+        return _train(
+            analyzer, removed, dense, feeds, held, judge,
+            outputs=outputs, seed=seed, progress=progress,
+        )  # fmt: skip
     except NoGradient as stop:
         return Outcome(None, str(stop), {}, {}, {})
 
@@ -129,6 +134,7 @@ def _train(
     held: Sequence[Feed],
     judge: Judge,
     *,
+    outputs: Sequence[str],
     seed: int,
     progress: Progress,
 ) -> Outcome:
@@ -146,6 +152,7 @@ def _train(
     names = trainable(again)
     kept = Surgery(again, removed).shrink()
     stages = Stages(twin)
+    stages.end_in(outputs)
     feeds = cut_feeds(feeds, stages.proto, twin)
     student = graph_of(stages.proto, feeds[0])
     names = [
