@@ -152,7 +152,7 @@ def prune(
         plan = PrunePlan.load(Path(plan))
     if plan is not None:
         recipe = recipe.for_plan(plan)
-    feeds = calibration = None
+    feeds = calibration = synthetic = None
     data = data if data is not None else recipe.data.path
     if recover is not None:
         recipe = recipe.with_recover(recover)
@@ -161,13 +161,12 @@ def prune(
         from onnxprune.calibration.samples import SYNTHETIC, calibration_feeds, synthetic_feeds
 
         samples = samples if samples is not None else recipe.data.samples
-        inputs = loaded.model.graph.inputs
-        synthetic = None
         if isinstance(data, str) and data == SYNTHETIC:
             synthetic = synthetic_feeds(loaded.model, samples, recipe.select.seed)
             feeds = synthetic[:2]
         else:
-            feeds = list(open_feeds(data, inputs, samples or PROOF_SAMPLES))
+            data = open_feeds(data, loaded.model)  # once: a generator gives its samples once
+            feeds = list(open_feeds(data, loaded.model, samples or PROOF_SAMPLES))
         looks = parse_criterion(recipe.select.criterion).needs
         if recipe.recover != "none" or "activations" in looks:
             calibration = synthetic or calibration_feeds(data, loaded.model, samples)
@@ -179,7 +178,7 @@ def prune(
         prove=proof and recipe.proof.run,
         feeds=feeds,
         calibration=calibration,
-        synthetic=isinstance(data, str) and data == "synthetic",
+        synthetic=synthetic is not None,
         recover=recipe.recover,
         cache=cache,
         before=recipe.before,

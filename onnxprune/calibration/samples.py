@@ -33,7 +33,7 @@ def calibration_feeds(source: Any, model: ir.Model, samples: int | None = None) 
     Raises:
         DataError: nothing usable is there.
     """
-    opened = open_feeds(source, model, samples or SAMPLES, batch=BATCH)
+    opened = open_feeds(source, model, samples or SAMPLES).batched(BATCH)
     feeds = list(opened)
     if len(feeds) >= FEEDS:
         return join_feeds(model, feeds, BATCH, FEEDS)
