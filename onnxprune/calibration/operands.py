@@ -22,6 +22,8 @@ Array = npt.NDArray[Any]
 F32 = npt.NDArray[np.float32]
 CONVS = ("Conv", "ConvTranspose")
 RECURRENT = ("LSTM", "GRU", "RNN")
+#: What may lie between a weight and its layer.
+BEFORE = ("Transpose", "Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze")
 
 
 @dataclass(frozen=True)
@@ -153,13 +155,13 @@ class Operand:
 
 
 def _weight_index(node: ir.Node, layer: Layer) -> int:
-    """Which operand the weight is, possibly behind a Transpose or Cast."""
+    """Which operand the weight is, possibly behind a Transpose, Reshape or Cast."""
     for index, value in enumerate(node.inputs[:3]):
         while value is not None:
             if value is layer.value:
                 return index
             producer = value.producer()
-            if producer is None or producer.op_type not in ("Transpose", "Identity", "Cast"):
+            if producer is None or producer.op_type not in BEFORE:
                 break
             value = producer.inputs[0]
     return -1
@@ -248,8 +250,9 @@ def find_operand(analyzer: Analyzer, layer: Layer) -> Operand | str:
         data = node.inputs[0]
     else:
         data = node.inputs[1 - index]
-        if len(layer.tensor.shape) != 2:
-            return f"the weight has {len(layer.tensor.shape)} axes"
+        rank = len(analyzer.dims(operand) or ()) if (operand := node.inputs[index]) else 0
+        if rank != 2:
+            return f"the weight has {rank} axes"
     if data is None or not data.name or analyzer.is_weight(data):
         return "the data operand is a constant"
     if node.op_type in RECURRENT:

@@ -49,7 +49,7 @@ def column_masks(analyzer: Analyzer, removed: Bools) -> dict[str, npt.NDArray[np
     found = {}
     for layer in find_layers(analyzer):
         name = layer.value.name or ""
-        axes = analyzer.parameters.get((layer.value, None))
+        axes = analyzer.parameter(layer.value, layer.node)
         if axes is None or layer.stored.quantised:
             continue
         mask = np.ones(tuple(layer.tensor.shape.numpy()), np.bool_)

@@ -50,7 +50,9 @@ def readings(
     spans = {(span.tensor, span.axis) for span in group.spans}
     for name, operand in operands.items():
         layer = operand.layer
-        axes = analyzer.parameters.get((layer.value, None), [])
+        axes = analyzer.parameter(layer.value, layer.node)
+        if axes is None:
+            continue
         shape = tuple(layer.tensor.shape.numpy())
         units = np.full(shape, -1, np.int64) if any((name, a) in spans for a in range(9)) else None
         hit = False

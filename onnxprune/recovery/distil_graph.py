@@ -66,6 +66,9 @@ def graph_of(proto: onnx.ModelProto, feed: Mapping[str, Array]) -> Graph:
     """
     version = next((o.version for o in proto.opset_import if o.domain in ("", "ai.onnx")), 0)
     if version < OPSET:
+        old, proto = proto, onnx.ModelProto()
+        proto.CopyFrom(old)
+        proto.ir_version = max(old.ir_version, 8)  # constants need not be inputs
         try:
             proto = onnx.version_converter.convert_version(proto, OPSET)
         except Exception as error:  # the converter raises what its C++ raises

@@ -199,6 +199,17 @@ class Analyzer:
                 axes[axis] = found
         return found
 
+    def parameter(self, value: ir.Value, node: ir.Node) -> list[Ids | None] | None:
+        """Return the ids of a parameter's axes as ``node`` uses it; None where it has none.
+
+        Parameters of one line, such as a layer of one output has, have ids of their own for every
+        use.
+        """
+        for (other, use), axes in self.parameters.items():
+            if other is value and (use is None or use[0] is node):
+                return axes
+        return None
+
     def produces(self, value: ir.Value, axis: int, use: Use) -> None:
         """Record that a weight axis makes new units."""
         ids = self.ids(value, axis, use)

@@ -83,3 +83,42 @@ def test_what_does_not_fit_is_named(tmp_path):
         onnxprune.prune(path, "element", 0.5, data={"x": X[:, 1:]})
     with pytest.raises(DataError, match="fixed batch of 8"):
         onnxprune.prune(path, "element", 0.5, data={"x": X[:5]})
+
+
+@pytest.mark.parametrize("pattern", ["element", "2:4", "channel"])
+def test_weights_behind_reshapes_in_the_oldest_files(tmp_path, pattern):
+    """Opset 8, IR version 3: weights are inputs, and one is folded before it is multiplied."""
+    weights = {
+        "w": RNG.standard_normal((8, 1, 3, 3)).astype(np.float32),
+        "v": RNG.standard_normal((8, 2, 2, 10)).astype(np.float32),
+        "flat": np.array([32, 10], np.int64),
+        "rows": np.array([1, 32], np.int64),
+    }
+    nodes = [
+        helper.make_node("Reshape", ["v", "flat"], ["vf"]),
+        helper.make_node("Conv", ["x", "w"], ["c"], "first", auto_pad="VALID"),
+        helper.make_node("Relu", ["c"], ["r"]),
+        helper.make_node("Reshape", ["r", "rows"], ["f"]),
+        helper.make_node("MatMul", ["f", "vf"], ["y"], "second"),
+    ]
+    kinds = {k: TensorProto.INT64 if v.dtype.kind == "i" else TensorProto.FLOAT
+             for k, v in weights.items()}  # fmt: skip
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 1, 4, 4])]
+        + [helper.make_tensor_value_info(k, kinds[k], v.shape) for k, v in weights.items()],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, [1, 10])],
+        [numpy_helper.from_array(v, k) for k, v in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 8)], ir_version=3)
+    path = tmp_path / "old.onnx"
+    onnx.save(model, path)
+    data = {"x": RNG.standard_normal((60, 1, 4, 4)).astype(np.float32)}
+    found = onnxprune.prune(path, pattern, 0.5 if ":" not in pattern else None, data=data)
+    account = found.report["recovery"]
+    assert not [row for row in account["layers"] if row.get("why")]
+    train = account["training"] if pattern == "channel" else account["steps"][-1]
+    assert train["weights"] >= 2
+    first, best = account["steps"][0]["loss"], min(s["loss"] for s in account["steps"] if s["kept"])
+    assert best < 0.6 * first

@@ -281,3 +281,14 @@ def test_an_operator_without_a_derivative_ends_a_block():
     account = recovered(model, sparsity=0.5).account
     assert ["GlobalLpPool" in why for why in account["training"]["unfollowed"]] == [True]
     assert account["steps"][-1]["step"] == "train blocks"
+
+
+def test_one_output_is_enough():
+    """A weight of one row is a line; its layer's columns are known all the same."""
+    data = {"x": samples()}
+    model = residual_net(classes=1)
+    found = onnxprune.prune(model, "channel", target={"macs": 0.6}, data=data)
+    dense, pruned = (run(m, samples(64, 9))[0] for m in (residual_net(classes=1), found.model))
+    plain = onnxprune.prune(residual_net(classes=1), "channel", target={"macs": 0.6})
+    l1 = run(plain.model, samples(64, 9))[0]
+    assert np.mean((pruned - dense) ** 2) < 0.3 * np.mean((l1 - dense) ** 2)
