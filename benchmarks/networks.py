@@ -272,12 +272,38 @@ def prune_matrix(weight: Array, kind: str) -> Array:
     return result
 
 
+def dequantised(graph: onnx.GraphProto, name: str) -> tuple[onnx.TensorProto, Array, Array] | None:
+    """The integers behind a dequantised weight, their zero points and scales broadcast to them."""
+    tensors = {t.name: t for t in graph.initializer}
+    for node in graph.node:
+        if name not in node.output or node.op_type != "DequantizeLinear":
+            continue
+        if any(i not in tensors for i in node.input):
+            return None
+        held = tensors[node.input[0]]
+        q = numpy_helper.to_array(held)
+        axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
+
+        def spread(values: Array, q: Array = q, axis: int = axis) -> Array:
+            shape = [1] * q.ndim
+            if values.size > 1:
+                shape[axis] = values.size
+            return np.broadcast_to(values.reshape(shape), q.shape)
+
+        zero: Array = np.zeros(1, q.dtype)
+        if len(node.input) > 2:
+            zero = numpy_helper.to_array(tensors[node.input[2]])
+        return held, spread(zero), spread(numpy_helper.to_array(tensors[node.input[1]]))
+    return None
+
+
 def prune(
     model: onnx.ModelProto, kind: str, skip_first: bool = True, skip_depthwise: bool = True
 ) -> onnx.ModelProto:
     """Prune all constant Conv, Gemm and MatMul weights; ``dense`` returns a copy.
 
     The first convolution and depth-wise ones stay dense unless asked otherwise, as in practice.
+    Quantised weights (Q/DQ) become their zero point; what stays is not rescaled.
     """
     out = onnx.ModelProto()
     out.CopyFrom(model)
@@ -298,10 +324,16 @@ def prune(
         elif node.op_type not in ("Gemm", "MatMul"):
             continue
         name = node.input[1]
-        if name not in tensors or name in done:
+        integers = None if name in tensors else dequantised(out.graph, name)
+        if (name not in tensors and integers is None) or name in done:
             continue
         done.add(name)
-        weight = numpy_helper.to_array(tensors[name])
+        if integers is not None:
+            held, zero, scale = integers
+            q = numpy_helper.to_array(held)
+            weight = ((q.astype(np.int32) - zero.astype(np.int32)) * scale).astype(np.float32)
+        else:
+            weight = numpy_helper.to_array(tensors[name])
         if weight.ndim < 2 or weight.dtype != np.float32:
             continue
         by_columns = node.op_type == "MatMul" or (
@@ -311,6 +343,10 @@ def prune(
             pruned = np.ascontiguousarray(prune_matrix(np.ascontiguousarray(weight.T), kind).T)
         else:
             pruned = prune_matrix(weight, kind)
+        if integers is not None:
+            kept = np.where(pruned == 0, zero, q).astype(q.dtype)
+            held.CopyFrom(numpy_helper.from_array(kept, held.name))
+            continue
         tensors[name].CopyFrom(numpy_helper.from_array(pruned, name))
     return out
 

@@ -79,9 +79,28 @@ def show_logits(model: onnx.ModelProto) -> onnx.ModelProto:
     return model
 
 
+def show_quantised(model: onnx.ModelProto) -> list[str]:
+    """Make every quantised value inside an output as well; their names in graph order."""
+    graph = model.graph
+    types = {t.name: t.data_type for t in graph.initializer}
+    outputs = {v.name for v in graph.output}
+    names = []
+    for node in graph.node:
+        if node.op_type != "QuantizeLinear":
+            continue
+        names.append(node.output[0])
+        if node.output[0] not in outputs:
+            kind = types[node.input[2]] if len(node.input) > 2 else onnx.TensorProto.UINT8
+            graph.output.append(helper.make_tensor_value_info(node.output[0], kind, None))
+    return names
+
+
 def reduction(model: onnx.ModelProto) -> int:
     """The longest sum in the network: the most weights that one output of a layer reads."""
     sizes = {t.name: list(t.dims) for t in model.graph.initializer}
+    for node in model.graph.node:
+        if node.op_type == "DequantizeLinear" and node.input[0] in sizes:
+            sizes[node.output[0]] = sizes[node.input[0]]
     longest = 1
     for node in model.graph.node:
         if node.op_type not in ("Conv", "Gemm", "MatMul") or len(node.input) < 2:

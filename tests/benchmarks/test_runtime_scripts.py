@@ -5,10 +5,13 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "benchmarks"))
 
+import networks
 import runtime_layers
 import timing
 
@@ -58,3 +61,30 @@ def test_rounds_measure_everybody_equally_often() -> None:
     assert len(times["a"]) == len(times["b"]) == 3
     assert min(calls.values()) >= 3
     assert all(t >= 0 for t in times["a"] + times["b"])
+
+
+@pytest.mark.parametrize("kind", ["u90", "b4x1_90"])
+def test_quantised_weights_are_pruned_to_their_zero_points(kind: str) -> None:
+    rng = np.random.default_rng(0)
+    q = rng.integers(0, 256, (16, 8, 3, 3)).astype(np.uint8)
+    zero = rng.integers(100, 150, 16).astype(np.uint8)
+    names = {"q": q, "s": np.full(16, 0.1, np.float32), "z": zero, "b": np.zeros(16, np.float32)}
+    nodes = [
+        helper.make_node("DequantizeLinear", ["q", "s", "z"], ["w"], axis=0),
+        helper.make_node("Conv", ["x", "w", "b"], ["y"]),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "net",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, [1, 8, 9, 9])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(v, k) for k, v in names.items()],
+    )
+    pruned = networks.prune(helper.make_model(graph), kind, skip_first=False)
+    after = numpy_helper.to_array(pruned.graph.initializer[0])
+    gone = after == zero.reshape(-1, 1, 1, 1)
+    assert after.dtype == np.uint8 and 0.88 <= gone.mean() <= 0.93
+    assert np.array_equal(after[~gone], q[~gone])
+    away = np.abs(q.astype(int) - zero.reshape(-1, 1, 1, 1))
+    if kind == "u90":
+        assert away[~gone].min() >= away[gone].max() - 1
