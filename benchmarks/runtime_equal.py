@@ -12,8 +12,8 @@ eight times, with every weight moved by one unit in the last place at random (a 
 is the exact sum of weights moved by up to as many units as it has terms: Higham, Accuracy and
 Stability of Numerical Algorithms, section 3.1).
 
-Quantised networks must give the same bits. Where they do not, all quantised values inside are looked
-at: the first tensor that differs may do so in one value of a thousand and by one step, which is how
+Quantised networks must give the same bits. Where they do not, all quantised values inside are seen
+to: the first tensor that differs may do so in one value of a thousand and by one step, which is how
 sums that the CPU provider rounds and integer ones fall on two sides of a half (``step``). What
 follows from that inside the network may be more.
 
