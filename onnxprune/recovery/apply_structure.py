@@ -171,7 +171,8 @@ def recover_structure(
     if "train" in steps:
         trained = train_blocks(
             again, gone, dense, work.training, held, judge,
-            outputs=work.stages.outputs, seed=options.seed, progress=progress,
+            outputs=work.stages.outputs, variety=work.variety(judge),
+            seed=options.seed, progress=progress,
         )  # fmt: skip
     account: dict[str, Any] = {
         "samples": sum(rows_of(f) for f in feeds),

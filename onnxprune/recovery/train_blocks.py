@@ -2,13 +2,14 @@
 
 Training runs on the network as it will be, with its channels gone, which costs least; the values
 found go back to the kept coordinates of the dense-shaped model that is then shrunk and proved.
-Samples are taken as they are: in these few passes varied ones led nowhere.
+Varied samples need more passes than the same ones to lead anywhere, and lead further: they are taken
+where so many passes are affordable.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, cast
 
 import numpy as np
@@ -23,6 +24,7 @@ from onnxprune.calibration.agreement import Agreement, Judge
 from onnxprune.calibration.inputs import inputs_of
 from onnxprune.calibration.operands import find_operand
 from onnxprune.calibration.stages import Stages, Stream
+from onnxprune.calibration.variety import Variety
 from onnxprune.gradients import NoGradient
 from onnxprune.passes.shrink import Surgery, set_constant
 from onnxprune.planning import find_layers
@@ -51,6 +53,9 @@ Array = npt.NDArray[Any]
 #: Multiply-accumulates of the dense network over samples and epochs; fewer epochs beyond it.
 BUDGET = 2.5e12
 LEAST_EPOCHS = 2
+#: Passes over varied samples, at least and at most; over the same ones, which are soon learnt by
+#: heart, at most :data:`~onnxprune.recovery.distil.EPOCHS`.
+LEAST_VARIED, VARIED_EPOCHS = 20, 24
 #: Values inside that are compared.
 MOST_POINTS = 16
 #: Columns (a multiple of d) behind the moments of a layer's inputs; widest layer.
@@ -85,6 +90,7 @@ def train_blocks(
     judge: Judge,
     *,
     outputs: Sequence[str],
+    variety: Variety = Variety(),
     seed: int = 0,
     progress: Progress,
 ) -> Outcome:
@@ -98,6 +104,7 @@ def train_blocks(
         held: samples that decide which weights are taken.
         judge: of the dense network's values ``outputs`` on those.
         outputs: names of these values.
+        variety: what may be done to training samples.
         seed: for the order of samples.
         progress: called with (stage, fraction done).
 
@@ -106,7 +113,7 @@ def train_blocks(
     """
     try:
         return _train(
-            analyzer, removed, dense, feeds, held, judge,
+            analyzer, removed, dense, feeds, held, judge, variety,
             outputs=outputs, seed=seed, progress=progress,
         )  # fmt: skip
     except NoGradient as stop:
@@ -133,6 +140,7 @@ def _train(
     feeds: Sequence[Feed],
     held: Sequence[Feed],
     judge: Judge,
+    variety: Variety,
     *,
     outputs: Sequence[str],
     seed: int,
@@ -142,9 +150,12 @@ def _train(
         raise NoGradient("streaming states change their size")
     samples = sum(rows_of(f) for f in feeds)
     work = CostModel(analyzer).macs() * max(samples, 1)
-    epochs = min(EPOCHS, int(BUDGET / max(work, 1)))
+    epochs = int(BUDGET / max(work, 1))
     if epochs < LEAST_EPOCHS:
         raise NoGradient("the network is too large to be trained here")
+    if epochs < LEAST_VARIED:
+        variety = Variety()
+    epochs = min(VARIED_EPOCHS if variety else EPOCHS, epochs)
     feeds = by_shape(feeds)
     crops = crops_of(analyzer, removed)
     twin = io.load(analyzer.model).model
@@ -191,7 +202,7 @@ def _train(
     thin = Reconstruction(analyze(twin), moment_feeds(feeds), seed=seed)
     spaces = spaces_of(thin, Stream(thin.stages, thin.feeds), {})
     done: Trained = train(
-        graph, start, Lessons(feeds, teacher), spaces, disagreement,
+        graph, start, Lessons(feeds, teacher, variety, seed), spaces, disagreement,
         epochs=epochs, seed=seed, progress=progress,
     )  # fmt: skip
     account = {
@@ -199,6 +210,7 @@ def _train(
         "compared": [*points, *ends],
         "unfollowed": unfollowed,
         "epochs": epochs,
+        "variety": asdict(variety),
         "history": [list(row) for row in done.history],
     }
     return Outcome(last[done.loss], "", done.weights, kept, account)

@@ -287,6 +287,7 @@ void InstanceBuilder::emit_conv(const Op& op, const OpPlan& o) {
                    });
   step.scratch = plan->scratch_bytes();
   instance_->packed_bytes_ += info.bytes;
+  lately().use(plan, static_cast<size_t>(info.bytes));
   // What a kernel takes is told of the node it was made for, not of those fused into it.
   for (const std::string& node : op.nodes) {
     NodeKernel kernel{node, info.kernel};

@@ -377,6 +377,7 @@ void Provider::claim(const Graph& graph, abi::GraphSupport* support) {
   is_new_ |= is_new(digest);
   std::shared_ptr<const Verdict> verdict = verdicts().find(digest);
   if (!verdict) verdict = verdicts().keep(digest, std::make_unique<const Verdict>(decide(graph, &lowering)));
+  lately().use(verdict, sizeof *verdict + verdict->estimates.size() * sizeof verdict->estimates.front());
   verdicts_.push_back(verdict);
   const Selection& selection = verdict->selection;
   if (!options_.context_enable) prepare_all(graph, lowering, selection.groups);

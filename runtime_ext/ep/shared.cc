@@ -1,7 +1,9 @@
 #include "ep/shared.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
+#include <iterator>
 #include <random>
 
 namespace onnxprune::ep {
@@ -101,6 +103,44 @@ Digest Hasher::digest() const {
     out.words[2 * i + 1] = static_cast<uint64_t>(sum >> 64);
   }
   return out;
+}
+
+void Lately::use(std::shared_ptr<const void> thing, size_t bytes) {
+  if (!thing || bytes > most_) return;
+  std::list<Entry> gone;  // taken apart once others may go on
+  const std::lock_guard<std::mutex> lock(mutex_);
+  const auto known = places_.find(thing.get());
+  if (known != places_.end()) {
+    order_.splice(order_.begin(), order_, known->second);
+    return;
+  }
+  const void* place = thing.get();
+  order_.push_front({std::move(thing), bytes});
+  places_[place] = order_.begin();
+  held_ += bytes;
+  while (held_ > most_) {
+    const auto last = std::prev(order_.end());
+    held_ -= last->bytes;
+    places_.erase(last->thing.get());
+    gone.splice(gone.begin(), order_, last);
+  }
+}
+
+size_t Lately::bytes() const {
+  const std::lock_guard<std::mutex> lock(mutex_);
+  return held_;
+}
+
+Lately& lately() {
+  static Lately held([] {
+    constexpr size_t kMegabyte = size_t{1} << 20, kUsual = 128, kMost = size_t{1} << 24;
+    const char* wish = std::getenv("ONNXPRUNE_IDLE_MB");
+    char* end = nullptr;
+    const unsigned long long megabytes = wish != nullptr ? std::strtoull(wish, &end, 10) : 0;
+    const bool number = wish != nullptr && end != wish && *end == '\0' && *wish != '-';
+    return (number ? std::min(static_cast<size_t>(megabytes), kMost) : kUsual) * kMegabyte;
+  }());
+  return held;
 }
 
 }  // namespace onnxprune::ep

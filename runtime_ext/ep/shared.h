@@ -5,6 +5,7 @@
 #include <array>
 #include <cstddef>
 #include <cstdint>
+#include <list>
 #include <memory>
 #include <mutex>
 #include <string>
@@ -56,7 +57,32 @@ class Hasher {
   unsigned char buffer_[kBlock];
 };
 
-// Keeps no thing alive: it goes with the last session that holds it. Any thread may call.
+// What sessions made or found last, kept up to so many bytes although none may hold it any more: a model
+// that is opened anew then finds it, as the memory that its session takes is still with the process. Any
+// thread may call.
+class Lately {
+ public:
+  explicit Lately(size_t most) : most_(most) {}
+  // A thing larger than all that may be kept is not.
+  void use(std::shared_ptr<const void> thing, size_t bytes);
+  size_t bytes() const;
+
+ private:
+  struct Entry {
+    std::shared_ptr<const void> thing;
+    size_t bytes;
+  };
+  const size_t most_;
+  mutable std::mutex mutex_;
+  size_t held_ = 0;
+  std::list<Entry> order_;  // latest first
+  std::unordered_map<const void*, std::list<Entry>::iterator> places_;
+};
+
+// That of the process: 128 MiB, or as many as the environment variable ONNXPRUNE_IDLE_MB says.
+Lately& lately();
+
+// Keeps no thing alive: it goes with the last that holds it. Any thread may call.
 template <typename T>
 class Shared {
  public:

@@ -12,6 +12,7 @@
 
 using onnxprune::ep::Digest;
 using onnxprune::ep::Hasher;
+using onnxprune::ep::Lately;
 using onnxprune::ep::Shared;
 
 namespace {
@@ -121,6 +122,28 @@ TEST(shared_entries_do_not_pile_up) {
   CHECK(Thing::alive == 100);
   CHECK(shared.entries() < 400);
   for (int i = 0; i < 10000; i += 100) CHECK(shared.find(Hasher().put(i).digest()) == kept[static_cast<std::size_t>(i / 100)]);
+}
+
+TEST(lately_used_things_stay_up_to_so_many_bytes) {
+  Lately lately(100);
+  Shared<const Thing> shared;
+  auto digest = [](int number) { return Hasher().put(number).digest(); };
+  for (int i = 0; i < 5; ++i) lately.use(shared.keep(digest(i), make(i)), 30);
+  CHECK(Thing::alive == 3 && lately.bytes() == 90);  // 2, 3 and 4
+  CHECK(shared.find(digest(1)) == nullptr);
+  lately.use(shared.find(digest(2)), 30);  // now the latest
+  lately.use(shared.keep(digest(5), make(5)), 30);
+  CHECK(shared.find(digest(2)) != nullptr && shared.find(digest(3)) == nullptr);
+  CHECK(Thing::alive == 3 && lately.bytes() == 90);
+  auto held = shared.keep(digest(6), make(6));
+  lately.use(held, 101);  // larger than all
+  lately.use(nullptr, 1);
+  CHECK(Thing::alive == 4 && lately.bytes() == 90);
+  lately.use(held, 100);
+  CHECK(Thing::alive == 1 && lately.bytes() == 100);
+  Lately none(0);
+  none.use(shared.keep(digest(7), make(7)), 1);
+  CHECK(none.bytes() == 0 && shared.find(digest(7)) == nullptr);
 }
 
 TEST(shared_from_several_threads) {
