@@ -2,13 +2,13 @@
 
 Training runs on the network as it will be, with its channels gone, which costs least; the values
 found go back to the kept coordinates of the dense-shaped model that is then shrunk and proved.
-Varied samples need more passes than the same ones to lead anywhere, and lead further: they are taken
-where so many passes are affordable.
+Varied samples need more passes than the same ones to lead anywhere, and lead further: they are
+taken where so many passes are affordable.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, cast
 
@@ -90,7 +90,7 @@ def train_blocks(
     judge: Judge,
     *,
     outputs: Sequence[str],
-    variety: Variety = Variety(),
+    variety: Variety,
     seed: int = 0,
     progress: Progress,
 ) -> Outcome:
@@ -186,7 +186,7 @@ def _train(
     if alike != points:  # an axis whose coordinates are not told apart by name
         points, teacher = alike, Teacher(dense, [*alike, *ends], crops, threads=threads)
     spreads = teacher.spreads(feeds)
-    classes = many_classes(stages, judge, student)
+    classes = many_classes(stages, judge, student, spreads)
     graph = Students(stages.proto, feeds, names, spreads, classes=classes, threads=threads)
     last: dict[float, Agreement] = {}
 
@@ -216,12 +216,11 @@ def _train(
     return Outcome(last[done.loss], "", done.weights, kept, account)
 
 
-def many_classes(stages: Stages, judge: Judge, student: Graph) -> list[str]:
-    """Outputs that hold several rows of classes a sample, as a language model's do."""
+def many_classes(stages: Stages, judge: Judge, student: Graph, among: Collection[str]) -> list[str]:
+    """Those of ``among`` with several rows of classes a sample, as a language model's output."""
     judged = [n for n in stages.outputs if not stages.constant(n)]
-    found = [n for n, kind in zip(judged, judge.kinds, strict=True) if kind == "classes"]
-    values = [(n, student.values[n]) for n in found if n in student.values]
-    return [n for n, array in values if array.ndim > 2 and array.dtype == np.float32]
+    kinds = dict(zip(judged, judge.kinds, strict=True))
+    return [n for n in among if kinds.get(n) == "classes" and student.values[n].ndim > 2]
 
 
 def spaces_of(

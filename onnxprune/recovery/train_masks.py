@@ -85,7 +85,7 @@ def train_masks(
     teacher = Teacher(dense, [*points, *ends], threads=threads)
     spreads = teacher.spreads(feeds)
     lessons = Lessons(feeds, teacher, work.variety(judge), work.seed)
-    classes = many_classes(work.stages, judge, student)
+    classes = many_classes(work.stages, judge, student, spreads)
     graph = Students(sparse, feeds, names, spreads, classes=classes, threads=threads)
     calls = sum(graph.nodes(feed) for feed in feeds)
     passes = VARIED_EPOCHS if lessons.variety else EPOCHS
