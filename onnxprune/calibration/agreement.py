@@ -29,10 +29,18 @@ class Agreement:
         loss: Kullback-Leibler divergence a row in nats where the output holds classes, else mean
             squared error over the dense output's variance; summed over outputs.
         top1: share of rows with the same largest class, or None where no output holds classes.
+        error: mean squared error over the dense output's variance of all outputs alike, summed.
+            Divergence does not see what all classes of a row have in common, and two axes may hold
+            coordinates as well as classes: no step may make this worse than zeros alone do.
     """
 
     loss: float
     top1: float | None
+    error: float = 0.0
+
+    def no_worse(self, plain: Agreement) -> bool:
+        """Whether outputs are no further off than those of ``plain``, whatever they hold."""
+        return self.error <= max(plain.error, CLOSE_VALUES)
 
     def as_dict(self) -> dict[str, float | None]:
         """Return plain data."""
@@ -58,7 +66,7 @@ class Judge:
             for i, kind in enumerate(self.kinds)
         ]
         self.spread = [
-            spread_of(np.concatenate([f[i].ravel() for f in dense])) if kind == "value" else 1.0
+            1.0 if kind is None else spread_of(np.concatenate([f[i].ravel() for f in dense]))
             for i, kind in enumerate(self.kinds)
         ]
 
@@ -92,28 +100,33 @@ class Judge:
 
     def judge(self, other: Sequence[Sequence[Array]]) -> Agreement:
         """Compare another network's outputs on the same feeds."""
-        loss, votes, rows = 0.0, 0, 0
+        loss, error, votes, rows = 0.0, 0.0, 0, 0
         for index, kind in enumerate(self.kinds):
-            total, count = 0.0, 0
+            if kind is None:
+                continue
+            divergence, squares, numbers, count = 0.0, 0.0, 0, 0
             for want, have in zip(self.dense, other, strict=True):
                 a, b = want[index].astype(np.float64), have[index].astype(np.float64)
+                there = None
                 if self.holes[index] and a.shape == b.shape:
                     there = np.isfinite(a)
                     blank = HOLE if kind == "classes" else 0.0
                     a, b = np.where(there, a, blank), np.where(there, b, blank)
                 if a.shape != b.shape or not np.isfinite(b).all():
-                    return Agreement(float("inf"), None)
-                if kind == "value":
-                    total += float(((a - b) ** 2).sum())
-                    count += a.size
-                elif kind == "classes":
-                    total += float(_divergence(a, b).sum())
+                    return Agreement(float("inf"), None, float("inf"))
+                squares += float(((a - b) ** 2).sum())
+                numbers += a.size if there is None else int(np.count_nonzero(there))
+                if kind == "classes":
+                    divergence += float(_divergence(a, b).sum())
                     same = a.argmax(-1) == b.argmax(-1)
                     votes, rows = votes + int(same.sum()), rows + same.size
                     count += same.size
-            if kind is not None and count:
-                loss += total / count / max(self.spread[index], 1e-12)
-        return Agreement(loss, votes / rows if rows else None)
+            if not numbers:
+                continue
+            off = squares / numbers / self.spread[index]
+            error += off
+            loss += divergence / count if kind == "classes" else off
+        return Agreement(loss, votes / rows if rows else None, error)
 
 
 def spread_of(values: Array) -> float:

@@ -138,7 +138,7 @@ def recover_structure(
         nonlocal best, choice, least
         found = solved(wanted)
         after = work.agreement(judge, found.weights, found.biases)
-        kept = after.loss <= least
+        kept = after.loss <= least and after.no_worse(before)
         told.append({"step": name, **after.as_dict(), "kept": kept})
         if kept:
             best, choice, least = found, wanted, after.loss
@@ -154,7 +154,7 @@ def recover_structure(
     if "statistics" in steps and best is not first:
         mended = repair(work, best, judge)
     if mended is not None:
-        kept = mended.agreement.loss < least
+        kept = mended.agreement.loss < least and mended.agreement.no_worse(before)
         told.append({"step": mended.name, **mended.agreement.as_dict(), "kept": kept})
         if kept:
             best, statistics = mended.recovered, mended.statistics
@@ -187,7 +187,7 @@ def recover_structure(
     elif trained.agreement is None:
         account["training"] = {"why": trained.why}
     else:
-        kept = trained.agreement.loss < least
+        kept = trained.agreement.loss < least and trained.agreement.no_worse(before)
         told.append({"step": "train blocks", **trained.agreement.as_dict(), "kept": kept})
         account["training"] = trained.account
         if kept:

@@ -30,7 +30,7 @@ class Contest:
 
     def __init__(self, judge: Judge, plain: Recovered, before: Agreement) -> None:
         self.judge = judge
-        self.best, self.agreement = plain, before
+        self.best, self.agreement, self.plain = plain, before, before
         self.steps: list[dict[str, Any]] = [{"step": "mask", **before.as_dict(), "kept": True}]
 
     def enter(
@@ -38,6 +38,7 @@ class Contest:
     ) -> bool:
         """Take a candidate if it agrees better, and write down the step."""
         kept = after.loss < self.agreement.loss or (step == "reconstruct" and not after.loss)
+        kept = kept and after.no_worse(self.plain)
         self.steps.append({"step": step, **after.as_dict(), "kept": kept, **told})
         if kept:
             self.best, self.agreement = candidate, after

@@ -127,3 +127,14 @@ def test_sequences_between_two_stretches():
     for place in range(1, 4):
         stream.advance(place)
     np.testing.assert_allclose(stream.finish()[0][0], X + X[:, 1:2])
+
+
+def test_what_classes_have_in_common_is_seen():
+    """Ten logits, or ten coordinates: a common shift leaves the classes as they are."""
+    dense = RNG.standard_normal((20, 10))
+    judge = Judge([[dense]])
+    plain = judge.judge([[dense + 0.1 * RNG.standard_normal(dense.shape)]])
+    shifted = judge.judge([[dense + 3.0]])
+    assert shifted.loss == pytest.approx(0, abs=1e-9) and shifted.loss < plain.loss
+    assert not shifted.no_worse(plain) and judge.judge([[dense]]).no_worse(plain)
+    assert plain.error == pytest.approx(0.01, rel=0.3)
