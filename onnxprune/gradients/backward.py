@@ -85,6 +85,8 @@ class View:
 #: Gives the derivative of every input, None for those without.
 Rule = Callable[[View], Sequence[str | None]]
 RULES: dict[str, Rule] = {}
+#: Operators that see no numbers, only how many there are.
+SIZES = ("Shape", "Size")
 
 
 def rule(*kinds: str, domain: str = "") -> Callable[[Rule], Rule]:
@@ -136,6 +138,8 @@ def backward(
     assert rules_activations and rules_norms and rules_resize and rules_select
     reached = set(wanted)
     for node in nodes:
+        if node.op_type in SIZES:
+            continue
         if any(name in reached for name in node.input):
             reached.update(name for name in node.output if name)
     found: dict[str, str] = dict(seeds)

@@ -34,6 +34,7 @@ class _Way:
         wb, rb: biases [K * h].
         dy: derivative of ``after`` [T, B, h].
         cell: LSTM: cell state at the start [1, B, h].
+        dcell: LSTM: derivative of the one at the end, or None.
     """
 
     e: Emitter
@@ -46,6 +47,7 @@ class _Way:
     rb: str
     dy: str
     cell: str
+    dcell: str | None
     steps: int
     hidden: int
 
@@ -158,7 +160,7 @@ def _lstm(way: _Way, v: View) -> _Found:
     by_i, by_f = e.mul(g, way.slope(i)), e.mul(old, way.slope(f))
     by_g = e.mul(i, way.one_minus(e.mul(g, g)))
     carry: str | None = None
-    cell: str | None = None
+    cell = way.dcell
     rows = []
     for t in reversed(range(way.steps)):
         dh = _add(e, carry, way.at(way.dy, t))
@@ -211,8 +213,6 @@ def _checked(v: View, gates: int, usual: Sequence[str]) -> None:
         raise NoGradient(f"{kind}: other activations than the usual ones")
     if v.shape(X)[0] > MOST_STEPS:
         raise NoGradient(f"{kind}: more than {MOST_STEPS} steps")
-    if len(v.dy) > 2 and v.dy[2] is not None:
-        raise NoGradient(f"{kind}: a derivative of its last cell state")
     if v.shape(W)[1] % gates:
         raise NoGradient(f"{kind}: weights of another size")
 
@@ -260,14 +260,18 @@ def _recurrent(v: View, gates: int, one: Callable[[_Way, View], _Found]) -> Part
             end = e.reshape(own(v.dy[1], 0), [1, batch, hidden])
             late = e.pad(end, [steps - 1, 0, 0], [0, 0, 0])
             dy = late if dy is None else e.binary("Add", dy, late)
-        assert dy is not None
+        if dy is None:  # only the last cell state is read
+            dy = e.const(np.zeros((steps, batch, hidden), np.float32))
+        dcell = None
+        if len(v.dy) > 2 and v.dy[2] is not None:
+            dcell = e.reshape(own(v.dy[2], 0), [1, batch, hidden])
         before = state
         if steps > 1:
             before = e.concat([state, e.slices(after, [0], [0], [steps - 1], [1])], 0)
         way = _Way(
             e, x, before, after, own(v.x[W], 0), own(v.x[R], 0),
             e.slices(bias, [0], [0], [size], [1]), e.slices(bias, [0], [size], [2 * size], [1]),
-            dy, cell, steps, hidden,
+            dy, cell, dcell, steps, hidden,
         )  # fmt: skip
         done = one(way, v)
         found.append(done)

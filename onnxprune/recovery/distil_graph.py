@@ -22,7 +22,7 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxprune.calibration.agreement import distributions
 from onnxprune.calibration.stages import session
 from onnxprune.errors import DataError
-from onnxprune.gradients import Emitter, NoGradient, backward
+from onnxprune.gradients import SIZES, Emitter, NoGradient, backward
 from onnxprune.gradients.emit import OPSET
 
 Array = npt.NDArray[Any]
@@ -42,7 +42,8 @@ class Graph:
         inputs: names of the graph's inputs.
         outputs: names of the graph's outputs.
         opset: all imports.
-        shapes, known: of all values on one feed; numbers of what depends on no input.
+        shapes, known: of all values on one feed; numbers of what depends on no input, or only on
+            the sizes of some.
     """
 
     nodes: list[onnx.NodeProto]
@@ -87,8 +88,9 @@ def graph_of(proto: onnx.ModelProto, feed: Mapping[str, Array]) -> Graph:
     values = dict(zip(made, (np.asarray(a) for a in got), strict=True))
     fixed = set(constants)
     for node in graph.node:
-        if not any(a.type in (5, 10) for a in node.attribute) and all(
-            n in fixed for n in node.input if n
+        if node.op_type in SIZES or (
+            not any(a.type in (5, 10) for a in node.attribute)
+            and all(n in fixed for n in node.input if n)
         ):
             fixed.update(node.output)
     known = {n: a for n, a in values.items() if n in fixed}

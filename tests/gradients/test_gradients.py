@@ -246,7 +246,7 @@ def test_what_has_no_derivative_says_so():
         ("RNN", 1, {}),
     ],
 )
-@pytest.mark.parametrize("ends", ["all", "last"])
+@pytest.mark.parametrize("ends", ["all", "last", "cell"])
 def test_recurrent_layers(kind, gates, how, direction, ends):
     steps, batch, size, hidden = 5, 2, 4, 3
     ways = 2 if direction == "bidirectional" else 1
@@ -262,6 +262,8 @@ def test_recurrent_layers(kind, gates, how, direction, ends):
         inputs["c"] = rand(ways, batch, hidden, seed=6)
         names.append("c")
     outputs = ["y", "yh"] if ends == "all" else ["", "yh"]
+    if ends == "cell":  # as streaming networks give their states
+        outputs = ["y", "", "yc"] if kind == "LSTM" else ["y"]
     node = helper.make_node(kind, names, outputs, hidden_size=hidden, direction=direction, **how)
     check([node], inputs, outputs=[n for n in outputs if n], rtol=5e-3)
 

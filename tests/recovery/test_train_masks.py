@@ -82,6 +82,32 @@ def test_what_has_no_derivative_ends_a_block(tmp_path):
     assert train["history"][-1][1] < train["history"][1][1]
 
 
+def test_sizes_that_are_computed_are_known(tmp_path):
+    path = tmp_path / "net.onnx"
+    save_net(path)
+    model = onnx.load(path)
+    model.graph.initializer.extend(
+        numpy_helper.from_array(np.array(v, np.int64), k)
+        for k, v in {"one": [1], "two": [2], "zero": [0]}.items()
+    )
+    # All channels but the first, as many as Shape says; and zeros of a computed shape added.
+    more = [
+        helper.make_node("Shape", ["r1"], ["shape"]),
+        helper.make_node("Gather", ["shape", "one"], ["count"], axis=0),
+        helper.make_node("Slice", ["r1", "zero", "count", "one"], ["cut"]),
+        helper.make_node("ConstantOfShape", ["shape"], ["zeros"]),
+        helper.make_node("Add", ["cut", "zeros"], ["r1s"]),
+    ]
+    place = next(i for i, node in enumerate(model.graph.node) if node.name == "conv2")
+    model.graph.node[place].input[0] = "r1s"
+    for node in reversed(more):
+        model.graph.node.insert(place, node)
+    onnx.save(model, path)
+    result = onnxprune.prune(path, "element", 0.85, data={"x": X}, first_layer="keep")
+    (train,) = (s for s in result.report["recovery"]["steps"] if s["step"] == "train")
+    assert train["weights"] == 7 and train["unfollowed"] == []
+
+
 def open_sizes(path):
     save_net(path)
     model = onnx.load(path)
