@@ -12,6 +12,7 @@ constexpr double kOutput = 0.25;        // ... and cycles for each number they w
 // Quantised ones, as shares of the dense time: measured 0.91 to 1.2 with unsigned weights, 0.23 to 0.3 with
 // signed ones where there are instructions for them (Emerald Rapids). They are taken to be as fast as anywhere.
 constexpr double kUnsignedIntegers = 0.9, kSignedIntegers = 0.5, kDotProducts = 0.23;
+constexpr double kGathered = 5;         // cycles a pixel and tap, however many channels, where windows are put together
 constexpr double kByte = 0.1;           // cycles for an 8-bit number read or written in passing
 constexpr double kCached = 23;          // bytes a cycle that dense weights come in from the caches
 constexpr double kUncached = 7;         // ... and from memory
@@ -201,7 +202,9 @@ double CostModel::cpu(const Graph& graph, const Lowering& lowering, const Unit& 
       double work = share * kDense * kernels::estimate_dense_cycles(g, y.height * y.width, best_isa()) + kOutput * numbers;
       // Few multiplications a number, as in depthwise convolutions: moving the numbers is the work.
       if (g.groups > 1)
-        work = std::max(work, (unit.has_sign ? 0.7 : 1.0) * (0.9 + 0.2 * g.stride_h * g.stride_w) * numbers);
+        work = std::max(work, (0.9 + 0.2 * g.stride_h * g.stride_w) * numbers);
+      else if (unit.quantised && g.taps() > 1)
+        work += kGathered * static_cast<double>(g.taps()) * static_cast<double>(y.height * y.width);
       // What is not fused dequantises its weights every time.
       const bool spelled = !unit.quantised && !unit.op.scale.empty();
       const double apart = spelled ? kCall * static_cast<double>(unit.nodes.size() - 1) + kFuseless * (bytes / 4 + 4 * out) : 0;

@@ -373,6 +373,25 @@ TEST(conv_groups) {
       }
     }
   }
+  // Input and output of one pitch: narrow planes are computed as one row.
+  for (const int width : {1, 3, 5, 7, 9, 12, 17, 20}) {
+    for (const int kernel : {3, 5}) {
+      Case narrow = conv(5, 5, 11, width, kernel, kernel, kernel / 2);
+      narrow.g.groups = 5;
+      narrow.zeros = Zeros::none;
+      const std::int32_t pitch =
+          make_layout(narrow.height, narrow.width, conv_need(narrow.g, narrow.height, narrow.width)).pitch;
+      for (const std::int32_t more : {0, 2}) {
+        for (const Activation activation : {Activation::relu, Activation::tanh}) {
+          narrow.epilogue.activation = activation;
+          narrow.epilogue.residual = more == 0 ? Residual::none : Residual::after_activation;
+          narrow.out_need.pitch = more == 0 ? pitch : 0;
+          narrow.out_need.left = narrow.out_need.right = more;
+          check_case(narrow, seed++);
+        }
+      }
+    }
+  }
   depthwise.g.out_channels = 38;  // multiplier 2
   depthwise.g.stride_h = depthwise.g.stride_w = 2;
   check_case(depthwise, seed++);

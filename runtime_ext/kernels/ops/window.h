@@ -68,6 +68,12 @@ struct TapWeights {
   }
 };
 
+inline Reg window_result(const WindowRun& run, Reg sum) {
+  if (run.scaled) sum = Simd::mul(sum, splat(run.factor));
+  const Reg v = Simd::min(splat(run.high), Simd::max(splat(run.low), sum));
+  return run.rounds ? Simd::round(v) : v;
+}
+
 template <int K, int S, int R, bool Whole>
 inline void window_tile(const WindowRun& run, const TapWeights<K>& weights, const float* in,
                         float* out, int lanes) {
@@ -90,14 +96,38 @@ inline void window_tile(const WindowRun& run, const TapWeights<K>& weights, cons
         sum[r] = Simd::fma(weights[ky * K + k], x.tap[k], sum[r]);
     }
   }
-  const Reg low = splat(run.low), high = splat(run.high), factor = splat(run.factor);
 #pragma GCC unroll 8
-  for (int r = 0; r < R; ++r) {
-    if (run.scaled) sum[r] = Simd::mul(sum[r], factor);
-    Reg v = Simd::min(high, Simd::max(low, sum[r]));
-    if (run.rounds) v = Simd::round(v);
-    write(out + r * run.out_pitch, v, Whole ? kW : lanes, nullptr, 0);
+  for (int r = 0; r < R; ++r)
+    write(out + r * run.out_pitch, window_result(run, sum[r]), Whole ? kW : lanes, nullptr, 0);
+}
+
+// One long row: vectors side by side hide each other's latency, as rows do elsewhere.
+template <int K, int V>
+inline void window_run(const WindowRun& run, const TapWeights<K>& weights, std::int64_t x) {
+  Reg sum[V];
+#pragma GCC unroll 8
+  for (int v = 0; v < V; ++v) sum[v] = splat(run.bias);
+#pragma GCC unroll 8
+  for (int ky = 0; ky < K; ++ky) {
+    const float* p = run.in + x + ky * run.in_pitch;
+#pragma GCC unroll 8
+    for (int k = 0; k < K; ++k) {
+      const Reg w = weights[ky * K + k];
+#pragma GCC unroll 8
+      for (int v = 0; v < V; ++v) sum[v] = Simd::fma(w, Simd::load(p + k + v * kW), sum[v]);
+    }
   }
+#pragma GCC unroll 8
+  for (int v = 0; v < V; ++v) Simd::store(run.out + x + v * kW, window_result(run, sum[v]));
+}
+
+template <int K>
+inline void window_row(const WindowRun& run, const TapWeights<K>& weights) {
+  std::int64_t x = 0;
+  for (; x + 4 * kW <= run.width; x += 4 * kW) window_run<K, 4>(run, weights, x);
+  for (; x + 2 * kW <= run.width; x += 2 * kW) window_run<K, 2>(run, weights, x);
+  for (; x < run.width; x += kW)
+    window_run<K, 1>(run, weights, x + kW <= run.width ? x : run.width - kW);
 }
 
 // The last vector of a row, and the last rows, overlap those before them.
@@ -119,7 +149,9 @@ template <int K, int S>
 void window_plane(const WindowRun& run) {
   constexpr int kRows = S == 1 ? 4 : 2;
   const TapWeights<K> weights(run.weights);
-  if (run.rows < kRows) {
+  if (S == 1 && run.rows == 1 && run.width >= kW) {
+    window_row<K>(run, weights);
+  } else if (run.rows < kRows) {
     for (std::int64_t y = 0; y < run.rows; ++y) window_rows<K, S, 1>(run, weights, y);
   } else {
     for (std::int64_t y = 0; y < run.rows; y += kRows)

@@ -19,7 +19,7 @@ class DepthwisePlan final : public PlanBase {
         bias_(padded_bias(request.weights)),
         factor_(padded_factor(request)),
         borders_(border_runs(out_)) {
-    if (out_.plain()) {  // the kernel writes those between the rows itself
+    if (out_.plain()) {  // those between the rows are written with the pixels
       const std::int64_t end = out_.lead + flat_pixels(out_.height, out_.width, out_.pitch);
       borders_ = {{0, out_.lead}, {end, out_.plane_stride - end}};
     }
@@ -30,6 +30,11 @@ class DepthwisePlan final : public PlanBase {
       clamp_.high = std::numeric_limits<float>::infinity();
       clamp_.rounds = false;
     }
+    // Rows of few pixels leave most of a vector empty. Where input and output have the same pitch the plane
+    // is one row, padding included, if that takes fewer vectors.
+    const std::int64_t flat = flat_pixels(out_.height, out_.width, out_.pitch);
+    flat_ = out_.plain() && shape_.stride_h == 1 && in_.pitch == out_.pitch &&
+            5 * vectors(flat) <= 4 * out_.height * vectors(out_.width);
     if (!out_.plain()) scatter_ = scatter_runs(out_, out_.width, 0, plane_floats());
     info_.kernel = kernel;
     info_.bytes = static_cast<std::int64_t>(
@@ -62,6 +67,8 @@ class DepthwisePlan final : public PlanBase {
     return static_cast<std::int64_t>(out_.height) * out_.width;
   }
 
+  std::int64_t vectors(std::int64_t pixels) const { return (pixels + ops_.width - 1) / ops_.width; }
+
   void channel(std::int64_t c, const float* in, float* out, const float* residual,
                float* scratch) const {
     WindowRun run;
@@ -69,8 +76,8 @@ class DepthwisePlan final : public PlanBase {
     run.in_pitch = in_.pitch;
     run.out = out_.plain() ? out + out_.lead : scratch;
     run.out_pitch = out_.plain() ? out_.pitch : out_.width;
-    run.rows = out_.height;
-    run.width = out_.width;
+    run.rows = flat_ ? 1 : out_.height;
+    run.width = flat_ ? flat_pixels(out_.height, out_.width, out_.pitch) : out_.width;
     run.weights = weights_.data() + c * shape_.taps();
     run.bias = bias_[static_cast<std::size_t>(c)];
     run.low = clamp_.low;
@@ -89,6 +96,10 @@ class DepthwisePlan final : public PlanBase {
       ops_.finish(epilogue_, run.out + row, add == nullptr ? nullptr : add + row, nullptr,
                   run.width);
     }
+    for (std::int32_t y = 0; y + 1 < out_.height && flat_; ++y) {
+      float* const between = run.out + static_cast<std::int64_t>(y) * out_.pitch + out_.width;
+      for (std::int32_t x = 0; x < out_.pitch - out_.width; ++x) between[x] = 0.0f;
+    }
     if (!out_.plain())
       ops_.scatter(scatter_.data(), static_cast<std::int64_t>(scatter_.size()), scratch, 0, out, 0, 1);
     zero_runs(borders_, out);
@@ -97,6 +108,7 @@ class DepthwisePlan final : public PlanBase {
   ConvGeometry shape_;
   Clamp clamp_;
   bool fused_ = true;  // the clamp is the whole epilogue
+  bool flat_ = false;
   std::vector<float> weights_, bias_, factor_;
   std::vector<ScatterRun> scatter_;  // of a whole plane, when the output has phases
   std::vector<FloatRun> borders_;
