@@ -92,14 +92,13 @@ def main() -> int:
     parser.add_argument("--kinds", default=",".join(suite.KINDS))
     parser.add_argument("--seconds", type=float, default=1.0, help="for each network and kind")
     parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--models", type=Path, help="a folder with NAME.KIND.onnx, made by --write")
+    parser.add_argument("--models", type=Path, help="instead: files NAME.KIND.onnx below it")
     parser.add_argument("--write", type=Path, help="only write the pruned models to this folder")
     parser.add_argument("--json", action="store_true", help="a JSON object a line")
     given = parser.parse_args()
     below = []
     if given.models:
-        paths = sorted(given.models.glob("*.onnx"), key=lambda p: p.stat().st_size)
-        variants: Any = ((*p.stem.rsplit(".", 1), onnx.load(p)) for p in paths)
+        variants = suite.saved(given.models, given.only)
     else:
         variants = suite.variants(given.only, tuple(given.kinds.split(",")))
     for name, kind, model in variants:

@@ -133,3 +133,15 @@ def variants(
         dense = load()
         for kind in kinds:
             yield name, kind, pruned(dense, kind)
+
+
+def saved(folder: Path, only: str = "") -> Iterator[tuple[str, str, onnx.ModelProto]]:
+    """Yield what files ``NAME.KIND.onnx`` below ``folder`` hold, the smallest first.
+
+    ``only``: a regular expression found in names. Any pruned files will do, whoever pruned them.
+    """
+    for path in sorted(folder.rglob("*.onnx"), key=lambda p: p.stat().st_size):
+        name, _, kind = path.stem.rpartition(".")
+        if re.search(only, name or kind):
+            kind = kind.replace("of", ":") if name else "as it is"
+            yield name or path.stem, kind, _named_constants(onnx.load(path))

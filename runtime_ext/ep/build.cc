@@ -38,17 +38,20 @@ Program build_program(const Graph& graph, const Lowering& lowering, const std::v
   }
   for (int index : chosen) {
     const Unit& unit = lowering.units[static_cast<size_t>(index)];
-    Op op = unit.op;
-    for (int& value : op.in) {
-      auto known = local.find(value);
-      if (known == local.end())
-        throw abi::Error("onnxprune: '" + graph.value(value).name + "' is read before it is made");
-      value = known->second;
-    }
-    op.out = number(op.out);
-    op.units = {index};
-    for (int node : unit.nodes) op.nodes.push_back(graph.label(graph.node(node)));
-    program.ops.push_back(std::move(op));
+    auto append = [&](Op op) {
+      for (int& value : op.in) {
+        auto known = local.find(value);
+        if (known == local.end())
+          throw abi::Error("onnxprune: '" + graph.value(value).name + "' is read before it is made");
+        value = known->second;
+      }
+      op.out = number(op.out);
+      op.units = {index};
+      for (int node : unit.nodes) op.nodes.push_back(graph.label(graph.node(node)));
+      program.ops.push_back(std::move(op));
+    };
+    append(unit.op);
+    for (const Unit::Also& also : unit.also) append(also.op);
   }
   for (int value : outputs) {
     program.outputs.push_back(crosses(value, number(value), OpKind::encode));

@@ -31,6 +31,10 @@ constexpr double kTransposed = 1.0;     // ... with a transposition, or out of c
 constexpr double kNorm = 0.6;           // cycles a number of our normalisation, of onnxruntime's fused one,
 constexpr double kCpuNorm = 0.5;        // and of one spelled out in nodes
 constexpr double kSpelledNorm = 2.0;
+constexpr double kOurResize = 0.5;      // cycles a number of resized images, to the nearest pixel
+constexpr double kOurBlend = 1.0;       // ... or between pixels;
+constexpr double kCpuResize = 1.0;      // of onnxruntime
+constexpr double kCpuBlend = 3.0;
 constexpr double kOurProducts = 11;     // multiply-adds a cycle of products of activations
 constexpr double kCpuProducts = 12;
 constexpr double kOurSoftmax = 2.5;     // cycles a score
@@ -145,6 +149,10 @@ double CostModel::ours(const Graph& graph, const Lowering& lowering, const Unit&
       return pooling(unit);
     case OpKind::global_pool:
       return kFuseless * floats(lowering.dims[static_cast<size_t>(unit.op.in[0])], unit.domains);
+    case OpKind::resize:
+      return (unit.op.resize->linear ? kOurBlend : kOurResize) * out;
+    case OpKind::pick:
+      return 0;  // mostly a view
     case OpKind::pointwise:
     case OpKind::affine:
       return curve(unit.op.epilogue, out) + (fuses(graph, lowering, unit) ? 0 : 2 * kFuseless * out);
@@ -214,9 +222,20 @@ double CostModel::cpu(const Graph& graph, const Lowering& lowering, const Unit& 
       return kTap * out * unit.op.geometry.taps();
     case OpKind::global_pool:
       return (unit.quantised ? kByte : kFuseless) * floats(lowering.dims[static_cast<size_t>(unit.op.in[0])], unit.domains);
+    case OpKind::resize:
+      return kCall + (unit.op.resize->linear ? kCpuBlend : kCpuResize) * out;
+    case OpKind::pick:
+      return kCall + 2 * kFuseless * out;
     case OpKind::pointwise:
-    case OpKind::affine:
-      return curve(unit.op.epilogue, out) + (fuses(graph, lowering, unit) ? 0 : kCall + 2 * kFuseless * out);
+    case OpKind::affine: {
+      // What is left of constants after onnxruntime's own folding, and what it has no fused form of, are
+      // passes of their own; a hard swish spelled out is as many as it has nodes.
+      const bool spelled = unit.nodes.size() > 1, clamped = curve(unit.op.epilogue, out) == 0;
+      const double passes = spelled && clamped ? static_cast<double>(unit.nodes.size())
+                            : spelled || unit.op.kind == OpKind::affine || !fuses(graph, lowering, unit) ? 1
+                                                                                                         : 0;
+      return curve(unit.op.epilogue, out) + passes * (kCall + 2 * kFuseless * out);
+    }
     case OpKind::quantised_sum:
     case OpKind::decode:
     case OpKind::encode:
@@ -244,6 +263,7 @@ double CostModel::cpu(const Graph& graph, const Lowering& lowering, const Unit& 
 
 bool CostModel::fuses(const Graph& graph, const Lowering& lowering, const Unit& unit) const {
   const Op& op = unit.op;
+  if (!op.slope.empty()) return false;
   if (op.kind == OpKind::pointwise || op.kind == OpKind::affine) return fuses_into_producer(graph, lowering, op.in[0]);
   return op.kind == OpKind::binary && !op.gate && op.binary == kernels::Binary::add &&
          (fuses_into_producer(graph, lowering, op.in[0]) || fuses_into_producer(graph, lowering, op.in[1]));

@@ -49,6 +49,11 @@ Dim window_output(const Window& window, const Dim& size) {
 int64_t assume(const Dim& dim, int64_t leaf) {
   if (dim.known()) return std::max<int64_t>(dim.value, 0);
   const std::string& text = dim.symbol;
+  if (text.rfind("r(", 0) == 0 && text.back() == ')') {  // r(size,factor)
+    const size_t comma = text.rfind(',');
+    const double inner = static_cast<double>(assume(Dim::named(text.substr(2, comma - 2)), leaf));
+    return std::max<int64_t>(1, static_cast<int64_t>(inner * std::strtod(text.c_str() + comma + 1, nullptr)));
+  }
   if (text.rfind("w(", 0) != 0 || text.back() != ')') return leaf;
   const size_t second = text.rfind(','), first = second == 0 ? std::string::npos : text.rfind(',', second - 1);
   if (second == std::string::npos || first == std::string::npos) return leaf;

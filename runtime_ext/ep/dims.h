@@ -41,7 +41,7 @@ enum class AutoPad : uint8_t { none, same_upper, same_lower, valid };
 // its stride).
 bool resolve_auto_pad(Window* window, AutoPad mode, const Dim& size);
 // A size for an open dimension: `leaf` for a plain symbol, and what follows from that for one that
-// window_output made.
+// window_output or resized (ep/resize.h) made.
 int64_t assume(const Dim& dim, int64_t leaf);
 
 // Output size of `window` over `size`; 0 when it does not fit.

@@ -44,6 +44,7 @@ class InstanceBuilder {
 
  private:
   static size_t at(int i) { return static_cast<size_t>(i); }
+  static size_t at64(int64_t i) { return static_cast<size_t>(i); }
   ValuePlan& value(int v) { return plan_.values[at(v)]; }
   const PlaneLayout& layout(int v, Form form) const { return plan_.values[at(v)].forms.at(form); }
   int32_t channels(int v) { return static_cast<int32_t>(value(v).view.channels); }
@@ -157,6 +158,8 @@ class InstanceBuilder {
   void emit_pool(const Op& op, const OpPlan& o);
   void emit_reshape(const Op& op, Form form);
   void emit_concat(const Op& op, Form form);
+  void emit_resize(const Op& op);
+  void emit_pick(const Op& op, Form form);
   void emit_pointwise(const Op& op, Form form);
   void emit_global_pool(const Op& op);
   void emit_quantised_sum(const Op& op, Form form);
@@ -345,6 +348,44 @@ void InstanceBuilder::emit_concat(const Op& op, Form form) {
   }
 }
 
+void InstanceBuilder::emit_resize(const Op& op) {
+  const PlaneLayout from = layout(op.in[0], kPlain), to = layout(op.out, kPlain);
+  const View& y = value(op.out).view;
+  auto in = use(op.in[0], kPlain), out = use(op.out, kPlain);
+  const auto& axes = op.resize->axes;
+  auto rows = std::make_shared<const kernels::ResizeAxis>(
+      y.height == 1 && shapes_[at(op.in[0])].size() == 3 ? kernels::ResizeAxis{{0}, {}, {}}
+                                                         : resize_axis(*op.resize, axes[0], from.height));
+  auto columns = std::make_shared<const kernels::ResizeAxis>(resize_axis(*op.resize, axes[1], from.width));
+  add(op.label, op.resize->linear ? "resize_linear" : "resize_nearest", y.channels, moving(2 * y.channels * y.pixels()),
+      [=](const Frame& f, int64_t first, int64_t last, void*) {
+        kernels::resize_planes(*rows, *columns, from, f.at(*in), to, f.at(*out), static_cast<int32_t>(first),
+                               static_cast<int32_t>(last));
+      });
+}
+
+// Planes that follow each other in the input are a view of it; others are copied.
+void InstanceBuilder::emit_pick(const Op& op, Form form) {
+  const PlaneLayout l = layout(op.out, form);
+  const int64_t stride = l.plane_stride;
+  bool run = true;
+  for (size_t c = 1; c < op.channels.size(); ++c) run &= op.channels[c] == op.channels[c - 1] + 1;
+  if (run && !op.channels.empty() && places_.put(op.out, op.in[0], form, op.channels[0] * stride)) return;
+  auto in = use(op.in[0], form), out = use(op.out, form);
+  auto channels = std::make_shared<const std::vector<int32_t>>(op.channels);
+  const int64_t count = static_cast<int64_t>(op.channels.size());
+  add(op.label, "copy", count, moving(2 * count * stride), [=](const Frame& f, int64_t first, int64_t last, void*) {
+    const float* from = f.at(*in);
+    float* to = f.at(*out);
+    for (int64_t c = first; c < last;) {  // runs of planes at once
+      int64_t end = c + 1;
+      while (end < last && (*channels)[at64(end)] == (*channels)[at64(end - 1)] + 1) ++end;
+      std::memcpy(to + c * stride, from + (*channels)[at64(c)] * stride, static_cast<size_t>((end - c) * stride) * sizeof(float));
+      c = end;
+    }
+  });
+}
+
 void InstanceBuilder::emit_pointwise(const Op& op, Form form) {
   const PlaneLayout l = layout(op.out, form);
   const View& x = value(op.out).view;
@@ -381,7 +422,18 @@ void InstanceBuilder::emit_pointwise(const Op& op, Form form) {
           values.size() == 1 ? values[0] : values[static_cast<size_t>(i % x.channels)];
     return out_values;
   };
-  auto scale = spread(op.scale), shift = spread(op.shift);
+  auto scale = spread(op.scale), shift = spread(op.shift), slope = spread(op.slope);
+  if (slope) {  // one alpha a plane
+    add(op.label, "affine_planes", planes, cost, [=](const Frame& f, int64_t first, int64_t last, void*) {
+      kernels::Epilogue own = epilogue;
+      for (int64_t c = first; c < last; ++c) {
+        own.alpha = (*slope)[at64(c)];
+        kernels::affine_planes(l, f.at(*a), scale ? scale->data() : nullptr, shift ? shift->data() : nullptr, f.at(*out),
+                               own, static_cast<int32_t>(c), static_cast<int32_t>(c + 1));
+      }
+    });
+    return;
+  }
   add(op.label, "affine_planes", planes, cost, [=](const Frame& f, int64_t first, int64_t last, void*) {
     kernels::affine_planes(l, f.at(*a), scale ? scale->data() : nullptr, shift ? shift->data() : nullptr,
                            f.at(*out), epilogue, static_cast<int32_t>(first), static_cast<int32_t>(last));
@@ -536,6 +588,10 @@ void InstanceBuilder::emit(const Op& op, const OpPlan& o) {
       return emit_norm(op, o.out);
     case OpKind::attention:
       return emit_attention(op, o.out);
+    case OpKind::resize:
+      return emit_resize(op);
+    case OpKind::pick:
+      return emit_pick(op, o.out);
   }
 }
 

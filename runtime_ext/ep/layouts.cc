@@ -84,6 +84,7 @@ class Planner {
           }
           break;
         case OpKind::pool:
+        case OpKind::resize:
           o.in = o.out = kPlain;
           break;
         case OpKind::global_pool:
@@ -108,6 +109,7 @@ class Planner {
         case OpKind::binary:
         case OpKind::quantised_sum:
         case OpKind::norm:
+        case OpKind::pick:
           o.in = o.out = is_vector(op.in[0]) ? kDense : kPlain;
           break;
       }
@@ -134,7 +136,7 @@ class Planner {
       if (!o.out.plain()) continue;
       if (op.residual >= 0) tie(op.out, op.residual);
       if (o.in.plain() && (op.kind == OpKind::concat || op.kind == OpKind::affine || op.kind == OpKind::pointwise ||
-                           op.kind == OpKind::reshape || op.kind == OpKind::binary ||
+                           op.kind == OpKind::reshape || op.kind == OpKind::binary || op.kind == OpKind::pick ||
                            op.kind == OpKind::quantised_sum || op.kind == OpKind::norm))
         for (size_t k = 0; k < op.in.size(); ++k)
           if (!(op.gate && k == 1)) tie(op.out, op.in[k]);

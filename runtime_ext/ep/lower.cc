@@ -109,6 +109,11 @@ const std::unordered_map<std::string, Lower>& families() {
       {"Sum", lower_binary},
       {"BatchNormalization", lower_batch_norm},
       {"Concat", lower_concat},
+      {"PRelu", lower_prelu},
+      {"Resize", lower_resize},
+      {"Upsample", lower_resize},
+      {"Slice", lower_slice},
+      {"Split", lower_split},
       {"Flatten", lower_reshape},
       {"Reshape", lower_reshape},
       {"Squeeze", lower_reshape},
@@ -226,7 +231,7 @@ void lower_node(const LowerContext& context, int index, Unit* unit) {
   if (!node.domain.empty() && node.domain != "com.microsoft" && !is_packed(node))
     throw Unsupported("operator of domain '" + node.domain + "'");
   if (node.out.empty() || node.out[0] < 0) throw Unsupported("it has no output");
-  for (size_t i = 1; i < node.out.size(); ++i)
+  for (size_t i = 1; i < node.out.size() && node.op != "Split"; ++i)
     if (node.out[i] >= 0) throw Unsupported("it has more than one output");
   const GraphValue& out = context.graph.value(node.out[0]);
   if (!out.ranked || (out.desc.type != abi::kFloat && node.op != "QuantizeLinear"))
@@ -240,6 +245,12 @@ void lower_node(const LowerContext& context, int index, Unit* unit) {
 }
 
 }  // namespace
+
+std::vector<int> results(const Unit& unit) {
+  std::vector<int> values = {unit.op.out};
+  for (const Unit::Also& also : unit.also) values.push_back(also.op.out);
+  return values;
+}
 
 Lowering lower(const Graph& graph, bool alone) {
   Lowering result;
@@ -264,7 +275,7 @@ Lowering lower(const Graph& graph, bool alone) {
       continue;
     }
     if (!lower_attention(context, i, &unit) && !lower_norm_chain(context, i, &(unit = {})) &&
-        !lower_composite(context, i, &(unit = {})))
+        !lower_composite(context, i, &(unit = {})) && !lower_shuffle(context, i, &(unit = {})))
       continue;
     bool free = std::none_of(unit.nodes.begin(), unit.nodes.end(),
                              [&](int n) { return taken[static_cast<size_t>(n)]; });
@@ -293,9 +304,13 @@ Lowering lower(const Graph& graph, bool alone) {
       }
     }
     if (unit.supported) {
-      Dims& known = result.dims[static_cast<size_t>(unit.op.out)];
-      merge_dims(&unit.dims, known);
-      known = unit.dims;
+      auto tell = [&](int value, Dims* own) {
+        Dims& known = result.dims[static_cast<size_t>(value)];
+        merge_dims(own, known);
+        known = *own;
+      };
+      tell(unit.op.out, &unit.dims);
+      for (Unit::Also& also : unit.also) tell(also.op.out, &also.dims);
     }
     for (int n : unit.nodes) result.unit_of[static_cast<size_t>(n)] = static_cast<int>(result.units.size());
     result.units.push_back(std::move(unit));
@@ -324,6 +339,7 @@ Digest lowering_digest(const Graph& graph, const Lowering& lowering) {
     hasher.put(unit.domains).put(unit.dims.size());
     for (const Dim& dim : unit.dims) hasher.put(dim.value).text(dim.symbol);
     hasher.put(unit.anchor).put(unit.packed).text(op_bytes(unit.op));
+    for (const Unit::Also& also : unit.also) hasher.text(op_bytes(also.op));
     if (unit.anchor) hasher.put(weight_digest(unit.op));
   }
   return hasher.digest();

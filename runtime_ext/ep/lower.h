@@ -19,6 +19,12 @@ struct Unit {
   uint8_t domains = 0;       // bit set of Domain: the views it can be computed in
   Op op;                     // values are graph values; weights are a source, not packed
   Dims dims;                 // of the result
+  // Further results of the same node: operations on the same input.
+  struct Also {
+    Op op;
+    Dims dims;
+  };
+  std::vector<Also> also;
   bool anchor = false;       // has a constant weight matrix
   bool packed = false;       // stored packed: without us our own operator would run it, slower
   bool quantised = false;    // the CPU provider computes with 8-bit integers
@@ -29,6 +35,9 @@ struct Unit {
 
 // Where no zero point is known.
 constexpr int kNoZero = 1 << 20;
+
+// Values that a unit makes.
+std::vector<int> results(const Unit& unit);
 
 // The whole graph as units in execution order, every node in exactly one.
 struct Lowering {

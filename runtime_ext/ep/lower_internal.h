@@ -59,6 +59,10 @@ void lower_global_pool(const LowerContext& context, const GraphNode& node, Unit*
 void lower_binary(const LowerContext& context, const GraphNode& node, Unit* unit);
 void lower_batch_norm(const LowerContext& context, const GraphNode& node, Unit* unit);
 void lower_concat(const LowerContext& context, const GraphNode& node, Unit* unit);
+void lower_prelu(const LowerContext& context, const GraphNode& node, Unit* unit);
+void lower_resize(const LowerContext& context, const GraphNode& node, Unit* unit);
+void lower_slice(const LowerContext& context, const GraphNode& node, Unit* unit);
+void lower_split(const LowerContext& context, const GraphNode& node, Unit* unit);
 void lower_reshape(const LowerContext& context, const GraphNode& node, Unit* unit);
 // False when `node` is no activation.
 bool lower_activation(const LowerContext& context, const GraphNode& node, Unit* unit);
@@ -68,6 +72,11 @@ void lower_norm(const LowerContext& context, const GraphNode& node, Unit* unit);
 bool lower_norm_chain(const LowerContext& context, int last, Unit* unit);
 bool lower_attention(const LowerContext& context, int last, Unit* unit);
 bool lower_composite(const LowerContext& context, int last, Unit* unit);
+// Channels put into another order by reshapes and a transposition.
+bool lower_shuffle(const LowerContext& context, int last, Unit* unit);
+
+// Views in which a constant of shape `c` is one number per channel of `x` (or one number at all).
+uint8_t channel_views(const Dims& x, const Shape& c);
 
 // A float operator between nodes that dequantise and quantise.
 struct QuantisedChain {

@@ -33,7 +33,8 @@ bool is_gate(const Dims& x, const Dims& gate) {
   return shrinks;
 }
 
-// Views in which a constant of shape `c` is one number per channel of `x` (or one number at all).
+}  // namespace
+
 uint8_t channel_views(const Dims& x, const Shape& c) {
   if (c.size() > x.size()) return 0;
   int64_t size = 1;
@@ -51,8 +52,6 @@ uint8_t channel_views(const Dims& x, const Shape& c) {
   if (axis + 2 == x.size()) views |= bit(Domain::left);
   return views;
 }
-
-}  // namespace
 
 void lower_pool(const LowerContext& context, const GraphNode& node, Unit* unit) {
   Op& op = unit->op;

@@ -104,6 +104,50 @@ bool match_gated(const LowerContext& context, const GraphNode& mul, Matcher* m, 
   return false;
 }
 
+// min(max(x + 3, 0), 6), reached from `value`; returns x or -1.
+int match_relu6(const LowerContext& context, Matcher* m, int value) {
+  const GraphNode* clip = m->step(value, "Clip");
+  if (!clip) return -1;
+  try {
+    if (bound(context, *clip, 1, "min", -1) != 0.0f || bound(context, *clip, 2, "max", -1) != 6.0f) return -1;
+  } catch (const Unsupported&) {
+    return -1;
+  }
+  const GraphNode* add = m->step(clip->in[0], "Add");
+  return add ? m->beside_scalar(*add, 3.0, true) : -1;
+}
+
+// x * relu6(x + 3) / 6 or relu6(x + 3) / 6, the sixth anywhere in the product.
+bool match_hard(const LowerContext& context, const GraphNode& last, Matcher* m, int* x, Activation* what) {
+  const size_t start = m->mark();
+  if (const int sixfold = m->unscaled(last, 1.0 / 6); sixfold >= 0) {
+    *what = Activation::hard_sigmoid;
+    if ((*x = match_relu6(context, m, sixfold)) >= 0) return true;
+    m->reset(start);
+    *what = Activation::hard_swish;
+    if (const GraphNode* mul = m->step(sixfold, "Mul"); mul && mul->in.size() == 2) {
+      const size_t mark = m->mark();
+      for (size_t i = 0; i < 2; ++i) {
+        m->reset(mark);
+        *x = match_relu6(context, m, mul->in[1 - i]);
+        if (*x >= 0 && *x == mul->in[i]) return true;
+      }
+    }
+    m->reset(start);
+  }
+  *what = Activation::hard_swish;
+  for (size_t i = 0; last.op == "Mul" && last.in.size() == 2 && i < 2; ++i) {
+    for (const char* op : {"Div", "Mul"}) {
+      m->reset(start);
+      const GraphNode* gate = m->step(last.in[1 - i], op);
+      *x = gate ? match_relu6(context, m, m->unscaled(*gate, 1.0 / 6)) : -1;
+      if (*x >= 0 && *x == last.in[i]) return true;
+    }
+  }
+  m->reset(start);
+  return false;
+}
+
 // Erf(x / sqrt 2) + 1, reached from `value`; returns x or -1.
 int match_erf(Matcher* m, int value) {
   const GraphNode* add = m->step(value, "Add");
@@ -216,13 +260,16 @@ bool match_gelu(const GraphNode& last, Matcher* m, int* x, int (*match_erf)(Matc
 
 bool lower_composite(const LowerContext& context, int last, Unit* unit) {
   const GraphNode& node = context.graph.node(last);
-  if (node.op != "Mul" || !node.domain.empty() || node.out.size() != 1 || node.out[0] < 0) return false;
+  if ((node.op != "Mul" && node.op != "Div") || !node.domain.empty() || node.out.size() != 1 || node.out[0] < 0) return false;
   const GraphValue& out = context.graph.value(node.out[0]);
   if (!out.ranked || out.desc.type != abi::kFloat) return false;
   Matcher m(context, last);
   int x = -1;
   Activation what = Activation::none;
-  if (!match_gated(context, node, &m, &x, &what)) {
+  float alpha = 0, beta = 0;
+  if (match_hard(context, node, &m, &x, &what)) {
+    if (what == Activation::hard_sigmoid) alpha = 1.0f / 6, beta = 0.5f;
+  } else if (!match_gated(context, node, &m, &x, &what)) {
     if (match_gelu(node, &m, &x, match_erf)) {
       what = Activation::gelu_erf;
     } else if (match_gelu(node, &m, &x, match_tanh)) {
@@ -234,7 +281,7 @@ bool lower_composite(const LowerContext& context, int last, Unit* unit) {
   if (context.graph.is_constant(x)) return false;
   const GraphValue& value = context.graph.value(x);
   if (!value.ranked || value.desc.type != abi::kFloat) return false;
-  set(context, x, what, 0, 0, unit);
+  set(context, x, what, alpha, beta, unit);
   unit->nodes = m.nodes();
   unit->op.out = node.out[0];
   unit->op.label = context.graph.label(node);

@@ -112,11 +112,12 @@ bool Places::alias(int v, Form source, Form target) {
   return false;
 }
 
-bool Places::put(int v, int of, Form form) {
+bool Places::put(int v, int of, Form form, int64_t offset) {
   const int source = buffer_of(of, form), target = buffer_of(v, form);
   Buffer& b = buffers_[at(target)];
   if (b.parent >= 0 || b.bound || contains(target, source)) return false;
   b.parent = source;
+  b.parent_offset = offset;
   return true;
 }
 

@@ -28,8 +28,8 @@ class Places {
   std::shared_ptr<Place> use(int v, Form form, int step);
   // Lets two forms of a value share memory; false when both are already fixed elsewhere.
   bool alias(int v, Form source, Form target);
-  // Lets `v` be the same bytes as `of`; false when it already lies elsewhere.
-  bool put(int v, int of, Form form);
+  // Lets `v` be the bytes of `of` from float `offset` on; false when it already lies elsewhere.
+  bool put(int v, int of, Form form, int64_t offset = 0);
   // Lets the output take the place of a residual that nobody reads afterwards: it is in the caches,
   // and a place less keeps them free.
   void reuse_residual(const Op& op, Form form);

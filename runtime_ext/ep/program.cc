@@ -72,6 +72,7 @@ bool absorb(Program* program, const Uses& uses, size_t i) {
     program->ops.erase(program->ops.begin() + producer);
     return true;
   };
+  if (!op.slope.empty()) return false;
   if (op.kind == OpKind::affine || op.kind == OpKind::pointwise) {
     int before = uses.private_producer(op.in[0]);
     if (before < 0) return false;
@@ -174,8 +175,31 @@ Shape op_shape(const Program& program, const Op& op, const std::vector<Shape>& s
       return reshaped(op, out);
     }
     case OpKind::pointwise:
-    case OpKind::affine:
+    case OpKind::affine: {
+      const View x = view(program.domain, in(0));
+      for (const auto* list : {&op.scale, &op.shift, &op.slope})
+        if (list->size() > 1 && static_cast<int64_t>(list->size()) != x.channels)
+          misfit(op, "an input of shape " + to_string(in(0)));
       return reshaped(op, in(0));
+    }
+    case OpKind::resize: {
+      Shape out = in(0);
+      if (out.size() < 3 || out.size() > 4) misfit(op, "input of rank " + std::to_string(out.size()));
+      for (size_t i = 2; i < out.size(); ++i) {
+        if (out[i] < 1) misfit(op, "an empty image");
+        out[i] = resized(op.resize->axes[i + 2 - out.size()], out[i]);
+      }
+      return reshaped(op, out);
+    }
+    case OpKind::pick: {
+      Shape out = in(0);
+      if (out.size() < 2 || program.domain == Domain::left) misfit(op, "input of rank " + std::to_string(out.size()));
+      int64_t& channels = program.domain == Domain::image ? out[1] : out.back();
+      for (int32_t c : op.channels)
+        if (c < 0 || c >= channels) misfit(op, "picks a channel that an input of shape " + to_string(in(0)) + " lacks");
+      channels = static_cast<int64_t>(op.channels.size());
+      return reshaped(op, out);
+    }
     case OpKind::norm: {
       for (size_t i = 1; i < op.in.size(); ++i)
         if (in(i) != in(0)) misfit(op, "operands of shapes " + to_string(in(0)) + " and " + to_string(in(i)));

@@ -12,6 +12,7 @@
 
 #include "ep/attention.h"
 #include "ep/dims.h"
+#include "ep/resize.h"
 #include "ep/shared.h"
 #include "kernels/kernels.h"
 
@@ -34,6 +35,8 @@ enum class OpKind : uint8_t {
   quantised_sum,  // of two quantised values
   decode,       // a quantised input as onnxruntime holds it, in the program's form
   encode,       // and an output the other way
+  resize,       // image: to another height and width
+  pick,         // image, tokens: some of the channels, in any order
 };
 
 class Blob;
@@ -77,9 +80,12 @@ struct Op {
                                    // quantised_sum: of numbers as stored, scale of each operand; their zero points,
                                    // the number added to the sum, and its zero point. Or, by the definition, the
                                    // scales of operands and result; no shift. decode, encode: the zero point
+  std::vector<float> slope;        // affine with a leaky_relu: its alpha by channel; empty = the epilogue's
   std::vector<float> bias;         // norm: added first, by feature; may be empty
   float epsilon = 0;               // norm
   bool centred = true;             // norm: false = root mean square
+  std::vector<int32_t> channels;   // pick: which channel of the input each channel of the result is
+  std::shared_ptr<const ResizeSpec> resize;
   std::shared_ptr<const AttentionSpec> attention;  // q, k, v (and mask) in `in`
   std::shared_ptr<WeightSource> source;             // conv, until packed
   std::shared_ptr<const kernels::Weights> weights;  // conv, once packed

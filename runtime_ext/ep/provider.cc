@@ -390,7 +390,7 @@ void Provider::claim(const Graph& graph, abi::GraphSupport* support) {
       const Unit& unit = lowering.units[static_cast<size_t>(u)];
       for (int n : unit.nodes) nodes.push_back(graph.node(n).handle);
       group_of[static_cast<size_t>(u)] = number;
-      group_of_value_[graph.value(unit.op.out).name] = number;
+      for (int v : results(unit)) group_of_value_[graph.value(v).name] = number;
     }
     abi::FusionOptions fusion{static_cast<uint32_t>(fn().version), true};
     check(fn().EpGraphSupportInfo_AddNodesToFuse(support, nodes.data(), nodes.size(), &fusion));

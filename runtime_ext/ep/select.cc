@@ -17,6 +17,11 @@ constexpr double kNever = 1e15;
 
 size_t at(int i) { return static_cast<size_t>(i); }
 
+bool makes(const Unit& unit, int value) {
+  const std::vector<int> values = results(unit);
+  return std::find(values.begin(), values.end(), value) != values.end();
+}
+
 class Selector {
  public:
   Selector(const Graph& graph, const Lowering& lowering, const Options& options, const CostModel& costs,
@@ -105,7 +110,7 @@ class Selector {
       const GraphValue& value = graph_.value(v);
       if (value.constant || (value.consumers.empty() && value.producer < 0)) continue;
       const int maker = value.producer < 0 ? -1 : unit_of(value.producer);
-      if (maker >= 0 && unit(maker).op.out != v && unit(maker).supported) continue;  // inside a unit
+      if (maker >= 0 && !makes(unit(maker), v) && unit(maker).supported) continue;  // inside a unit
       const uint8_t made_as = maker >= 0 && unit(maker).supported ? unit(maker).domains : 0;
       std::vector<int> here, apart;  // readers that can share the maker's view, and others
       for (int consumer : value.consumers) {
@@ -368,10 +373,12 @@ void group_borders(const Graph& graph, const Lowering& lowering, const std::vect
     for (int v : unit.op.in)
       if (!inside(graph.value(v).producer) && std::find(inputs->begin(), inputs->end(), v) == inputs->end())
         inputs->push_back(v);
-    const GraphValue& out = graph.value(unit.op.out);
-    bool leaves = out.graph_output || out.uses > out.consumers.size();
-    for (int consumer : out.consumers) leaves |= !inside(consumer);
-    if (leaves) outputs->push_back(unit.op.out);
+    for (int v : results(unit)) {
+      const GraphValue& out = graph.value(v);
+      bool leaves = out.graph_output || out.uses > out.consumers.size();
+      for (int consumer : out.consumers) leaves |= !inside(consumer);
+      if (leaves) outputs->push_back(v);
+    }
   }
 }
 

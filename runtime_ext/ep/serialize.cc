@@ -13,7 +13,7 @@ namespace onnxprune::ep {
 namespace {
 
 constexpr char kMagic[4] = {'O', 'P', 'C', 'X'};
-constexpr uint32_t kFormat = 3;
+constexpr uint32_t kFormat = 4;
 constexpr uint64_t kMostValues = 1u << 20;
 
 [[noreturn]] void damaged(const char* what) {
@@ -130,6 +130,33 @@ std::shared_ptr<const AttentionSpec> read_attention(Reader* r) {
   return s;
 }
 
+void write_resize(Writer* w, const ResizeSpec& s) {
+  w->put(static_cast<uint8_t>(s.linear));
+  w->put(static_cast<uint8_t>(s.coordinates));
+  w->put(static_cast<uint8_t>(s.nearest));
+  for (const ResizeSpec::Axis& axis : s.axes) {
+    w->put(axis.scale);
+    w->put(axis.size);
+  }
+}
+
+std::shared_ptr<const ResizeSpec> read_resize(Reader* r) {
+  auto s = std::make_shared<ResizeSpec>();
+  s->linear = r->get<uint8_t>() != 0;
+  s->coordinates = r->get_enum(ResizeSpec::Coordinates::half_pixel_symmetric);
+  s->nearest = r->get_enum(ResizeSpec::Nearest::simple);
+  for (ResizeSpec::Axis& axis : s->axes) {
+    axis.scale = r->get<float>();
+    axis.size = r->get<int64_t>();
+  }
+  try {
+    check_resize(*s);
+  } catch (const std::invalid_argument& e) {
+    damaged(e.what());
+  }
+  return s;
+}
+
 // All but the weight.
 void write_op(Writer* w, const Op& op) {
   w->put(static_cast<uint8_t>(op.kind));
@@ -153,10 +180,13 @@ void write_op(Writer* w, const Op& op) {
   w->list(op.target);
   w->list(op.scale);
   w->list(op.shift);
+  w->list(op.slope);
+  w->list(op.channels);
   w->list(op.bias);
   w->put(op.epsilon);
   w->put(static_cast<uint8_t>(op.centred));
   if (op.kind == OpKind::attention) write_attention(w, *op.attention);
+  if (op.kind == OpKind::resize) write_resize(w, *op.resize);
 }
 
 void write_weights(Writer* w, const Op& op) {
@@ -170,7 +200,7 @@ void write_weights(Writer* w, const Op& op) {
 
 Op read_op(Reader* r) {
   Op op;
-  op.kind = r->get_enum(OpKind::encode);
+  op.kind = r->get_enum(OpKind::pick);
   op.label = r->text();
   const uint64_t nodes = r->get<uint64_t>();
   if (nodes > kMostValues) damaged("number of nodes");
@@ -192,10 +222,13 @@ Op read_op(Reader* r) {
   op.target = r->list<int64_t>();
   op.scale = r->list<float>();
   op.shift = r->list<float>();
+  op.slope = r->list<float>();
+  op.channels = r->list<int32_t>();
   op.bias = r->list<float>();
   op.epsilon = r->get<float>();
   op.centred = r->get<uint8_t>() != 0;
   if (op.kind == OpKind::attention) op.attention = read_attention(r);
+  if (op.kind == OpKind::resize) op.resize = read_resize(r);
   const std::vector<uint8_t> blob = r->list<uint8_t>();
   if (op.kind == OpKind::conv) {
     kernels::WeightsPtr weights;

@@ -224,7 +224,7 @@ bool Tracer::isolated(int last) const {
 std::optional<Traced> Tracer::trace(int value) {
   const GraphValue& v = graph_.value(value);
   if (!v.ranked || v.desc.type != abi::kFloat) return std::nullopt;
-  if (v.producer >= 0 && !v.constant && graph_.node(v.producer).domain.empty()) {
+  if (v.producer >= 0 && value != stop_ && !v.constant && graph_.node(v.producer).domain.empty()) {
     const GraphNode& node = graph_.node(v.producer);
     static const std::set<std::string> kinds = {"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity",
                                                 "Mul",       "Div",     "Split",   "Slice",     "Gather",  "Expand"};

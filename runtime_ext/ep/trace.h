@@ -37,6 +37,8 @@ class Tracer {
   // The nodes walked over so far.
   const std::set<int>& nodes() const { return nodes_; }
   void include(int node) { nodes_.insert(node); }
+  // Not to look behind this value.
+  void stop_at(int value) { stop_ = value; }
   // True when, of what the collected nodes make, only the results of `last` are read elsewhere.
   bool isolated(int last) const;
 
@@ -57,6 +59,7 @@ class Tracer {
   const Graph& graph_;
   const std::vector<Dims>& dims_;
   bool alone_;
+  int stop_ = -1;
   std::set<int> nodes_;
 };
 

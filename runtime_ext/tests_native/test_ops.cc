@@ -4,6 +4,7 @@
 
 #include "harness.h"
 #include "reference.h"
+#include "resize.h"
 
 namespace {
 
@@ -404,5 +405,57 @@ TEST(attention) {
     }
     CHECK(right);
     CHECK(only_pixels_differ(ql, std::vector<float>(out.begin(), out.begin() + ql.plane_stride)));
+  }
+}
+
+TEST(resized_planes_are_what_their_tables_say) {
+  Random random(11);
+  for (int round = 0; round < 60; ++round) {
+    const int height = random.between(1, 9), width = random.between(1, 40);
+    const bool whole = round % 3 == 0, linear = round % 2 == 0;
+    const int times = 1 << random.below(3);
+    const int rows = whole ? height * times : random.between(1, 12);
+    const int columns = whole ? width * times : random.between(1, 50);
+    PadNeed need = random_need(&random), want = random_need(&random);
+    need.stride_h = need.stride_w = want.stride_h = want.stride_w = 1;
+    need.phase_mask = want.phase_mask = 1;
+    const PlaneLayout in = make_layout(height, width, need), out = make_layout(rows, columns, want);
+    auto axis = [&](int from, int to) {
+      ResizeAxis a;
+      for (int i = 0; i < to; ++i) {
+        a.first.push_back(whole ? i / times : random.below(from));
+        if (!linear) continue;
+        a.second.push_back(random.below(from));
+        a.weight.push_back(random.symmetric());
+      }
+      return a;
+    };
+    const ResizeAxis ys = axis(height, rows), xs = axis(width, columns);
+    const int channels = 3;
+    const std::vector<float> source = random_floats(static_cast<std::size_t>(in.buffer_floats(channels)), &random);
+    std::vector<float> planes = random_floats(static_cast<std::size_t>(out.buffer_floats(channels)), &random);
+    resize_planes(ys, xs, in, source.data(), out, planes.data(), 1, channels);
+    resize_planes(ys, xs, in, source.data(), out, planes.data(), 0, 1);
+    bool right = true;
+    for (int c = 0; c < channels; ++c) {
+      auto pixel = [&](int y, int x) {
+        return static_cast<double>(source[static_cast<std::size_t>(c * in.plane_stride + in.lead + y * in.pitch + x)]);
+      };
+      for (std::size_t y = 0; y < ys.first.size(); ++y) {
+        for (std::size_t x = 0; x < xs.first.size(); ++x) {
+          double expected = pixel(ys.first[y], xs.first[x]);
+          if (linear) {
+            const double v = ys.weight[y], w = xs.weight[x];
+            expected = (1 - v) * ((1 - w) * expected + w * pixel(ys.first[y], xs.second[x])) +
+                       v * ((1 - w) * pixel(ys.second[y], xs.first[x]) + w * pixel(ys.second[y], xs.second[x]));
+          }
+          const std::size_t at = static_cast<std::size_t>(c * out.plane_stride + out.lead) + y * static_cast<std::size_t>(out.pitch) + x;
+          right = right && std::fabs(planes[at] - expected) < 1e-5;
+        }
+      }
+      const float* plane = planes.data() + c * out.plane_stride;
+      CHECK(only_pixels_differ(out, std::vector<float>(plane, plane + out.plane_stride)));
+    }
+    CHECK(right);
   }
 }

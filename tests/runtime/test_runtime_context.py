@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
+from onnx import helper
 from runtime_graphs import Net, assert_close, claimed_ops, feed
 from test_runtime_regions import residual_network
 
@@ -58,6 +59,28 @@ def test_parts_left_to_the_cpu_survive(tmp_path: Path) -> None:
     given = feed(net.rng, {"x": [2, 6, 10, 10]})
     expected = runtime.session(model, 1, provider="cpu").run(None, given)[0]
     assert_close(runtime.session(compiled, 1).run(None, given)[0], expected)
+
+
+def test_moves_survive(tmp_path: Path) -> None:
+    """Resized images, parts of channels, slopes by channel: what they hold is saved with them."""
+    net = Net()
+    x = net.input("x", ["n", 6, "h", "w"])
+    a = net.add("Conv", x, net.weight(8, 6, 3, 3), pads=[1] * 4)
+    slope = net.constant(net.rng.standard_normal((8, 1, 1)).astype(np.float32))
+    parts = net.constant(np.array([3, 5], np.int64))
+    b = net.add("PRelu", a, slope)
+    net.nodes.append(helper.make_node("Split", [b, parts], ["first", "second"], axis=1))
+    scales = net.constant(np.array([1, 1, 2, 1.5], np.float32))
+    c = net.add("Resize", "second", "", scales, mode="linear")
+    y = net.add("Conv", c, net.weight(4, 5, 1, 1))
+    model = net.model(y, "first")
+    compiled = compile_to(tmp_path / "compiled.onnx", model)
+    assert [n.op_type for n in compiled.graph.node] == ["EPContext"]
+    loaded, cpu = runtime.session(compiled, 1), runtime.session(model, 1, provider="cpu")
+    for shape in ([1, 6, 10, 10], [2, 6, 7, 5]):
+        given = feed(net.rng, {"x": shape})
+        for actual, expected in zip(loaded.run(None, given), cpu.run(None, given), strict=True):
+            assert_close(actual, expected)
 
 
 def blob_of(model: onnx.ModelProto) -> onnx.AttributeProto:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from onnx import helper
 from runtime_graphs import Net, claimed_ops, compare, feed
 
 from onnxprune import runtime
@@ -19,7 +20,7 @@ def plans(draw: st.DrawFn) -> list[tuple[str, int, int, int]]:
     count = draw(st.integers(2, 14))
     names = ["conv", "conv", "conv3", "conv_s2", "depthwise", "dense", "add", "add", "mul", "sub",
              "relu", "silu", "concat", "maxpool", "maxpool_s2", "avgpool", "gate", "affine",
-             "shared"]  # fmt: skip
+             "prelu", "parts", "ending", "shared"]  # fmt: skip
     return [
         (
             draw(st.sampled_from(names)),
@@ -90,6 +91,20 @@ def grow(net: Net, plan: list[tuple[str, int, int, int]]) -> list[str]:
         elif op == "affine":
             scale = net.constant(net.rng.standard_normal((channels, 1, 1)).astype(np.float32))
             values.append((net.add("Mul", name, scale), channels, level))
+        elif op == "prelu":
+            slope = net.constant(net.rng.standard_normal((channels, 1, 1)).astype(np.float32))
+            values.append((net.add("PRelu", name, slope), channels, level))
+        elif op == "parts" and channels > 1:
+            first = 1 + c % (channels - 1)
+            sizes = net.constant(np.array([first, channels - first], np.int64))
+            both = [f"v{len(net.nodes)}", f"v{len(net.nodes)}_rest"]
+            net.nodes.append(helper.make_node("Split", [name, sizes], both, axis=1))
+            values += [(both[0], first, level), (both[1], channels - first, level)]
+        elif op == "ending":
+            rest = net.constant(np.array([max(0, channels - 1 - c)], np.int64))
+            one = net.constant(np.array([1], np.int64))
+            sliced = net.add("Slice", name, rest, net.constant(np.array([99], np.int64)), one)
+            values.append((sliced, min(channels, 1 + c), level))
         else:  # two readers of one value
             a, b = conv(name, channels, c, 1), conv(name, channels, c, 3)
             values.append((net.add("Add", a, b), c, level))
@@ -247,7 +262,7 @@ def test_values_inside_that_are_also_outputs() -> None:
 
 def test_values_read_by_a_subgraph_stay_visible() -> None:
     """A value that only an If body reads has no reader in the main graph."""
-    from onnx import TensorProto, helper
+    from onnx import TensorProto
 
     net = Net()
     x = net.input("x", [1, 8, 6, 6])
