@@ -206,7 +206,7 @@ class Reference:
                 return
 
     def _result(self, feed: int) -> list[Array]:
-        """The exact outputs; the middle of what the CPU provider gives where nothing computes them."""
+        """The exact outputs; where nothing computes them, the middle of the CPU provider's."""
         try:
             return exact_outputs(self.model, dict(self.feeds[feed]))
         except Exception:  # an operator that onnx's own evaluator gets wrong

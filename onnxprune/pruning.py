@@ -275,6 +275,10 @@ def run_prune(
         raise ProofError(
             f"the inputs or outputs changed: {face} became {interface(model)}; nothing was written"
         )
+    if (model.ir_version or 0) >= 4 and io.take_from_inputs(model):  # older files have to list them
+        notes.append(
+            "weights are no longer listed among the inputs: runtimes take them for constant"
+        )
     report["bytes"]["after"] = io.stored_size(loaded.with_model(model))
     report |= {
         "pattern": options.pattern,

@@ -9,8 +9,9 @@ from typing import Any, ClassVar
 import numpy as np
 import onnx_ir as ir
 
+from onnxprune.io import overridable
 from onnxprune.passes.base import PASSES, Context, Pass, PassResult
-from onnxprune.rules.analysis import STANDARD, overridable
+from onnxprune.rules.analysis import STANDARD
 from onnxprune.rules.rewriter import Constants
 
 Array = np.ndarray[Any, Any]

@@ -16,9 +16,10 @@ import onnx
 import onnx_ir as ir
 
 import onnxprune.rules.families  # noqa: F401  (registers every rule)
+from onnxprune.io import overridable
 from onnxprune.passes.base import PASSES, Context, Pass, PassResult
 from onnxprune.passes.known_branches import take_known_branches
-from onnxprune.rules.analysis import FLOATS, STANDARD, Analyzer, overridable
+from onnxprune.rules.analysis import FLOATS, STANDARD, Analyzer
 from onnxprune.rules.bodies import graphs_of, nested, unique_names
 from onnxprune.rules.rewriter import Constants
 from onnxprune.rules.shapes import correct_shapes, infer_shapes

@@ -17,7 +17,7 @@ from onnxprune.io.loading import Kind, Loaded, Source, load
 from onnxprune.io.origin import Origin
 from onnxprune.io.saving import save, spread, to_bytes, to_graph, to_proto
 from onnxprune.io.size import stored_size
-from onnxprune.io.weights import nonfinite_weights
+from onnxprune.io.weights import nonfinite_weights, overridable, take_from_inputs
 
 __all__ = [
     "DerivedTensor",
@@ -28,10 +28,12 @@ __all__ = [
     "derived",
     "load",
     "nonfinite_weights",
+    "overridable",
     "save",
     "spread",
     "stays_out",
     "stored_size",
+    "take_from_inputs",
     "to_bytes",
     "to_graph",
     "to_proto",

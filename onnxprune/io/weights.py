@@ -88,3 +88,31 @@ def _nonfinite(tensor: ir.TensorProtocol) -> tuple[bool, bool]:
             has_nan = has_nan or bool(nans.any())
             has_inf = has_inf or not bool(np.isfinite(piece[~nans]).all())
     return has_nan, has_inf
+
+
+def overridable(model: ir.Model) -> set[ir.Value]:
+    """Return the initializers a caller may override and which therefore are not constants.
+
+    Before IR version 4 every initializer had to be listed among the inputs, and exporters kept
+    doing so for years after: when most of them are listed it says nothing. A few listed among
+    many that are not is an intention.
+    """
+    initializers = list(model.graph.initializers.values())
+    listed = {v for v in model.graph.inputs if v.is_initializer()}
+    if (model.ir_version or 0) < 4 or 2 * len(listed) > len(initializers):
+        return set()
+    return listed
+
+
+def take_from_inputs(model: ir.Model) -> bool:
+    """Take the weights out of the graph's inputs, in place, unless a caller may override some.
+
+    Listed there they are no constants to onnxruntime: nothing is folded into them, and no kernel is
+    made for them. True where there were any.
+    """
+    inputs = model.graph.inputs
+    kept = [value for value in inputs if not value.is_initializer()]
+    if len(kept) == len(inputs) or overridable(model):
+        return False
+    inputs[:] = kept
+    return True

@@ -11,6 +11,7 @@ import numpy as np
 import onnx_ir as ir
 
 from onnxprune.axes import Group, Ids, Partition, Reason, Space, group_units, solve
+from onnxprune.io import overridable
 from onnxprune.rules.base import (
     RULES,
     Contraction,
@@ -416,17 +417,3 @@ def analyze(
         if pairs:
             found = run(free={v for pair in pairs for v in pair}, states=pairs)
     return found
-
-
-def overridable(model: ir.Model) -> set[ir.Value]:
-    """Return the initializers a caller may override and which therefore are not constants.
-
-    Before IR version 4 every initializer had to be listed among the inputs, and exporters kept
-    doing so for years after: when most of them are listed it says nothing. A few listed among
-    many that are not is an intention.
-    """
-    initializers = list(model.graph.initializers.values())
-    listed = {v for v in model.graph.inputs if v.is_initializer()}
-    if (model.ir_version or 0) < 4 or 2 * len(listed) > len(initializers):
-        return set()
-    return listed

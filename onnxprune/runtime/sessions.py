@@ -12,7 +12,7 @@ from typing import Any, TypeAlias, Union
 import onnx
 import onnx_ir as ir
 
-from onnxprune.errors import RuntimeUnavailableError, UsageError
+from onnxprune.errors import OnnxPruneError, RuntimeUnavailableError, UsageError
 from onnxprune.runtime import library
 from onnxprune.runtime.decisions import remember
 
@@ -31,6 +31,7 @@ OPTIONS = {
 
 _serial = itertools.count(1)
 _DOMAIN = "ai.onnxprune"  # of the operators that hold packed weights
+_LISTED_UNTIL = 6  # IR version (2020) up to which weights among the inputs are a habit
 
 
 def session(
@@ -98,6 +99,9 @@ def session(
         chosen["providers"] = ["CPUExecutionProvider"]
     try:
         made = _create(ort, model, held, chosen)
+        if devices and made.get_overridable_initializers() and (bare := _without_listed(model)):
+            library.forget_session(key)
+            made = _create(ort, bare, held, chosen)
     except Exception as error:
         path = library.library_path()
         if devices or path is None or _DOMAIN not in str(error):
@@ -153,6 +157,24 @@ def _create(ort: Any, model: Model, options: Any, chosen: dict[str, Any]) -> Any
     raise UsageError(
         f"cannot run a {type(model).__name__}; give a path, bytes, onnx.ModelProto or onnx_ir.Model"
     )
+
+
+def _without_listed(model: Model) -> bytes | None:
+    """The model with weights no longer among its inputs; None where they are meant to be there.
+
+    Exporters listed every weight for years after it had to be so. In newer files, or where a few
+    are listed among many that are not, it is an intention. onnxruntime takes none of those listed
+    for constant.
+    """
+    from onnxprune import io
+
+    loaded = io.load(bytes(model) if isinstance(model, (bytearray, memoryview)) else model)
+    if (loaded.model.ir_version or 0) > _LISTED_UNTIL or not io.take_from_inputs(loaded.model):
+        return None
+    try:
+        return io.to_bytes(loaded.model)
+    except OnnxPruneError:  # larger than a message can be: it runs as it is
+        return None
 
 
 def _is_external(model: onnx.ModelProto) -> bool:

@@ -45,6 +45,44 @@ def test_every_kind_of_model(tmp_path: Path) -> None:
         runtime.session(3)  # type: ignore[arg-type]
 
 
+def listed(model: onnx.ModelProto, names: set[str]) -> onnx.ModelProto:
+    """The model with these weights among its inputs, as exporters wrote it for years."""
+    out = onnx.ModelProto()
+    out.CopyFrom(model)
+    out.graph.input.extend(
+        onnx.helper.make_tensor_value_info(w.name, w.data_type, list(w.dims))
+        for w in out.graph.initializer
+        if w.name in names
+    )
+    out.ir_version = 6
+    return out
+
+
+def test_weights_listed_as_inputs_are_constants(tmp_path: Path) -> None:
+    """All of them by habit: nobody means to give others. A few on purpose: they stay open."""
+    net, model = network()
+    given = feed(net.rng, {"x": [1, 3, 64, 64]})
+    names = {w.name for w in model.graph.initializer}
+    every = listed(model, names)
+    path = tmp_path / "listed.onnx"
+    onnx.save(every, path)
+    expected = runtime.session(model, 1, provider="cpu").run(None, given)[0]
+    for kind in (every, str(path)):
+        session = runtime.session(kind, 1, force=True)
+        assert all(d.claimed for d in runtime.explain(session))
+        assert_close(session.run(None, given)[0], expected)
+    (gemm,) = (n for n in model.graph.node if n.op_type == "Gemm")
+    one = listed(model, {gemm.input[1]})
+    session = runtime.session(one, 1, force=True)
+    assert "Gemm" not in claimed_ops(session)
+    assert "Conv" in claimed_ops(session)
+    zeros = np.zeros([10, 64], np.float32)
+    bias = onnx.numpy_helper.to_array(
+        next(w for w in model.graph.initializer if w.name == gemm.input[2])
+    )
+    assert_close(session.run(None, {**given, gemm.input[1]: zeros})[0], bias[None])
+
+
 def test_two_sessions_and_concurrent_runs() -> None:
     """Many threads on two sessions with varying shapes get what one thread gets."""
     net, model = network(("n", 3, "h", "w"))
