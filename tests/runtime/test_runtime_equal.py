@@ -29,8 +29,8 @@ def test_bundled_networks(name: str, kind: str) -> None:
     reference = runtime_equal.Reference(suite.show_logits(model))
     configs = list(runtime_equal.CONFIGS) if kind in ("u0", "u90") else ["default", "force"]
     for config in configs:
-        session = runtime_equal.session_of(reference, runtime_equal.CONFIGS[config])
-        verdict = reference.judge(session)
+        session = runtime_equal.session_of(reference.data, runtime_equal.CONFIGS[config])
+        verdict = reference.judge(session, runtime_equal.CONFIGS[config])
         assert verdict.error <= verdict.limit, (config, verdict)
         if "force" in runtime_equal.CONFIGS[config]:
             assert any(d.claimed for d in runtime.explain(session)), config
@@ -46,7 +46,7 @@ def test_the_judge_sees_errors() -> None:
     values = np.frombuffer(tensor.raw_data, np.float32).copy()
     values[::7] += 1e-3 * np.abs(values).max()
     tensor.raw_data = values.tobytes()
-    verdict = reference.judge(runtime_equal.cpu_session(worse.SerializeToString()))
+    verdict = reference.judge(runtime_equal.cpu_session(worse.SerializeToString()), {})
     assert verdict.error > verdict.limit and not verdict.right
     one = np.ones(3, np.float32)
     infinite = float("inf")
