@@ -232,7 +232,7 @@ def extended(plan: PrunePlan, created: Mapping[str, Layer]) -> PrunePlan:
         kept = plan.kept.get(layer.value.name or "")
         for axis, atoms in enumerate(layer.atoms):
             roles = {role for role, _ in atoms}
-            if kept is None or kept[axis] is None or "o" not in roles:
+            if kept is None or kept[axis] is None or not roles <= {"g", "o"}:
                 continue
             wider.shapes[name] = [int(layer.tensor.shape.numpy()[axis])]
             wider.kept[name] = [kept[axis]]

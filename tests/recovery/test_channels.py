@@ -292,3 +292,20 @@ def test_one_output_is_enough():
     plain = onnxprune.prune(residual_net(classes=1), "channel", target={"macs": 0.6})
     l1 = run(plain.model, samples(64, 9))[0]
     assert np.mean((pruned - dense) ** 2) < 0.3 * np.mean((l1 - dense) ** 2)
+
+
+def test_depth_wise_layers_without_bias_get_one():
+    """Their output axis holds groups alone; a bias that is added loses the channels they lose."""
+    model = residual_net()
+    nodes = model.graph.node
+    place = next(i for i, node in enumerate(nodes) if "w2" in node.input)
+    nodes[place].input[0] = "d1"
+    thin = helper.make_node("Conv", ["r1", "wd"], ["d1"], group=16, pads=[1, 1, 1, 1])
+    nodes.insert(place, thin)
+    model.graph.initializer.append(numpy_helper.from_array(weight(RNG(3), 16, 1, 3, 3), "wd"))
+    found = onnxprune.prune(model, "channel", target={"macs": 0.6}, data={"x": samples()})
+    assert found.report["proof"]["passed"]
+    (layer,) = (n for n in found.model.graph.node if "wd" in n.input)
+    held = {t.name: list(t.dims) for t in found.model.graph.initializer}
+    assert len(layer.input) == 3 and held[layer.input[2]] == held["wd"][:1]
+    assert held["wd"][0] < 16
