@@ -11,8 +11,9 @@ from typing import Any, TypeAlias, Union
 
 import onnx
 import onnx_ir as ir
+from google.protobuf.message import DecodeError
 
-from onnxprune.errors import OnnxPruneError, RuntimeUnavailableError, UsageError
+from onnxprune.errors import RuntimeUnavailableError, UsageError
 from onnxprune.runtime import library
 from onnxprune.runtime.decisions import remember
 
@@ -31,7 +32,7 @@ OPTIONS = {
 
 _serial = itertools.count(1)
 _DOMAIN = "ai.onnxprune"  # of the operators that hold packed weights
-_LISTED_UNTIL = 6  # IR version (2020) up to which weights among the inputs are a habit
+_LISTED = range(4, 7)  # IR versions (until 2020) in which weights among the inputs are a habit
 
 
 def session(
@@ -98,10 +99,7 @@ def session(
     if not devices:
         chosen["providers"] = ["CPUExecutionProvider"]
     try:
-        made = _create(ort, model, held, chosen)
-        if devices and made.get_overridable_initializers() and (bare := _without_listed(model)):
-            library.forget_session(key)
-            made = _create(ort, bare, held, chosen)
+        made = _create(ort, (devices and _without_listed(model)) or model, held, chosen)
     except Exception as error:
         path = library.library_path()
         if devices or path is None or _DOMAIN not in str(error):
@@ -164,16 +162,43 @@ def _without_listed(model: Model) -> bytes | None:
 
     Exporters listed every weight for years after it had to be so. In newer files, or where a few
     are listed among many that are not, it is an intention. onnxruntime takes none of those listed
-    for constant.
+    for constant (in files that had to list them it does).
     """
-    from onnxprune import io
+    proto = _old_proto(model)
+    if proto is None:
+        return None
+    names = {tensor.name for tensor in proto.graph.initializer}
+    kept = [value for value in proto.graph.input if value.name not in names]
+    if 2 * (len(proto.graph.input) - len(kept)) <= len(names) or _is_external(proto):
+        return None
+    out = onnx.ModelProto()
+    out.CopyFrom(proto)
+    del out.graph.input[:]
+    out.graph.input.extend(kept)
+    data: bytes = out.SerializeToString()
+    return data
 
-    loaded = io.load(bytes(model) if isinstance(model, (bytearray, memoryview)) else model)
-    if (loaded.model.ir_version or 0) > _LISTED_UNTIL or not io.take_from_inputs(loaded.model):
+
+def _old_proto(model: Model) -> onnx.ModelProto | None:
+    """The model as protobuf if its IR version, the first thing in a file, is that of the habit."""
+    if isinstance(model, onnx.ModelProto):
+        return model if model.ir_version in _LISTED else None
+    if isinstance(model, (bytes, bytearray, memoryview)):
+        source: bytes | str = bytes(model)
+        head = source[:2]
+    elif isinstance(model, (str, os.PathLike)) and Path(model).is_file():
+        source = os.fspath(model)
+        with Path(model).open("rb") as file:
+            head = file.read(2)
+    else:
+        return None  # for _create to run or refuse
+    if len(head) < 2 or head[0] != 8 or head[1] not in _LISTED:
         return None
     try:
-        return io.to_bytes(loaded.model)
-    except OnnxPruneError:  # larger than a message can be: it runs as it is
+        if isinstance(source, bytes):
+            return onnx.load_model_from_string(source)
+        return onnx.load(source, load_external_data=False)
+    except DecodeError:  # onnxruntime says what is wrong
         return None
 
 
