@@ -1,7 +1,9 @@
 // Included last by ops/<isa>.cc: the table of this instruction set.
 #pragma once
 
+#include "cells.h"
 #include "kept.h"
+#include "tiles.h"
 #include "transformer.h"
 #include "vector.h"
 #include "window.h"
@@ -36,6 +38,13 @@ inline onnxprune::kernels::OpsTable filled_table() {
   t.sparse_dot_wide = sparse_dot<std::int32_t>;
   t.dense_dot = dense_dot;
   t.block_dot = block_dot;
+  t.tile_group = tile_group;
+  t.finite = finite;
+  t.lstm_step = lstm_step;
+  t.gru_step = gru_step;
+  t.gru_gates = gru_gates;
+  t.gru_candidate = gru_candidate;
+  t.rnn_step = rnn_step;
   t.kept_narrow = kept<std::uint16_t>;
   t.kept_wide = kept<std::uint32_t>;
   return t;

@@ -66,6 +66,29 @@ struct WinogradSums {
   } halves[2];
 };
 
+// Sixteen rows of a sparse matrix, see spmv/row_tiles.h.
+struct TileGroup {
+  const std::uint8_t* slots = nullptr;   // of each block of 32 columns
+  std::int64_t blocks = 0;
+  const float* values = nullptr;         // [slot][16]
+  const std::uint8_t* places = nullptr;  // [slot][16]: column within its block
+};
+
+// One step of a recurrent cell for units that follow each other (ONNX: LSTM, GRU, RNN). Gates are
+// `x_stride` floats apart in what the inputs contribute, biases included, `r_stride` in what the state
+// does. Pointers may be equal where their names differ by `before` only.
+struct CellStep {
+  std::int64_t count = 0;  // units
+  const float *x = nullptr, *r = nullptr;
+  std::int64_t x_stride = 0, r_stride = 0;
+  const float* bias = nullptr;  // GRU that resets afterwards: added to the last gate of r
+  const float* h_before = nullptr;
+  float* h = nullptr;
+  const float* c_before = nullptr;  // LSTM
+  float* c = nullptr;
+  float *update = nullptr, *reset = nullptr;  // GRU in two halves: gate z, and gate r times the state
+};
+
 struct OpsTable {
   int width;  // floats per vector
   // So many independent multiply-adds of vectors, to be timed; returns a number that depends on all.
@@ -126,6 +149,15 @@ struct OpsTable {
   // y[0..rows) = sum over i of values[i * rows + r] * x[columns[i]], rows 4, 8 or 16
   void (*block_dot)(int rows, const float* values, const std::int32_t* columns, std::int64_t count,
                     const float* x, float* y);
+  // y[b][0..16) for each of `batch` vectors x[b]
+  void (*tile_group)(const TileGroup& group, const float* x, std::int64_t x_stride,
+                     std::int64_t batch, float* y, std::int64_t y_stride);
+  bool (*finite)(const float* x, std::int64_t count);
+  void (*lstm_step)(const CellStep& step);
+  void (*gru_step)(const CellStep& step);        // resets after the product
+  void (*gru_gates)(const CellStep& step);       // the gates first,
+  void (*gru_candidate)(const CellStep& step);   // ... then the rest, with r of one gate
+  void (*rnn_step)(const CellStep& step);
   // The numbers of a row that are not zero, before and after scaling, and where they are; returns how
   // many. Up to a vector more is written.
   std::int64_t (*kept_narrow)(const float* row, std::int64_t count, float scale, float* values,

@@ -100,6 +100,26 @@ struct Simd {
     return _mm256_blend_ps(_mm256_permutevar8x32_ps(a, before),
                            _mm256_permutevar8x32_ps(previous, before), 0x01);
   }
+  // Numbers picked out of 32 in a row: pick[i] = from[index[i]], index < 32. Out of each eight by the
+  // lower three bits; the others choose.
+  struct Picker {
+    Reg of[4];
+  };
+  static inline Picker picker(const float* from) {
+    return {{load(from), load(from + 8), load(from + 16), load(from + 24)}};
+  }
+  static inline __m256i pick_index(const std::uint8_t* index) {
+    return _mm256_cvtepu8_epi32(_mm_loadl_epi64(reinterpret_cast<const __m128i*>(index)));
+  }
+  static inline Reg pick(const Picker& p, __m256i index) {
+    const __m256 eights = _mm256_castsi256_ps(_mm256_slli_epi32(index, 28));
+    const __m256 sixteens = _mm256_castsi256_ps(_mm256_slli_epi32(index, 27));
+    const Reg low = _mm256_blendv_ps(_mm256_permutevar8x32_ps(p.of[0], index),
+                                     _mm256_permutevar8x32_ps(p.of[1], index), eights);
+    const Reg high = _mm256_blendv_ps(_mm256_permutevar8x32_ps(p.of[2], index),
+                                      _mm256_permutevar8x32_ps(p.of[3], index), eights);
+    return _mm256_blendv_ps(low, high, sixteens);
+  }
   static inline float sum(Reg a) {
     __m128 s = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
     s = _mm_add_ps(s, _mm_movehl_ps(s, s));

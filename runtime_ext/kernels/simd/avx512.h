@@ -175,6 +175,17 @@ struct Simd {
   static inline void store_lane_numbers(std::uint32_t* to, std::int32_t base, std::uint32_t bits) {
     _mm512_storeu_si512(to, lane_numbers(base, bits));
   }
+  // Numbers picked out of 32 in a row: pick[i] = from[index[i]], index < 32.
+  struct Picker {
+    Reg low, high;
+  };
+  static inline Picker picker(const float* from) { return {load(from), load(from + 16)}; }
+  static inline __m512i pick_index(const std::uint8_t* index) {
+    return _mm512_cvtepu8_epi32(_mm_loadu_si128(reinterpret_cast<const __m128i*>(index)));
+  }
+  static inline Reg pick(const Picker& p, __m512i index) {
+    return _mm512_permutex2var_ps(p.low, index, p.high);
+  }
   static inline float sum(Reg a) { return _mm512_reduce_add_ps(a); }
   static inline float largest(Reg a) { return _mm512_reduce_max_ps(a); }
 };

@@ -110,6 +110,13 @@ struct Simd {
   static inline void hold(Reg&) {}
   static inline Reg shift_in(Reg a, Reg last) { return Reg{a[1], a[2], a[3], last[0]}; }
   static inline Reg shift_behind(Reg a, Reg previous) { return Reg{previous[3], a[0], a[1], a[2]}; }
+  // Numbers picked out of 32 in a row: pick[i] = from[index[i]], index < 32.
+  using Picker = const float*;
+  static inline Picker picker(const float* from) { return from; }
+  static inline const std::uint8_t* pick_index(const std::uint8_t* index) { return index; }
+  static inline Reg pick(Picker p, const std::uint8_t* index) {
+    return Reg{p[index[0]], p[index[1]], p[index[2]], p[index[3]]};
+  }
   static inline float sum(Reg a) { return (a[0] + a[2]) + (a[1] + a[3]); }
   static inline float largest(Reg a) {
     const float x = a[0] > a[2] ? a[0] : a[2], y = a[1] > a[3] ? a[1] : a[3];

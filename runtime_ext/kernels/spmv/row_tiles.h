@@ -1,0 +1,49 @@
+// A sparse matrix for products with one vector or a few: sixteen rows at a time, one in every lane. The
+// columns come in blocks of 32, so many as two vectors hold: what a lane multiplies is picked out of them
+// by a permutation, which every processor with wide vectors does at once, where a gather is as many loads.
+// In each tile (16 rows x 32 columns) every row has a list of its weights, filled up with zeros to the
+// longest; rows that keep the same columns (blocks) or as many (n:m) leave little to fill.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+#include "../cpu.h"
+#include "../weights.h"
+
+namespace onnxprune::kernels {
+
+struct RowTiles {
+  static constexpr int kRows = 16, kColumns = 32;
+
+  std::int32_t rows = 0, columns = 0;  // rows: those padded in between included
+  std::vector<std::int64_t> begin;     // first slot of each group of rows, and behind the last
+  std::vector<std::uint8_t> slots;     // of each tile, group by group
+  std::vector<float> values;           // [slot][row]
+  std::vector<std::uint8_t> places;    // [slot][row]: column within the block
+  std::int64_t blocks() const { return (columns + kColumns - 1) / kColumns; }
+  std::int64_t groups() const { return (rows + kRows - 1) / kRows; }
+  // What a vector must be able to hold: columns beyond the last are read, and must be finite.
+  std::int64_t padded_columns() const { return blocks() * kColumns; }
+  std::int64_t bytes() const;
+};
+
+// Rows first .. last-1 of `weights` (a matrix), cut into sections of `section` rows that each start with a
+// group of their own.
+RowTiles make_row_tiles(const Weights& weights, std::int64_t first, std::int64_t last,
+                        std::int64_t section);
+
+// y[b][16 g + i] = the sums of row i of group g, for the groups first .. last-1 and every vector b of
+// `batch`. Vectors are `x_stride` floats apart, results `y_stride`; group `first` goes to y[b][0].
+// Weights that are zero take no part, whatever they would be multiplied with.
+struct OpsTable;
+void tile_products(const OpsTable& ops, const RowTiles& tiles, std::int64_t first,
+                   std::int64_t last, const float* x, std::int64_t x_stride, std::int64_t batch,
+                   float* y, std::int64_t y_stride);
+
+// Cycles of one core for all rows and one vector, where `density` of the weights are kept, or `n` of every
+// `m` (0 = anywhere), in blocks of `block_rows`; less where `batch` vectors share the reading.
+double row_tiles_cycles(double rows, double columns, double density, int n, int m, int block_rows,
+                        double batch, Isa isa);
+
+}  // namespace onnxprune::kernels
