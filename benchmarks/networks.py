@@ -11,7 +11,7 @@ same call gives the same bytes.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -297,10 +297,31 @@ def dequantised(graph: onnx.GraphProto, name: str) -> tuple[onnx.TensorProto, Ar
     return None
 
 
+def prunable(node: onnx.NodeProto) -> dict[str, bool]:
+    """Weights of a node by name, and whether their outputs are columns."""
+    attributes = {a.name: a for a in node.attribute}
+    if node.op_type in ("LSTM", "GRU", "RNN"):
+        return dict.fromkeys(node.input[1:3], False)
+    if node.op_type == "Conv":
+        return {node.input[1]: False}
+    if node.op_type == "Gemm":
+        return {node.input[1]: not ("transB" in attributes and attributes["transB"].i)}
+    return {node.input[1]: True} if node.op_type == "MatMul" else {}
+
+
+def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
+    """The graph and, inside it, bodies of If, Loop and Scan."""
+    yield graph
+    for node in graph.node:
+        for attribute in node.attribute:
+            if attribute.type == onnx.AttributeProto.GRAPH:
+                yield from graphs(attribute.g)
+
+
 def prune(
     model: onnx.ModelProto, kind: str, skip_first: bool = True, skip_depthwise: bool = True
 ) -> onnx.ModelProto:
-    """Prune all constant Conv, Gemm and MatMul weights; ``dense`` returns a copy.
+    """Prune all constant weights of Conv, Gemm, MatMul, LSTM, GRU and RNN; ``dense`` is a copy.
 
     The first convolution and depth-wise ones stay dense unless asked otherwise, as in practice.
     Quantised weights (Q/DQ) become their zero point; what stays is not rescaled.
@@ -309,45 +330,44 @@ def prune(
     out.CopyFrom(model)
     if kind == "dense":
         return out
-    tensors = {t.name: t for t in out.graph.initializer}
+    inside = list(graphs(out.graph))
+    tensors = {t.name: t for g in inside for t in g.initializer}
+    # Weights of one direction that were stored without its axis.
+    behind = {n.output[0]: n.input[0] for g in inside for n in g.node if n.op_type == "Unsqueeze"}
     done: set[str] = set()
     first = skip_first
-    for node in out.graph.node:
-        attributes = {a.name: a for a in node.attribute}
+    for node in (n for g in inside for n in g.node):
         if node.op_type == "Conv":
-            if first:
+            group = next((a.i for a in node.attribute if a.name == "group"), 1)
+            if first or (group > 1 and skip_depthwise):
                 first = False
                 continue
-            group = attributes["group"].i if "group" in attributes else 1
-            if group > 1 and skip_depthwise:
+        for stated, by_columns in prunable(node).items():
+            name = behind.get(stated, stated)
+            integers = None if name in tensors else dequantised(out.graph, name)
+            if (name not in tensors and integers is None) or name in done:
                 continue
-        elif node.op_type not in ("Gemm", "MatMul"):
-            continue
-        name = node.input[1]
-        integers = None if name in tensors else dequantised(out.graph, name)
-        if (name not in tensors and integers is None) or name in done:
-            continue
-        done.add(name)
-        if integers is not None:
-            held, zero, scale = integers
-            q = numpy_helper.to_array(held)
-            weight = ((q.astype(np.int32) - zero.astype(np.int32)) * scale).astype(np.float32)
-        else:
-            weight = numpy_helper.to_array(tensors[name])
-        if weight.ndim < 2 or weight.dtype != np.float32:
-            continue
-        by_columns = node.op_type == "MatMul" or (
-            node.op_type == "Gemm" and not ("transB" in attributes and attributes["transB"].i)
-        )
-        if by_columns and weight.ndim == 2:
-            pruned = np.ascontiguousarray(prune_matrix(np.ascontiguousarray(weight.T), kind).T)
-        else:
-            pruned = prune_matrix(weight, kind)
-        if integers is not None:
-            kept = np.where(pruned == 0, zero, q).astype(q.dtype)
-            held.CopyFrom(numpy_helper.from_array(kept, held.name))
-            continue
-        tensors[name].CopyFrom(numpy_helper.from_array(pruned, name))
+            done.add(name)
+            if integers is not None:
+                held, zero, scale = integers
+                q = numpy_helper.to_array(held)
+                weight = ((q.astype(np.int32) - zero.astype(np.int32)) * scale).astype(np.float32)
+            else:
+                weight = numpy_helper.to_array(tensors[name])
+            if weight.ndim < 2 or weight.dtype != np.float32:
+                continue
+            if by_columns and weight.ndim == 2:
+                pruned = np.ascontiguousarray(prune_matrix(np.ascontiguousarray(weight.T), kind).T)
+            elif node.op_type in ("LSTM", "GRU", "RNN"):
+                flat = weight.reshape(-1, weight.shape[-1])
+                pruned = prune_matrix(flat, kind).reshape(weight.shape)
+            else:
+                pruned = prune_matrix(weight, kind)
+            if integers is not None:
+                kept = np.where(pruned == 0, zero, q).astype(q.dtype)
+                held.CopyFrom(numpy_helper.from_array(kept, held.name))
+                continue
+            tensors[name].CopyFrom(numpy_helper.from_array(pruned, name))
     return out
 
 

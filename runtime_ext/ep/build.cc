@@ -14,11 +14,11 @@ Program build_program(const Graph& graph, const Lowering& lowering, const std::v
     if (fresh) ++program.value_count;
     return where->second;
   };
-  // Quantised values enter and leave as integers.
+  // Quantised values enter and leave as integers. Lengths of sequences, int32, stay what they are.
   const auto crosses = [&](int value, int inner, OpKind kind) {
     const GraphValue& v = graph.value(value);
     (kind == OpKind::decode ? program.input_types : program.output_types).push_back(v.desc.type);
-    if (v.desc.type == abi::kFloat) return inner;
+    if (v.desc.type == abi::kFloat || v.desc.type == abi::kInt32) return inner;
     const int outer = program.value_count++;
     Op op;
     op.kind = kind;
@@ -36,22 +36,32 @@ Program build_program(const Graph& graph, const Lowering& lowering, const std::v
     for (const Dim& dim : lowering.dims[static_cast<size_t>(value)]) shape.push_back(dim.value);
     program.input_shapes.push_back(std::move(shape));
   }
+  const auto add = [&](Op op, int index, int before) {
+    for (int& value : op.in) {
+      if (value == kBefore) {
+        value = before;
+        continue;
+      }
+      auto known = local.find(value);
+      if (known == local.end())
+        throw abi::Error("onnxprune: '" + graph.value(value).name + "' is read before it is made");
+      value = known->second;
+    }
+    op.out = op.out >= 0 ? number(op.out) : program.value_count++;
+    for (int& value : op.more) value = number(value);
+    op.units = {index};
+    program.ops.push_back(std::move(op));
+    return program.ops.back().out;
+  };
   for (int index : chosen) {
     const Unit& unit = lowering.units[static_cast<size_t>(index)];
-    auto append = [&](Op op) {
-      for (int& value : op.in) {
-        auto known = local.find(value);
-        if (known == local.end())
-          throw abi::Error("onnxprune: '" + graph.value(value).name + "' is read before it is made");
-        value = known->second;
-      }
-      op.out = number(op.out);
-      op.units = {index};
-      for (int node : unit.nodes) op.nodes.push_back(graph.label(graph.node(node)));
-      program.ops.push_back(std::move(op));
-    };
-    append(unit.op);
-    for (const Unit::Also& also : unit.also) append(also.op);
+    int before = -1;
+    for (const Unit& part : unit.before) before = add(part.op, index, before);
+    const size_t first = program.ops.size();
+    add(unit.op, index, before);
+    for (const Unit::Also& also : unit.also) add(also.op, index, before);
+    for (size_t i = first; i < program.ops.size(); ++i)
+      for (int node : unit.nodes) program.ops[i].nodes.push_back(graph.label(graph.node(node)));
   }
   for (int value : outputs) {
     program.outputs.push_back(crosses(value, number(value), OpKind::encode));
@@ -60,7 +70,7 @@ Program build_program(const Graph& graph, const Lowering& lowering, const std::v
   fuse(&program);
   skip_unread(&program);
   for (Op& op : program.ops)
-    if (op.kind == OpKind::conv) op.digest = weight_digest(op);
+    if (op.has_weight()) op.digest = weight_digest(op);
   return program;
 }
 

@@ -39,6 +39,10 @@ constexpr double kOurProducts = 11;     // multiply-adds a cycle of products of 
 constexpr double kCpuProducts = 12;
 constexpr double kOurSoftmax = 2.5;     // cycles a score
 constexpr double kCpuSoftmax = 2.0;
+constexpr double kStepGate = 2.2;       // cycles a gate of a recurrent unit, here and on the CPU
+constexpr double kCpuStepGate = 2.0;
+constexpr double kStepCached = 36;      // bytes a cycle of a recurrent layer's weights in the second-level cache
+constexpr double kCpuLayer = 5000;      // what onnxruntime takes for a recurrent layer besides
 
 // The view a unit will most likely be computed in.
 Domain likely(uint8_t domains, size_t rank) {
@@ -104,9 +108,61 @@ Shape CostModel::assumed(const Dims& dims, Domain domain) const {
     } else if (i == 0 && rank > 2) {
       leaf = 1;
     }
+    if (!dims[i].known() && steps.count(dims[i].symbol) != 0) leaf = open_tokens;
+    if (!dims[i].known() && sequences.count(dims[i].symbol) != 0) leaf = 1;
     out.push_back(assume(dims[i], leaf));
   }
   return out;
+}
+
+void CostModel::find_sequences(const Lowering& lowering) {
+  for (const Unit& unit : lowering.units) {
+    if (!unit.supported || unit.op.kind != OpKind::recurrent) continue;
+    const Dims& x = lowering.dims[static_cast<size_t>(unit.before[0].op.in[0])];
+    if (!x[0].known() && !x[0].symbol.empty()) steps.insert(x[0].symbol);
+    if (!x[1].known() && !x[1].symbol.empty()) sequences.insert(x[1].symbol);
+  }
+}
+
+void CostModel::sequence(const Lowering& lowering, const Unit& unit, double* steps, double* batch) const {
+  const Shape x = assumed(lowering.dims[static_cast<size_t>(unit.before[0].op.in[0])], Domain::tokens);
+  *steps = static_cast<double>(x[0]), *batch = static_cast<double>(x[1]);
+}
+
+double CostModel::ours_recurrent(const Graph& graph, const Lowering& lowering, const Unit& unit) const {
+  double steps = 0, batch = 0;
+  sequence(lowering, unit, &steps, &batch);
+  const kernels::RecurrentShape& shape = unit.op.recurrent->shape;
+  const kernels::ConvGeometry& g = unit.op.geometry;
+  const double size = static_cast<double>(g.columns()) * g.out_channels;
+  const double density = static_cast<double>(unit.op.source->nonzeros) / size;
+  int block = 1;  // rows that keep the same columns, as far as that fills
+  for (int i = 0; i < 3; ++i)
+    if (unit.zeros.block_fill[i] > 0.97) block = 2 << i;
+  const double one = kernels::row_tiles_cycles(g.out_channels, static_cast<double>(g.columns()), density, unit.zeros.nm_n,
+                                               unit.zeros.nm_m, block, batch, isa);
+  const double units = static_cast<double>(shape.directions) * shape.hidden;
+  const double step = batch * (one + kStepGate * kernels::gates_of(shape.cell) * units);
+  const double sums = steps * batch * g.out_channels;
+  const double moved = steps * batch == 1 ? 0 : kTransposed * sums;
+  return ours(graph, lowering, unit.before[0]) + moved + steps * step;
+}
+
+double CostModel::cpu_recurrent(const Lowering& lowering, const Unit& unit) const {
+  double steps = 0, batch = 0;
+  sequence(lowering, unit, &steps, &batch);
+  const kernels::RecurrentShape& shape = unit.op.recurrent->shape;
+  // Its products with the state are matrix products of as many rows as there are sequences: reading the
+  // weights anew in every step is what few of them take.
+  auto product = [&](const kernels::ConvGeometry& g, double rows) {
+    const double bytes = 4.0 * static_cast<double>(g.columns()) * g.out_channels;
+    const double speed = bytes < static_cast<double>(kernels::cache_sizes().l2) ? kStepCached : bytes < kCacheBytes ? kCached : kUncached;
+    return cpu_factor * std::max(bytes / speed, rows * kernels::estimate_dense_cycles(g, 1, best_isa()));
+  };
+  const double units = static_cast<double>(shape.directions) * shape.hidden;
+  const double gates = kCpuStepGate * kernels::gates_of(shape.cell) * units;
+  return kCall + kCpuLayer + product(unit.before[0].op.geometry, steps * batch) +
+         steps * (product(unit.op.geometry, batch) + batch * gates);
 }
 
 double CostModel::floats(const Dims& dims, uint8_t domains) const {
@@ -123,7 +179,9 @@ double CostModel::ours(const Graph& graph, const Lowering& lowering, const Unit&
       const kernels::ConvGeometry& g = unit.op.geometry;
       const double size = static_cast<double>(g.columns()) * g.out_channels;
       const double kept = (1.0 - unit.sparsity) * size, images = static_cast<double>(y.images);
-      if (y.height * y.width == 1) return images * kGather * kept;
+      if (y.height * y.width == 1)
+        return images * std::min(kGather * kept, kernels::row_tiles_cycles(g.out_channels, static_cast<double>(g.columns()),
+                                                                             kept / size, 0, 0, 1, 1, isa));
       const int64_t pixels = y.height * (y.width + (g.kernel_w > 1 ? 1 : 0));
       const int64_t whole = (pixels + kernels::kLane - 1) / kernels::kLane * kernels::kLane;
       // Measured on Zen 4 and, where such tensors came and went at 18 GB/s and 2.6 GHz, Emerald Rapids.
@@ -169,6 +227,8 @@ double CostModel::ours(const Graph& graph, const Lowering& lowering, const Unit&
       attention(lowering, unit, &products, &scores);
       return products / kOurProducts + kOurSoftmax * scores;
     }
+    case OpKind::recurrent:
+      return ours_recurrent(graph, lowering, unit);
     case OpKind::concat:
     case OpKind::reshape:
       return 0;
@@ -253,6 +313,8 @@ double CostModel::cpu(const Graph& graph, const Lowering& lowering, const Unit& 
       return kCall * static_cast<double>(unit.nodes.size()) + cpu_factor * products / kCpuProducts + kCpuSoftmax * scores +
              4 * kTransposed * out;
     }
+    case OpKind::recurrent:
+      return cpu_recurrent(lowering, unit);
     case OpKind::concat:
       return kCall + 2 * (unit.quantised ? kByte : kFuseless) * out;
     case OpKind::reshape:

@@ -1,6 +1,9 @@
 // Predicted cost of a unit on the CPU provider and on ours, in cycles of one core.
 #pragma once
 
+#include <set>
+#include <string>
+
 #include "ep/lower.h"
 
 namespace onnxprune::ep {
@@ -16,6 +19,9 @@ struct CostModel {
   // What open sizes of the graph are taken to be: height and width of images, length of signals, and
   // the rows of matrices. Sizes that follow from these by windows are computed.
   int64_t open_pixels = 128, open_length = 1024, open_tokens = 64;
+  // Names of sizes that mean something else: the steps of sequences are so many tokens, sequences one.
+  std::set<std::string> steps, sequences;
+  void find_sequences(const Lowering& lowering);
   // The same with sizes at which little work is left: where calls, or the reading of dense weights, or
   // vectors that are hardly filled decide.
   std::vector<CostModel> small() const;
@@ -44,6 +50,10 @@ struct CostModel {
   double pooling(const Unit& unit) const;
   // Multiply-adds and scores of an attention.
   void attention(const Lowering& lowering, const Unit& unit, double* products, double* scores) const;
+  // Steps and sequences of a recurrent layer.
+  void sequence(const Lowering& lowering, const Unit& unit, double* steps, double* batch) const;
+  double ours_recurrent(const Graph& graph, const Lowering& lowering, const Unit& unit) const;
+  double cpu_recurrent(const Lowering& lowering, const Unit& unit) const;
   double floats(const Dims& dims, uint8_t domains) const;
 };
 

@@ -172,4 +172,20 @@ std::string attr_string(const GraphNode& node, const char* name, const std::stri
   return out;
 }
 
+// They come one after the other, each with a closing zero.
+std::vector<std::string> attr_strings(const GraphNode& node, const char* name) {
+  const abi::OpAttr* attr = find(node, name, abi::kAttrStrings);
+  if (attr == nullptr) return {};
+  size_t size = payload(attr, abi::kAttrStrings);
+  std::string all(size, '\0');
+  if (size > 0) check(fn().ReadOpAttr(attr, abi::kAttrStrings, all.data(), size, &size));
+  std::vector<std::string> out;
+  for (size_t begin = 0; begin < all.size();) {
+    const size_t end = std::min(all.find('\0', begin), all.size());
+    out.push_back(all.substr(begin, end - begin));
+    begin = end + 1;
+  }
+  return out;
+}
+
 }  // namespace onnxprune::ep

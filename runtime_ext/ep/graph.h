@@ -76,6 +76,7 @@ int64_t attr_int(const GraphNode& node, const char* name, int64_t fallback);
 float attr_float(const GraphNode& node, const char* name, float fallback);
 std::vector<int64_t> attr_ints(const GraphNode& node, const char* name);
 std::string attr_string(const GraphNode& node, const char* name, const std::string& fallback);
+std::vector<std::string> attr_strings(const GraphNode& node, const char* name);
 bool has_attr(const GraphNode& node, const char* name);
 
 }  // namespace onnxprune::ep

@@ -49,6 +49,9 @@ struct Step {
   double cycles = 0;      // estimate, decides whether threads pay
   size_t scratch = 0;     // bytes each chunk needs
   std::function<void(const Frame&, int64_t first, int64_t last, void* scratch)> body;
+  // Not null: a body for all items in which so many threads wait for each other, each with a scratch of its
+  // own, `chunk` bytes apart.
+  std::function<void(const Frame&, Parallel* parallel, int threads, char* scratch, size_t chunk)> together;
 };
 
 struct InstanceOptions {

@@ -103,6 +103,13 @@ class Planner {
           o.out = is_vector(op.out) ? kDense : kPlain;
           for (size_t k = 0; k < op.in.size(); ++k) demand(op.in[k], attention_form(op, k));
           continue;
+        case OpKind::recurrent:
+          o.in = o.out = kDense;
+          for (int v : op.more) {
+            value(v).primary = kDense;
+            value(v).forms[kDense];
+          }
+          break;
         case OpKind::concat:
         case OpKind::pointwise:
         case OpKind::affine:

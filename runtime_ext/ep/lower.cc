@@ -173,11 +173,16 @@ void read_weight(Unit* unit) {
   source.content = hasher.digest();
 }
 
+// Of a dense matrix of its size.
+double weights_of(const Unit& unit) {
+  return static_cast<double>(unit.op.geometry.columns()) * unit.op.geometry.out_channels;
+}
+
 // Sees how the zeros of a unit's weight lie where that is wanted.
 void look_at_weight(double look_from, Unit* unit) {
   WeightSource& source = *unit->op.source;
   const kernels::ConvGeometry& geometry = unit->op.geometry;
-  unit->sparsity = 1.0 - static_cast<double>(source.nonzeros) / (static_cast<double>(geometry.columns()) * geometry.out_channels);
+  unit->sparsity = 1.0 - static_cast<double>(source.nonzeros) / weights_of(*unit);
   if (source.blob) {
     const auto rows = packed_source(*source.blob, geometry, {source.dense.row_stride, source.dense.column_stride});
     source.indptr = std::move(rows->indptr);
@@ -193,22 +198,33 @@ void look_at_weight(double look_from, Unit* unit) {
   if (!status.ok()) throw std::runtime_error(status.message);
 }
 
-// Calls `work` on units in parallel; where it throws the unit is not supported after all.
+// Calls `work` on units, and those before them, in parallel; where it throws the unit is not supported after
+// all.
 void for_units(const std::vector<int>& units, Lowering* lowering, const std::function<void(Unit*)>& work) {
-  std::vector<int64_t> sizes;
+  std::vector<Unit*> all;
   for (int u : units) {
-    const kernels::ConvGeometry& g = lowering->units[static_cast<size_t>(u)].op.geometry;
-    sizes.push_back(g.columns() * g.out_channels);
+    Unit& unit = lowering->units[static_cast<size_t>(u)];
+    for (Unit& before : unit.before) all.push_back(&before);
+    all.push_back(&unit);
   }
+  std::vector<int64_t> sizes;
+  for (const Unit* unit : all) sizes.push_back(static_cast<int64_t>(weights_of(*unit)));
   run_tasks(sizes, [&](size_t i) {
-    Unit& unit = lowering->units[static_cast<size_t>(units[i])];
     try {
-      work(&unit);
+      work(all[i]);
     } catch (const std::runtime_error& e) {  // damaged, or too large for the kernels
-      unit.supported = false;
-      unit.reason = e.what();
+      all[i]->supported = false;
+      all[i]->reason = e.what();
     }
   });
+  for (int u : units) {
+    Unit& unit = lowering->units[static_cast<size_t>(u)];
+    for (const Unit& before : unit.before) {
+      if (before.supported) continue;
+      unit.supported = false;
+      unit.reason = before.reason;
+    }
+  }
 }
 
 std::vector<int> weighted(const Lowering& lowering) {
@@ -230,6 +246,7 @@ void lower_node(const LowerContext& context, int index, Unit* unit) {
   unit->op.label = context.graph.label(node);
   if (!node.domain.empty() && node.domain != "com.microsoft" && !is_packed(node))
     throw Unsupported("operator of domain '" + node.domain + "'");
+  if (lower_recurrent(context, node, unit)) return;
   if (node.out.empty() || node.out[0] < 0) throw Unsupported("it has no output");
   for (size_t i = 1; i < node.out.size() && node.op != "Split"; ++i)
     if (node.out[i] >= 0) throw Unsupported("it has more than one output");
@@ -248,6 +265,7 @@ void lower_node(const LowerContext& context, int index, Unit* unit) {
 
 std::vector<int> results(const Unit& unit) {
   std::vector<int> values = {unit.op.out};
+  values.insert(values.end(), unit.op.more.begin(), unit.op.more.end());
   for (const Unit::Also& also : unit.also) values.push_back(also.op.out);
   return values;
 }
@@ -320,7 +338,22 @@ Lowering lower(const Graph& graph, bool alone) {
 }
 
 void look_at_weights(double look_from, Lowering* lowering) {
-  for_units(weighted(*lowering), lowering, [&](Unit* unit) { look_at_weight(look_from, unit); });
+  const std::vector<int> units = weighted(*lowering);
+  for_units(units, lowering, [&](Unit* unit) { look_at_weight(look_from, unit); });
+  for (int u : units) {
+    Unit& unit = lowering->units[static_cast<size_t>(u)];
+    double zeros = unit.sparsity * weights_of(unit), all = weights_of(unit);
+    for (const Unit& before : unit.before) zeros += before.sparsity * weights_of(before), all += weights_of(before);
+    unit.sparsity = zeros / all;
+  }
+}
+
+std::vector<int> values_read(const Unit& unit) {
+  std::vector<int> out;
+  for (const Unit& before : unit.before) out = values_read(before);
+  for (int v : unit.op.in)
+    if (v != kBefore) out.push_back(v);
+  return out;
 }
 
 Digest lowering_digest(const Graph& graph, const Lowering& lowering) {
@@ -341,6 +374,7 @@ Digest lowering_digest(const Graph& graph, const Lowering& lowering) {
     hasher.put(unit.anchor).put(unit.packed).text(op_bytes(unit.op));
     for (const Unit::Also& also : unit.also) hasher.text(op_bytes(also.op));
     if (unit.anchor) hasher.put(weight_digest(unit.op));
+    for (const Unit& before : unit.before) hasher.text(op_bytes(before.op)).put(weight_digest(before.op));
   }
   return hasher.digest();
 }
@@ -349,10 +383,12 @@ void pack_units(const std::vector<int>& units, Lowering* lowering) {
   std::vector<int> wanted;
   for (int u : units) {
     const Unit& unit = lowering->units[static_cast<size_t>(u)];
-    if (unit.supported && unit.anchor && !unit.op.weights) wanted.push_back(u);
+    if (unit.supported && unit.anchor) wanted.push_back(u);
   }
   // Not compact: most are dropped as soon as there is a plan.
-  for_units(wanted, lowering, [](Unit* unit) { unit->op.weights = packed_weight(unit->op, false); });
+  for_units(wanted, lowering, [](Unit* unit) {
+    if (!unit->op.weights) unit->op.weights = packed_weight(unit->op, false);
+  });
 }
 
 }  // namespace onnxprune::ep

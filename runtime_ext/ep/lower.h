@@ -17,6 +17,9 @@ struct Unit {
   bool supported = false;
   std::string reason;        // why not supported
   uint8_t domains = 0;       // bit set of Domain: the views it can be computed in
+  // Weighted sums that come before, of which nobody else reads the result: the op reads it where it has
+  // kBefore.
+  std::vector<Unit> before;
   Op op;                     // values are graph values; weights are a source, not packed
   Dims dims;                 // of the result
   // Further results of the same node: operations on the same input.
@@ -29,14 +32,16 @@ struct Unit {
   bool packed = false;       // stored packed: without us our own operator would run it, slower
   bool quantised = false;    // the CPU provider computes with 8-bit integers
   bool has_sign = false;     // ... and those of the weight are signed, which is faster where there are VNNI
-  double sparsity = 0;       // fraction of zeros of that weight
+  double sparsity = 0;       // fraction of zeros of that weight, and of those before
   kernels::Analysis zeros;   // how they lie, from a sample of the rows; no rows = not looked at
 };
 
 // Where no zero point is known.
 constexpr int kNoZero = 1 << 20;
 
-// Values that a unit makes.
+inline constexpr int kBefore = -1;
+// Values of the graph that a unit reads, and those that it makes.
+std::vector<int> values_read(const Unit& unit);
 std::vector<int> results(const Unit& unit);
 
 // The whole graph as units in execution order, every node in exactly one.

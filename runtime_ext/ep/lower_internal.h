@@ -66,6 +66,8 @@ void lower_split(const LowerContext& context, const GraphNode& node, Unit* unit)
 void lower_reshape(const LowerContext& context, const GraphNode& node, Unit* unit);
 // False when `node` is no activation.
 bool lower_activation(const LowerContext& context, const GraphNode& node, Unit* unit);
+// False when `node` is no recurrent layer.
+bool lower_recurrent(const LowerContext& context, const GraphNode& node, Unit* unit);
 void lower_norm(const LowerContext& context, const GraphNode& node, Unit* unit);
 // Spelled as several nodes, `last` being the final one: normalisations, attention, activations. False
 // when there is none; true with all of the unit filled in.

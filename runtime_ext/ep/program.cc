@@ -215,6 +215,8 @@ Shape op_shape(const Program& program, const Op& op, const std::vector<Shape>& s
       out.back() = static_cast<int64_t>(spec.value_dim) * spec.heads();
       return reshaped(op, out);
     }
+    case OpKind::recurrent:
+      break;  // has several results
     case OpKind::decode:
     case OpKind::encode:
       return in(0);
@@ -365,7 +367,7 @@ std::shared_ptr<const kernels::Weights> packed_weight(const Op& op, bool compact
 
 void pack_weights(Program* program) {
   for (Op& op : program->ops) {
-    if (op.kind == OpKind::conv && !op.weights) op.weights = packed_weight(op, true);
+    if (op.has_weight() && !op.weights) op.weights = packed_weight(op, true);
     op.source.reset();
   }
 }
@@ -390,7 +392,17 @@ std::vector<Shape> infer_shapes(const Program& program, const std::vector<Shape>
   if (inputs.size() != program.inputs.size()) throw std::invalid_argument("onnxprune: wrong number of inputs");
   std::vector<Shape> shapes(static_cast<size_t>(program.value_count));
   for (size_t i = 0; i < inputs.size(); ++i) shapes[static_cast<size_t>(program.inputs[i])] = plausible(inputs[i]);
-  for (const Op& op : program.ops) shapes[static_cast<size_t>(op.out)] = plausible(op_shape(program, op, shapes));
+  for (const Op& op : program.ops) {
+    if (op.kind != OpKind::recurrent) {
+      shapes[static_cast<size_t>(op.out)] = plausible(op_shape(program, op, shapes));
+      continue;
+    }
+    std::vector<Shape> operands;
+    for (int v : op.in) operands.push_back(shapes[static_cast<size_t>(v)]);
+    const std::vector<Shape> results = recurrent_shapes(*op.recurrent, operands);
+    shapes[static_cast<size_t>(op.out)] = plausible(reshaped(op, results[0]));
+    for (size_t i = 0; i < op.more.size(); ++i) shapes[static_cast<size_t>(op.more[i])] = plausible(results[i + 1]);
+  }
   return shapes;
 }
 

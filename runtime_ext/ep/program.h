@@ -32,6 +32,7 @@ enum class OpKind : uint8_t {
   reshape,      // image: [N, ...] -> [N, F]; tokens: other leading axes over the same features
   norm,         // tokens: over the features of each token, of a sum of one or two values
   attention,    // tokens: softmax(q k^T + mask) v
+  recurrent,    // tokens: LSTM, GRU, RNN, given what its inputs contribute
   quantised_sum,  // of two quantised values
   decode,       // a quantised input as onnxruntime holds it, in the program's form
   encode,       // and an output the other way
@@ -64,6 +65,7 @@ struct Op {
   std::vector<int> units;          // units of the lowering it was made from (not saved)
   std::vector<int> in;       // values
   int out = -1;
+  std::vector<int> more;     // further results of a recurrent op
   int residual = -1;         // conv: value added before or after the activation (not in `in`)
   kernels::ConvGeometry geometry;  // conv, pool
   bool maximum = false;            // pool, global_pool: maximum instead of mean
@@ -87,9 +89,11 @@ struct Op {
   std::vector<int32_t> channels;   // pick: which channel of the input each channel of the result is
   std::shared_ptr<const ResizeSpec> resize;
   std::shared_ptr<const AttentionSpec> attention;  // q, k, v (and mask) in `in`
-  std::shared_ptr<WeightSource> source;             // conv, until packed
-  std::shared_ptr<const kernels::Weights> weights;  // conv, once packed
-  Digest digest;                                    // conv: of its geometry, weight and bias
+  std::shared_ptr<const RecurrentSpec> recurrent;
+  std::shared_ptr<WeightSource> source;             // conv, recurrent, until packed
+  std::shared_ptr<const kernels::Weights> weights;  // the same, once packed
+  Digest digest;                                    // of geometry, weight and bias
+  bool has_weight() const { return kind == OpKind::conv || kind == OpKind::recurrent; }
 };
 
 // Values that are quantised in the graph (Lowering::zeros) are held as floats: q minus its zero point.
@@ -102,7 +106,8 @@ struct Program {
   std::vector<Shape> input_shapes;    // as far as known when compiled, -1 = open
   std::vector<int> output_ranks;
   std::vector<int32_t> input_types, output_types;  // abi::ElementType of each: float (also where there is
-                                                   // none), or 8-bit integers to be decoded and encoded
+                                                   // none), 8-bit integers to be decoded and encoded, or
+                                                   // int32: lengths of sequences
 };
 
 // Folds affine ops, activations and residual additions into the weighted sums before them. Weights

@@ -334,6 +334,7 @@ Digest Provider::claim_digest(const Graph& graph, const Lowering& lowering) cons
 Provider::Verdict Provider::decide(const Graph& graph, Lowering* lowering) {
   const auto start = std::chrono::steady_clock::now();
   look_at_weights(options_.force ? 0.0 : options_.min_sparsity, lowering);
+  costs_.find_sequences(*lowering);
   // Packing is most of the work here: only what might be claimed is worth it.
   CostModel hopeful = costs_;
   hopeful.hope = kHope;
@@ -473,7 +474,8 @@ abi::NodeComputeInfo* Provider::compile_one(const abi::Graph* handle, const abi:
     for (size_t i = 0; i < inputs.size(); ++i) {
       const int value = find(inputs[i]);
       const bool read = std::any_of(lowering.units.begin(), lowering.units.end(), [&](const Unit& unit) {
-        return std::find(unit.op.in.begin(), unit.op.in.end(), value) != unit.op.in.end();
+        const std::vector<int> read = values_read(unit);
+        return std::find(read.begin(), read.end(), value) != read.end();
       });
       if (!read) continue;
       in.push_back(value);

@@ -340,8 +340,9 @@ class Selector {
       return text;
     }
     double total = ours_[at(u)];
-    for (int v : x.op.in) total += costs_.border(lowering_, v, x.domains);
-    return slower(total + costs_.border(lowering_, x.op.out, x.domains), cpu_[at(u)]);
+    for (int v : values_read(x)) total += costs_.border(lowering_, v, x.domains);
+    for (int v : results(x)) total += costs_.border(lowering_, v, x.domains);
+    return slower(total, cpu_[at(u)]);
   }
 
   const Graph& graph_;
@@ -370,7 +371,7 @@ void group_borders(const Graph& graph, const Lowering& lowering, const std::vect
   auto inside = [&](int node) { return node >= 0 && member[at(lowering.unit_of[at(node)])]; };
   for (int u : units) {
     const Unit& unit = lowering.units[at(u)];
-    for (int v : unit.op.in)
+    for (int v : values_read(unit))
       if (!inside(graph.value(v).producer) && std::find(inputs->begin(), inputs->end(), v) == inputs->end())
         inputs->push_back(v);
     for (int v : results(unit)) {

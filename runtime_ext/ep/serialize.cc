@@ -157,6 +157,39 @@ std::shared_ptr<const ResizeSpec> read_resize(Reader* r) {
   return s;
 }
 
+void write_recurrent(Writer* w, const RecurrentSpec& s) {
+  w->put(static_cast<uint8_t>(s.shape.cell));
+  w->put(s.shape.hidden);
+  w->put(s.shape.directions);
+  w->put(static_cast<uint8_t>(s.shape.reverse));
+  w->put(static_cast<uint8_t>(s.shape.reset_after));
+  w->put(s.results);
+  w->put(s.operands);
+  w->put(s.batch);
+  w->list(s.lengths);
+  for (const auto* list : {&s.h, &s.c, &s.bias}) w->list(*list);
+}
+
+std::shared_ptr<const RecurrentSpec> read_recurrent(Reader* r) {
+  auto s = std::make_shared<RecurrentSpec>();
+  s->shape.cell = r->get_enum(kernels::Cell::rnn);
+  s->shape.hidden = r->get<int32_t>();
+  s->shape.directions = r->get<int32_t>();
+  s->shape.reverse = r->get<uint8_t>() != 0;
+  s->shape.reset_after = r->get<uint8_t>() != 0;
+  s->results = r->get<uint8_t>();
+  s->operands = r->get<uint8_t>();
+  s->batch = r->get<int64_t>();
+  s->lengths = r->list<int32_t>();
+  for (auto* list : {&s->h, &s->c, &s->bias}) *list = r->list<float>();
+  try {
+    check_recurrent(*s);
+  } catch (const std::invalid_argument& e) {
+    damaged(e.what());
+  }
+  return s;
+}
+
 // All but the weight.
 void write_op(Writer* w, const Op& op) {
   w->put(static_cast<uint8_t>(op.kind));
@@ -165,6 +198,7 @@ void write_op(Writer* w, const Op& op) {
   for (const std::string& node : op.nodes) w->text(node);
   w->list(op.in);
   w->put(op.out);
+  w->list(op.more);
   w->put(op.residual);
   write_geometry(w, op.geometry);
   w->put(static_cast<uint8_t>(op.maximum));
@@ -187,15 +221,22 @@ void write_op(Writer* w, const Op& op) {
   w->put(static_cast<uint8_t>(op.centred));
   if (op.kind == OpKind::attention) write_attention(w, *op.attention);
   if (op.kind == OpKind::resize) write_resize(w, *op.resize);
+  if (op.kind == OpKind::recurrent) write_recurrent(w, *op.recurrent);
 }
 
 void write_weights(Writer* w, const Op& op) {
   std::vector<uint8_t> blob;
-  if (op.kind == OpKind::conv) {
+  if (op.has_weight()) {
     blob.resize(op.weights->blob_bytes());
     op.weights->write_blob(blob.data());
   }
   w->list(blob);
+}
+
+void check_recurrent_weight(const Op& op) {
+  const kernels::ConvGeometry& g = op.geometry;
+  if (g.in_channels != op.recurrent->shape.hidden || g.out_channels != op.recurrent->width() || g.groups != 1 || g.taps() != 1)
+    damaged("weights of a recurrent layer");
 }
 
 Op read_op(Reader* r) {
@@ -207,6 +248,7 @@ Op read_op(Reader* r) {
   for (uint64_t i = 0; i < nodes; ++i) op.nodes.push_back(r->text());
   op.in = r->list<int>();
   op.out = r->get<int>();
+  op.more = r->list<int>();
   op.residual = r->get<int>();
   op.geometry = read_geometry(r);
   op.maximum = r->get<uint8_t>() != 0;
@@ -229,12 +271,14 @@ Op read_op(Reader* r) {
   op.centred = r->get<uint8_t>() != 0;
   if (op.kind == OpKind::attention) op.attention = read_attention(r);
   if (op.kind == OpKind::resize) op.resize = read_resize(r);
+  if (op.kind == OpKind::recurrent) op.recurrent = read_recurrent(r);
   const std::vector<uint8_t> blob = r->list<uint8_t>();
-  if (op.kind == OpKind::conv) {
+  if (op.has_weight()) {
     kernels::WeightsPtr weights;
     kernels::Status status = kernels::read_blob(blob.data(), blob.size(), &weights);
     if (!status.ok()) damaged(status.message);
     op.geometry = weights->geometry();
+    if (op.kind == OpKind::recurrent) check_recurrent_weight(op);
     op.weights = std::move(weights);
     op.digest = Hasher().bytes(blob.data(), blob.size()).digest();
     if (!op.scale.empty() && op.scale.size() != static_cast<size_t>(op.geometry.out_channels)) damaged("scale of the sums");
@@ -245,6 +289,8 @@ Op read_op(Reader* r) {
   }
   return op;
 }
+
+size_t bits(uint8_t set) { return (set & 1u) + (set >> 1 & 1u) + (set >> 2 & 1u); }
 
 size_t operands(const Op& op) {
   switch (op.kind) {
@@ -265,6 +311,8 @@ size_t operands(const Op& op) {
       return op.in.size() == 2 ? 2 : 1;
     case OpKind::attention:
       return op.attention->mask.empty() && op.in.size() == 4 ? 4 : 3;
+    case OpKind::recurrent:
+      return 1 + bits(op.recurrent->operands);
     default:
       return 1;
   }
@@ -287,7 +335,10 @@ void check_order(const Program& program) {
     const bool residual = op.epilogue.residual != kernels::Residual::none;
     if (residual != (op.residual >= 0) || (residual && op.kind != OpKind::conv)) damaged("residual");
     if (residual) read(op.residual);
+    if (op.more.size() != (op.kind == OpKind::recurrent ? bits(op.recurrent->results) - 1 : 0)) damaged("number of results");
+    if (op.kind == OpKind::recurrent && program.domain != Domain::tokens) damaged("domain");
     make(op.out);
+    for (int v : op.more) make(v);
   }
   std::vector<bool> out(static_cast<size_t>(program.value_count), false);
   for (int v : program.outputs) {
@@ -309,12 +360,15 @@ void check_borders(const Program& program) {
     known = program.output_types[i];
   }
   for (int32_t t : type)
-    if (t != abi::kFloat && t != abi::kUint8 && t != abi::kInt8) damaged("types at the border");
+    if (t != abi::kFloat && t != abi::kUint8 && t != abi::kInt8 && t != abi::kInt32) damaged("types at the border");
   std::vector<int32_t> left = type;  // of which the crossing has not been seen
   for (const Op& op : program.ops) {
     const int32_t integers = op.signs ? abi::kInt8 : abi::kUint8;
-    for (int v : op.in)
-      if (type[static_cast<size_t>(v)] != (op.kind == OpKind::decode ? integers : abi::kFloat)) damaged("types at the border");
+    const bool lengths = op.kind == OpKind::recurrent && (op.recurrent->operands & kLengths);
+    for (size_t k = 0; k < op.in.size(); ++k) {
+      const int32_t expected = op.kind == OpKind::decode ? integers : lengths && k == 1 ? abi::kInt32 : abi::kFloat;
+      if (type[static_cast<size_t>(op.in[k])] != expected) damaged("types at the border");
+    }
     if (op.residual >= 0 && type[static_cast<size_t>(op.residual)] != abi::kFloat) damaged("types at the border");
     if (type[static_cast<size_t>(op.out)] != (op.kind == OpKind::encode ? integers : abi::kFloat)) damaged("types at the border");
     if (op.kind == OpKind::encode) left[static_cast<size_t>(op.out)] = abi::kFloat;

@@ -3,6 +3,7 @@
 //   layout.h   the padded planar layout, its planning, data movement in and out
 //   weights.h  constant weights: packing from dense or sparse input, blobs
 //   plan.h     weights x layouts x epilogue x instruction set -> something to run; cost estimates
+//   recurrent.h  LSTM, GRU, RNN step by step
 //   tune.h     choice among kernels by timing
 //   ops.h      pooling, pointwise, normalisation, softmax, dense products for regions
 //   cpu.h      instruction sets and their selection

@@ -80,16 +80,9 @@ Recurrent::State Recurrent::state_of(void* state, std::int64_t direction) const 
 }
 
 double Recurrent::stage_cycles() const {
-  double slots = 0, tiles = 0;
-  for (const RowTiles& t : weights_->tiles) {
-    slots += static_cast<double>(t.begin.back());
-    tiles += static_cast<double>(t.slots.size());
-  }
-  // As row_tiles_cycles, but with the slots counted.
-  const double share = batch_ >= 4 ? 0.6 : batch_ >= 2 ? 0.8 : 1.0;
-  const double slot = isa_ == Isa::avx512 ? 2.8 : isa_ == Isa::avx2 ? 12.0 : 24.0;
   const double unit = shape_.cell == Cell::lstm ? kLstmUnit : shape_.cell == Cell::gru ? kGruUnit : kRnnUnit;
-  const double each = slots * slot * share + 3.0 * tiles + unit * static_cast<double>(shape_.hidden * shape_.directions);
+  double each = unit * static_cast<double>(shape_.hidden * shape_.directions);
+  for (const RowTiles& t : weights_->tiles) each += row_tiles_cycles(t, static_cast<double>(batch_), isa_);
   return static_cast<double>(batch_) * each / static_cast<double>(stages_a_step());
 }
 

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "plan_impl.h"
+#include "spmv/row_tiles.h"
 
 namespace onnxprune::kernels {
 namespace {
@@ -9,6 +10,8 @@ namespace {
 constexpr std::int32_t kRowsPerItem = 64;  // a multiple of every block height
 // Every weight is used once, so that reading them, from the last cache or memory, takes the time.
 constexpr double kBytesPerCycle = 6.0;
+// Cycles for each weight of compressed rows, wherever they are read from.
+constexpr double kRowWeight = 1.4;
 
 class VectorPlan final : public PlanBase {
  public:
@@ -34,6 +37,8 @@ class VectorPlan final : public PlanBase {
       pointers_ = w.pointers;
       for (std::int64_t i = 0; i < w.pointers.back(); ++i)
         columns_.push_back(static_cast<std::int32_t>(w.column(i)));
+    } else if (tiles_pay(w)) {
+      tiles_ = make_row_tiles(w, 0, rows_, rows_);
     } else {
       kind_ = Storage::csr;
       pointers_.push_back(0);
@@ -49,15 +54,16 @@ class VectorPlan final : public PlanBase {
         pointers_.push_back(static_cast<std::int64_t>(values_.size()));
       }
     }
-    const char* const names[3][3] = {
+    const char* const names[4][3] = {
         {"spmv_csr_f32_scalar", "spmv_csr_f32_avx2", "spmv_csr_f32_avx512"},
         {"spmv_block_f32_scalar", "spmv_block_f32_avx2", "spmv_block_f32_avx512"},
-        {"gemv_dense_f32_scalar", "gemv_dense_f32_avx2", "gemv_dense_f32_avx512"}};
-    const int form = kind_ == Storage::csr ? 0 : kind_ == Storage::block ? 1 : 2;
+        {"gemv_dense_f32_scalar", "gemv_dense_f32_avx2", "gemv_dense_f32_avx512"},
+        {"spmv_tiles_f32_scalar", "spmv_tiles_f32_avx2", "spmv_tiles_f32_avx512"}};
+    const int form = tiled() ? 3 : kind_ == Storage::csr ? 0 : kind_ == Storage::block ? 1 : 2;
     info_.kernel = names[form][static_cast<int>(info_.isa)];
     info_.bytes = static_cast<std::int64_t>(
         sizeof *this + (values_.capacity() + bias_.capacity() + factor_.capacity() + columns_.capacity()) * 4 +
-        pointers_.capacity() * 8 + narrow_.capacity() * 2);
+        pointers_.capacity() * 8 + narrow_.capacity() * 2) + tiles_.bytes();
     info_.cycles = static_cast<double>(info_.bytes) / kBytesPerCycle;
     return {};
   }
@@ -65,16 +71,31 @@ class VectorPlan final : public PlanBase {
   std::int64_t work_items(std::int32_t images) const override {
     return static_cast<std::int64_t>(images) * ((rows_ + kRowsPerItem - 1) / kRowsPerItem);
   }
-  std::size_t scratch_bytes() const override { return 0; }
+  // Tiles read whole blocks of columns.
+  std::size_t scratch_bytes() const override {
+    return tiled() && columns_count_ % RowTiles::kColumns != 0
+               ? static_cast<std::size_t>(tiles_.padded_columns()) * sizeof(float)
+               : 0;
+  }
 
-  void run(const RunArgs& args, std::int64_t first, std::int64_t last, void*) const override {
+  void run(const RunArgs& args, std::int64_t first, std::int64_t last,
+           void* scratch) const override {
     const std::int64_t per_image = (rows_ + kRowsPerItem - 1) / kRowsPerItem;
     for (std::int64_t item = first; item < last; ++item) {
       const std::int64_t image = item / per_image, row = item % per_image * kRowsPerItem;
       const std::int64_t end = std::min<std::int64_t>(row + kRowsPerItem, rows_);
       const float* x = args.in + image * args.in_image_stride;
       float* y = args.out + image * args.out_image_stride;
-      multiply(x, y, row, end);
+      if (tiled()) {
+        if ((item == first || row == 0) && scratch_bytes() > 0) {
+          float* const whole = static_cast<float*>(scratch);
+          std::copy(x, x + columns_count_, whole);
+          std::fill(whole + columns_count_, whole + tiles_.padded_columns(), 0.0f);
+        }
+        multiply_tiles(scratch_bytes() > 0 ? static_cast<const float*>(scratch) : x, y, row, end);
+      } else {
+        multiply(x, y, row, end);
+      }
       for (std::int64_t r = row; r < end && !factor_.empty(); ++r)
         y[r] *= factor_[static_cast<std::size_t>(r)];
       const float* residual = args.residual == nullptr || epilogue_.residual == Residual::none
@@ -115,7 +136,31 @@ class VectorPlan final : public PlanBase {
     }
   }
 
+  bool tiled() const { return tiles_.rows > 0; }
+
+  // Tiles take fewer cycles but, filled up, more memory than compressed rows.
+  bool tiles_pay(const WeightsImpl& w) const {
+    if (info_.isa == Isa::scalar || w.nonzeros == 0) return false;
+    const double size = static_cast<double>(rows_) * static_cast<double>(columns_count_);
+    const double kept = static_cast<double>(w.nonzeros);
+    const double cycles = row_tiles_cycles(rows_, static_cast<double>(columns_count_), kept / size, w.n, w.m,
+                                           1, 1, info_.isa);
+    const double slots = row_tiles_slots(rows_, static_cast<double>(columns_count_), kept / size, w.n, w.m, 1);
+    const double bytes = 80.0 * slots;
+    const bool near = bytes < static_cast<double>(cache_sizes().l2);
+    return (near ? cycles : std::max(cycles, bytes / kBytesPerCycle)) <
+           std::max(kRowWeight * kept, 6.0 * kept / kBytesPerCycle);
+  }
+
+  void multiply_tiles(const float* x, float* y, std::int64_t row, std::int64_t end) const {
+    float sums[kRowsPerItem];
+    tile_products(ops_, tiles_, row / RowTiles::kRows, (end + RowTiles::kRows - 1) / RowTiles::kRows, x,
+                  0, 1, sums, 0);
+    for (std::int64_t r = row; r < end; ++r) y[r] = bias_[static_cast<std::size_t>(r)] + sums[r - row];
+  }
+
   Storage kind_ = Storage::csr;
+  RowTiles tiles_;
   std::int32_t rows_ = 0, block_rows_ = 1;
   std::int64_t columns_count_ = 0;
   std::vector<std::int64_t> pointers_;

@@ -385,7 +385,8 @@ TEST(vector_plans) {
           args.images = images;
           args.in_image_stride = columns;
           args.out_image_stride = rows;
-          plan->run(args, 0, plan->work_items(images), nullptr);
+          std::vector<float> scratch(plan->scratch_bytes() / sizeof(float));
+          plan->run(args, 0, plan->work_items(images), scratch.data());
           bool right = true;
           for (int n = 0; n < images; ++n) {
             for (int r = 0; r < rows; ++r) {

@@ -41,9 +41,12 @@ void tile_products(const OpsTable& ops, const RowTiles& tiles, std::int64_t firs
                    std::int64_t last, const float* x, std::int64_t x_stride, std::int64_t batch,
                    float* y, std::int64_t y_stride);
 
-// Cycles of one core for all rows and one vector, where `density` of the weights are kept, or `n` of every
-// `m` (0 = anywhere), in blocks of `block_rows`; less where `batch` vectors share the reading.
+// Slots of all tiles where `density` of the weights are kept, or `n` of every `m` (0 = anywhere), in blocks
+// of `block_rows`.
+double row_tiles_slots(double rows, double columns, double density, int n, int m, int block_rows);
+// Cycles of one core for all rows and one vector; less where `batch` vectors share the reading.
 double row_tiles_cycles(double rows, double columns, double density, int n, int m, int block_rows,
                         double batch, Isa isa);
+double row_tiles_cycles(const RowTiles& tiles, double batch, Isa isa);
 
 }  // namespace onnxprune::kernels
