@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <chrono>
 
+#include "ep/recurrent.h"
+
 namespace onnxprune::ep {
 namespace {
 
@@ -41,6 +43,7 @@ constexpr double kOurSoftmax = 2.5;     // cycles a score
 constexpr double kCpuSoftmax = 2.0;
 constexpr double kStepGate = 2.2;       // cycles a gate of a recurrent unit, here and on the CPU
 constexpr double kCpuStepGate = 2.0;
+constexpr double kExported = 0.5;       // cycles a number that goes from planes to one step's vector
 constexpr double kStepCached = 36;      // bytes a cycle of a recurrent layer's weights in the second-level cache
 constexpr double kCpuLayer = 5000;      // what onnxruntime takes for a recurrent layer besides
 
@@ -144,7 +147,7 @@ double CostModel::ours_recurrent(const Graph& graph, const Lowering& lowering, c
   const double units = static_cast<double>(shape.directions) * shape.hidden;
   const double step = batch * (one + kStepGate * kernels::gates_of(shape.cell) * units);
   const double sums = steps * batch * g.out_channels;
-  const double moved = steps * batch == 1 ? 0 : kTransposed * sums;
+  const double moved = steps * batch == 1 ? 0 : kExported * sums;
   return ours(graph, lowering, unit.before[0]) + moved + steps * step;
 }
 

@@ -8,6 +8,8 @@
 #include <numeric>
 #include <thread>
 
+#include "ep/recurrent.h"
+
 namespace onnxprune::ep {
 namespace {
 

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <stdexcept>
 
+#include "ep/recurrent.h"
 #include "ep/tasks.h"
 #include "kernels/shares.h"
 

@@ -3,6 +3,7 @@
 #include <cctype>
 
 #include "ep/lower_internal.h"
+#include "ep/recurrent.h"
 
 namespace onnxprune::ep {
 namespace {

@@ -5,6 +5,7 @@
 #include <stdexcept>
 
 #include "ep/packed.h"
+#include "ep/recurrent.h"
 
 namespace onnxprune::ep {
 namespace {

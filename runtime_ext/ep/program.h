@@ -41,6 +41,7 @@ enum class OpKind : uint8_t {
 };
 
 class Blob;
+struct RecurrentSpec;
 
 // Zeros and values of a constant weight, not yet packed: `dense`, or `blob` (then `dense` holds the
 // strides only), or the three arrays of compressed rows.

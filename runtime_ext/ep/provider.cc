@@ -269,20 +269,27 @@ std::vector<double> Provider::measure(const Graph& graph, const Lowering& loweri
 
 std::string Provider::loses_when_small(const Graph& graph, const Lowering& lowering, const Group& group) {
   const auto known = prepared_.find(key_of(graph, lowering, group));
-  for (const CostModel& costs : costs_.small()) {
+  for (CostModel costs : costs_.small()) {
     double ours = CostModel::call(), cpu = 0;
+    const auto dense = [&] {
+      double total = 0;
+      for (int u : group.units) total += costs.cpu(graph, lowering, lowering.units[static_cast<size_t>(u)]);
+      return total;
+    };
     for (int u : group.units) {
       const Unit& unit = lowering.units[static_cast<size_t>(u)];
       if (unit.packed) return "";
       ours += costs.ours(graph, lowering, unit);
-      cpu += costs.cpu(graph, lowering, unit);
     }
+    cpu = dense();
     if (options_.timing && known != prepared_.end()) {
       try {
         double total = CostModel::call();
         const auto shapes = assumed_shapes(graph, lowering, group, costs);
         for (const auto& timing : known->second.executor->measure(shapes, 2000)) total += timing.us * cycles_per_microsecond();
         ours = total;
+        costs.cpu_factor = dense_factor();
+        cpu = std::max(cpu, dense());
       } catch (const std::invalid_argument&) {
         // Too small for its windows: the prediction stands.
       }

@@ -8,6 +8,7 @@
 
 #include "ep/crc32.h"
 #include "ep/options.h"
+#include "ep/recurrent.h"
 
 namespace onnxprune::ep {
 namespace {

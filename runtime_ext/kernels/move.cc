@@ -54,22 +54,6 @@ std::int64_t pixel_offset(const PlaneLayout& l, std::int32_t y, std::int32_t x) 
   return slot * l.phase_stride + l.lead + std::int64_t{y / l.stride_h} * l.pitch + x / l.stride_w;
 }
 
-constexpr std::int32_t kTile = 16;
-
-// to[c * to_stride + r] = from[r * from_stride + c], in tiles that stay in the first-level cache.
-void transpose(const float* from, std::int64_t from_stride, std::int64_t rows, std::int64_t cols,
-               float* to, std::int64_t to_stride) {
-  for (std::int64_t r0 = 0; r0 < rows; r0 += kTile) {
-    const std::int64_t r1 = std::min<std::int64_t>(rows, r0 + kTile);
-    for (std::int64_t c0 = 0; c0 < cols; c0 += kTile) {
-      const std::int64_t c1 = std::min<std::int64_t>(cols, c0 + kTile);
-      for (std::int64_t c = c0; c < c1; ++c) {
-        for (std::int64_t r = r0; r < r1; ++r) to[c * to_stride + r] = from[r * from_stride + c];
-      }
-    }
-  }
-}
-
 }  // namespace
 
 void import_nchw(const float* image, const PlaneLayout& to, float* planes, std::int32_t first,
@@ -89,14 +73,15 @@ void export_nchw(const PlaneLayout& from, const float* planes, float* image, std
 void import_tokens(const float* tokens, std::int64_t row_stride, const PlaneLayout& to,
                    float* planes, std::int32_t first, std::int32_t last) {
   for (std::int32_t f = first; f < last; ++f) zero_around(to, planes + f * to.plane_stride);
-  transpose(tokens + first, row_stride, to.width, last - first,
-            planes + first * to.plane_stride + to.lead, to.plane_stride);
+  ops_table(active_isa()).transpose(tokens + first, row_stride, to.width, last - first,
+                                    planes + first * to.plane_stride + to.lead, to.plane_stride);
 }
 
 void export_tokens(const PlaneLayout& from, const float* planes, float* tokens,
                    std::int64_t row_stride, std::int32_t first, std::int32_t last) {
-  transpose(planes + first * from.plane_stride + from.lead, from.plane_stride, last - first,
-            from.width, tokens + first, row_stride);
+  ops_table(active_isa()).transpose(planes + first * from.plane_stride + from.lead,
+                                    from.plane_stride, last - first, from.width, tokens + first,
+                                    row_stride);
 }
 
 void convert_planes(const PlaneLayout& from, const float* source, const PlaneLayout& to,

@@ -1,6 +1,8 @@
 #include "recurrent.h"
 
 #include <algorithm>
+#include <cmath>
+#include <limits>
 
 #include "ops/table.h"
 #include "weights_impl.h"
@@ -112,6 +114,9 @@ void Recurrent::begin(const RecurrentRun& args, std::int64_t direction, void* st
     }
   };
   load(args.h, s.h[0], wide_);
+  // What is infinite before the first step would meet zeros that only fill up lists.
+  for (std::int64_t i = 0; i < batch_ * wide_; ++i)
+    if (std::isinf(s.h[0][i])) s.h[0][i] = std::numeric_limits<float>::quiet_NaN();
   load(nullptr, s.h[1], wide_);
   load(nullptr, s.reset, wide_);
   load(shape_.cell == Cell::lstm ? args.c : nullptr, s.c, padded_);

@@ -10,6 +10,8 @@ namespace {
 constexpr std::int32_t kRowsPerItem = 64;  // a multiple of every block height
 // Every weight is used once, so that reading them, from the last cache or memory, takes the time.
 constexpr double kBytesPerCycle = 6.0;
+// Blocks of columns are counted in 16 bits.
+constexpr std::int64_t kMostTiledColumns = RowTiles::kColumns * 65535;
 // Cycles for each weight of compressed rows, wherever they are read from.
 constexpr double kRowWeight = 1.4;
 
@@ -81,18 +83,19 @@ class VectorPlan final : public PlanBase {
   void run(const RunArgs& args, std::int64_t first, std::int64_t last,
            void* scratch) const override {
     const std::int64_t per_image = (rows_ + kRowsPerItem - 1) / kRowsPerItem;
+    const float* whole = nullptr;
+    bool finite = true;
     for (std::int64_t item = first; item < last; ++item) {
       const std::int64_t image = item / per_image, row = item % per_image * kRowsPerItem;
       const std::int64_t end = std::min<std::int64_t>(row + kRowsPerItem, rows_);
       const float* x = args.in + image * args.in_image_stride;
       float* y = args.out + image * args.out_image_stride;
       if (tiled()) {
-        if ((item == first || row == 0) && scratch_bytes() > 0) {
-          float* const whole = static_cast<float*>(scratch);
-          std::copy(x, x + columns_count_, whole);
-          std::fill(whole + columns_count_, whole + tiles_.padded_columns(), 0.0f);
+        if (item == first || row == 0) {
+          whole = whole_columns(x, static_cast<float*>(scratch));
+          finite = ops_.finite(x, columns_count_);
         }
-        multiply_tiles(scratch_bytes() > 0 ? static_cast<const float*>(scratch) : x, y, row, end);
+        multiply_tiles(whole, finite, y, row, end);
       } else {
         multiply(x, y, row, end);
       }
@@ -140,7 +143,7 @@ class VectorPlan final : public PlanBase {
 
   // Tiles take fewer cycles but, filled up, more memory than compressed rows.
   bool tiles_pay(const WeightsImpl& w) const {
-    if (info_.isa == Isa::scalar || w.nonzeros == 0) return false;
+    if (info_.isa == Isa::scalar || w.nonzeros == 0 || columns_count_ > kMostTiledColumns) return false;
     const double size = static_cast<double>(rows_) * static_cast<double>(columns_count_);
     const double kept = static_cast<double>(w.nonzeros);
     const double cycles = row_tiles_cycles(rows_, static_cast<double>(columns_count_), kept / size, w.n, w.m,
@@ -152,10 +155,24 @@ class VectorPlan final : public PlanBase {
            std::max(kRowWeight * kept, 6.0 * kept / kBytesPerCycle);
   }
 
-  void multiply_tiles(const float* x, float* y, std::int64_t row, std::int64_t end) const {
+  // The vector, or a copy of it that ends with a whole block of columns.
+  const float* whole_columns(const float* x, float* scratch) const {
+    if (scratch_bytes() == 0) return x;
+    std::copy(x, x + columns_count_, scratch);
+    std::fill(scratch + columns_count_, scratch + tiles_.padded_columns(), 0.0f);
+    return scratch;
+  }
+
+  void multiply_tiles(const float* x, bool finite, float* y, std::int64_t row,
+                      std::int64_t end) const {
     float sums[kRowsPerItem];
-    tile_products(ops_, tiles_, row / RowTiles::kRows, (end + RowTiles::kRows - 1) / RowTiles::kRows, x,
-                  0, 1, sums, 0);
+    const std::int64_t first = row / RowTiles::kRows,
+                       last = (end + RowTiles::kRows - 1) / RowTiles::kRows;
+    if (finite) {
+      tile_products(ops_, tiles_, first, last, x, 0, 1, sums, 0);
+    } else {
+      exact_tile_products(tiles_, first, last, x, sums);
+    }
     for (std::int64_t r = row; r < end; ++r) y[r] = bias_[static_cast<std::size_t>(r)] + sums[r - row];
   }
 

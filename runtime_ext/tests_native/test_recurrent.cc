@@ -250,7 +250,13 @@ TEST(row_tiles_multiply) {
     for (const Isa isa : sets()) {
       std::vector<float> y(static_cast<std::size_t>(batch * tiles.groups() * 16));
       const std::int64_t out = tiles.groups() * 16;
-      tile_products(ops_table(isa), tiles, 0, tiles.groups(), x.data(), stride, batch, y.data(), out);
+      const OpsTable& ops = ops_table(isa);
+      CHECK(ops.finite(x.data(), columns) == !infinite);
+      if (infinite) {
+        for (std::int64_t b = 0; b < batch; ++b) exact_tile_products(tiles, 0, tiles.groups(), x.data() + b * stride, y.data() + b * out);
+      } else {
+        tile_products(ops, tiles, 0, tiles.groups(), x.data(), stride, batch, y.data(), out);
+      }
       for (std::int64_t b = 0; b < batch; ++b) {
         for (std::int64_t r = 0; r < rows; ++r) {
           double sum = 0;
@@ -276,6 +282,24 @@ TEST(row_tiles_predict_how_many_slots_there_are) {
       const double predicted = row_tiles_cycles(512, 256, density, 0, 0, block, 1, Isa::avx512);
       const double counted = row_tiles_cycles(tiles, 1, Isa::avx512);
       CHECK_SAY(std::abs(predicted / counted - 1.0) < 0.12, "density " + std::to_string(density) + ": " + std::to_string(predicted / counted));
+    }
+  }
+}
+
+TEST(transpositions) {
+  testing::Random random(15);
+  for (const Isa isa : sets()) {
+    for (const int rows : {1, 7, 16, 33}) {
+      for (const int columns : {1, 8, 16, 47}) {
+        const std::vector<float> from = numbers(&random, rows * (columns + 3));
+        std::vector<float> to(static_cast<std::size_t>(columns * rows));
+        ops_table(isa).transpose(from.data(), columns + 3, rows, columns, to.data(), rows);
+        bool right = true;
+        for (int r = 0; r < rows; ++r)
+          for (int c = 0; c < columns; ++c)
+            right = right && to[static_cast<std::size_t>(c * rows + r)] == from[static_cast<std::size_t>(r * (columns + 3) + c)];
+        CHECK(right);
+      }
     }
   }
 }

@@ -5,6 +5,7 @@
 #include "kept.h"
 #include "tiles.h"
 #include "transformer.h"
+#include "transpose.h"
 #include "vector.h"
 #include "window.h"
 #include "winograd.h"
@@ -27,6 +28,7 @@ inline onnxprune::kernels::OpsTable filled_table() {
   t.winograd_input = winograd_input;
   t.winograd_sums = winograd_sums;
   t.pack = pack;
+  t.transpose = transpose;
   t.scatter = scatter;
   t.sum = sum;
   t.largest = largest;

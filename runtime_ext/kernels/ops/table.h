@@ -67,9 +67,13 @@ struct WinogradSums {
 };
 
 // Sixteen rows of a sparse matrix, see spmv/row_tiles.h.
+struct TileRun {
+  std::uint16_t slots, tiles;
+};
 struct TileGroup {
-  const std::uint8_t* slots = nullptr;   // of each block of 32 columns
-  std::int64_t blocks = 0;
+  const TileRun* runs = nullptr;
+  std::int64_t run_count = 0;
+  const std::uint16_t* blocks = nullptr;  // of each tile: which 32 columns
   const float* values = nullptr;         // [slot][16]
   const std::uint8_t* places = nullptr;  // [slot][16]: column within its block
 };
@@ -119,6 +123,9 @@ struct OpsTable {
   // to[c * column_stride + v * vector_stride ..] = in[offsets[c] + v * width ..], whole vectors.
   void (*pack)(const float* in, const std::int32_t* offsets, std::int64_t columns, int vectors,
                float* to, std::int64_t column_stride, std::int64_t vector_stride);
+  // to[c * to_stride + r] = from[r * from_stride + c]
+  void (*transpose)(const float* from, std::int64_t from_stride, std::int64_t rows,
+                    std::int64_t cols, float* to, std::int64_t to_stride);
   // The runs of each of `rows` rows, `tile_stride` floats apart, to its plane.
   void (*scatter)(const ScatterRun* runs, std::int64_t count, const float* tile,
                   std::int64_t tile_stride, float* planes, std::int64_t plane_stride,
