@@ -19,7 +19,7 @@ Rng = np.random.Generator
 
 
 def network() -> onnx.ModelProto:
-    """Convolutions with and without groups, a matrix from either side, Gemm with all extras."""
+    """Convolutions with and without groups, a matrix from either side, Gemm, recurrent layers."""
     rng = np.random.default_rng(0)
     constants: list[onnx.TensorProto] = []
 
@@ -35,7 +35,16 @@ def network() -> onnx.ModelProto:
         constants.append(numpy_helper.from_array(value, f"w{len(constants)}"))
         return str(constants[-1].name)
 
+    def layer(gates: int, hidden: int, inputs: int, directions: int) -> list[str]:
+        shapes = ((gates * hidden, inputs), (gates * hidden, hidden), (2 * gates * hidden,))
+        for shape in shapes:
+            value = rng.standard_normal((directions, *shape)).astype(np.float32)
+            value[..., 1::2] = 0
+            constants.append(numpy_helper.from_array(value, f"w{len(constants)}"))
+        return [str(c.name) for c in constants[-3:]]
+
     node = helper.make_node
+    both = {"direction": "bidirectional", "linear_before_reset": 1}
     first = {"pads": [1, 0, 1, 2], "strides": [2, 1]}
     second = {"group": 2, "pads": [2] * 4, "dilations": [2, 2]}
     nodes = [
@@ -47,6 +56,8 @@ def network() -> onnx.ModelProto:
         node("Gemm", ["e", weight(12, 8), vector(12)], ["f"], "g1", transB=1, alpha=0.5, beta=2.0),
         node("MatMul", ["f", weight(12, 16)], ["y"], "m1"),
         node("MatMul", [weight(8, 16), "t"], ["z"], "m2"),
+        node("LSTM", ["s", *layer(4, 9, 8, 1), "lengths"], ["", "h", "c"], "l1", hidden_size=9),
+        node("GRU", ["s", *layer(3, 5, 8, 2)], ["u"], "l2", hidden_size=5, **both),
     ]  # fmt: skip
     floats = TensorProto.FLOAT
     graph = helper.make_graph(
@@ -55,8 +66,10 @@ def network() -> onnx.ModelProto:
         [
             helper.make_tensor_value_info("x", floats, ["n", 8, 9, 7]),
             helper.make_tensor_value_info("t", floats, [16, "k"]),
+            helper.make_tensor_value_info("s", floats, ["steps", "batch", 8]),
+            helper.make_tensor_value_info("lengths", TensorProto.INT32, ["batch"]),
         ],
-        [helper.make_tensor_value_info(o, floats, None) for o in ("y", "z")],
+        [helper.make_tensor_value_info(o, floats, None) for o in ("y", "z", "h", "c", "u")],
         constants,
     )
     imports = [helper.make_opsetid("", 17)]

@@ -55,7 +55,12 @@ def attempt(model: onnx.ModelProto, rng: Rng) -> str:
         else:
             options.register_custom_ops_library(str(runtime.library_path()))
             session = ort.InferenceSession(data, options, providers=["CPUExecutionProvider"])
-        feeds = {"x": np.zeros((2, 8, 9, 7), np.float32), "t": np.ones((16, 3), np.float32)}
+        feeds = {
+            "x": np.zeros((2, 8, 9, 7), np.float32),
+            "t": np.ones((16, 3), np.float32),
+            "s": np.ones((3, 2, 8), np.float32),
+            "lengths": np.array([3, 1], np.int32),
+        }
         wanted = {i.name for i in session.get_inputs()}
         session.run(None, {k: v for k, v in feeds.items() if k in wanted})
     except Exception as error:

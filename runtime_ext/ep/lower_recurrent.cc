@@ -27,8 +27,7 @@ class Layer {
   void run() {
     attributes();
     const int x = context_.activation(node_, 0);
-    const Dims& in = context_.of(x);
-    if (in.size() != 3) throw Unsupported("the input has not three axes");
+    const Dims in = three_axes(x, {{}, {}, {}});
     const Constant w = matrix(1, "the weight of the input"), r = matrix(2, "the weight of the state");
     inputs_ = w.desc.dims[2];
     hidden_ = r.desc.dims[2];
@@ -70,6 +69,19 @@ class Layer {
     if (Graph::input(node_, 7) >= 0) throw Unsupported("it has peepholes");
   }
 
+  // What is known of such an operand. Nothing at all is stated in bodies of If whose inputs have open ranks:
+  // the standard says the rest.
+  Dims three_axes(int value, Dims otherwise) const {
+    Dims& dims = context_.dims[static_cast<size_t>(value)];
+    if (dims.empty()) {
+      for (size_t i = 0; i < otherwise.size(); ++i)
+        if (!otherwise[i].known()) otherwise[i] = Dim::named("?" + context_.graph.value(value).name + "." + std::to_string(i));
+      dims = std::move(otherwise);
+    }
+    if (dims.size() != 3) throw Unsupported("an operand has not three axes");
+    return dims;
+  }
+
   Constant matrix(size_t i, const char* what) const {
     const Constant c = context_.weight(node_, i, what);
     if (c.desc.dims.size() != 3 || c.size() == 0) throw Unsupported(std::string(what) + " has not three axes");
@@ -104,7 +116,7 @@ class Layer {
       if (!context_.graph.is_constant(value)) {
         spec_->operands |= operand;
         op.in.push_back(context_.activation(node_, i));
-        if (context_.of(op.in.back()).size() != 3) throw Unsupported("a first state has not three axes");
+        three_axes(op.in.back(), {Dim::of(spec_->shape.directions), {}, Dim::of(hidden_)});
         return;
       }
       const Constant c = context_.weight(node_, i, "the first state");

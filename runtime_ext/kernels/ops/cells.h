@@ -7,8 +7,8 @@ namespace {
 
 using onnxprune::kernels::CellStep;
 
-inline Reg sigmoid_of(Reg x) { return activated<Activation::sigmoid>(x, 0.0f, 0.0f); }
-inline Reg tanh_of(Reg x) { return activated<Activation::tanh>(x, 0.0f, 0.0f); }
+inline Reg sigmoid_of(Reg x) { return Simd::keep_nan(x, logistic(x)); }
+inline Reg tanh_of(Reg x) { return Simd::keep_nan(x, hyperbolic_tangent(x)); }
 
 // What gate `g` gets from the input and from the state.
 inline Reg gate_sum(const CellStep& s, int g, std::int64_t i, int lanes) {

@@ -51,7 +51,7 @@ class Group {
     }
     done_ = 0;
     for (List& l : lists_) l.clear();
-    tiles_.begin.push_back({static_cast<std::int64_t>(tiles_.values.size()) / kRows,
+    tiles_.begin.push_back({static_cast<std::int64_t>(tiles_.values.size()),
                             static_cast<std::int64_t>(tiles_.blocks.size()),
                             static_cast<std::int64_t>(tiles_.runs.size())});
   }
@@ -86,11 +86,12 @@ class Group {
   void write(std::size_t block, std::size_t slots) {
     tiles_.blocks.push_back(static_cast<std::uint16_t>(block));
     for (std::size_t slot = 0; slot < slots; ++slot) {
+      tiles_.values.emplace_back();
       for (int i = 0; i < kRows; ++i) {
         const List& l = list(block, i);
         const bool there = slot < l.size();
         tiles_.places.push_back(there ? l[slot].place : 0);
-        tiles_.values.push_back(there ? l[slot].value : 0.0f);
+        tiles_.values.back().values[i] = there ? l[slot].value : 0.0f;
       }
     }
   }
@@ -104,7 +105,7 @@ class Group {
 
 std::int64_t RowTiles::bytes() const {
   return static_cast<std::int64_t>(sizeof *this + begin.capacity() * sizeof(Begin) + runs.capacity() * sizeof(TileRun) +
-                                   blocks.capacity() * 2 + values.capacity() * 4 + places.capacity());
+                                   blocks.capacity() * 2 + values.capacity() * sizeof(Slot) + places.capacity());
 }
 
 RowTiles make_row_tiles(const Weights& weights, std::int64_t first, std::int64_t last,
@@ -135,7 +136,8 @@ void tile_products(const OpsTable& ops, const RowTiles& tiles, std::int64_t firs
     group.runs = tiles.runs.data() + begin.run;
     group.run_count = end.run - begin.run;
     group.blocks = tiles.blocks.data() + begin.tile;
-    group.values = tiles.values.data() + begin.slot * kRows;
+    if (begin.slot == end.slot) group.run_count = 0;  // nothing to point to
+    else group.values = tiles.values[static_cast<std::size_t>(begin.slot)].values;
     group.places = tiles.places.data() + begin.slot * kRows;
     ops.tile_group(group, x, x_stride, batch, y + (g - first) * kRows, y_stride);
   }
@@ -154,8 +156,9 @@ void exact_tile_products(const RowTiles& t, std::int64_t first, std::int64_t las
         const std::int64_t column = std::int64_t{t.blocks[static_cast<std::size_t>(tile)]} * kColumns;
         for (const std::int64_t behind = slot + r.slots; slot < behind; ++slot) {
           for (int i = 0; i < kRows; ++i) {
-            const auto at = static_cast<std::size_t>(slot * kRows + i);
-            if (t.values[at] != 0.0f) out[i] += t.values[at] * x[column + t.places[at]];
+            const float value = t.values[static_cast<std::size_t>(slot)].values[i];
+            if (value != 0.0f)
+              out[i] += value * x[column + t.places[static_cast<std::size_t>(slot * kRows + i)]];
           }
         }
       }

@@ -26,7 +26,10 @@ struct RowTiles {
   std::vector<Begin> begin;
   std::vector<TileRun> runs;
   std::vector<std::uint16_t> blocks;  // of each tile
-  std::vector<float> values;          // [slot][row]
+  struct alignas(64) Slot {  // a whole line: loads that cross two take twice as long
+    float values[kRows];
+  };
+  std::vector<Slot> values;
   std::vector<std::uint8_t> places;   // [slot][row]: column within the block
 
   std::int64_t groups() const { return (rows + kRows - 1) / kRows; }
