@@ -56,7 +56,7 @@ def network() -> onnx.ModelProto:
         node("Gemm", ["e", weight(12, 8), vector(12)], ["f"], "g1", transB=1, alpha=0.5, beta=2.0),
         node("MatMul", ["f", weight(12, 16)], ["y"], "m1"),
         node("MatMul", [weight(8, 16), "t"], ["z"], "m2"),
-        node("LSTM", ["s", *layer(4, 9, 8, 1), "lengths"], ["", "h", "c"], "l1", hidden_size=9),
+        node("LSTM", ["s", *layer(4, 9, 8, 1), "lengths"], ["", "h", "cell"], "l1", hidden_size=9),
         node("GRU", ["s", *layer(3, 5, 8, 2)], ["u"], "l2", hidden_size=5, **both),
     ]  # fmt: skip
     floats = TensorProto.FLOAT
@@ -69,7 +69,7 @@ def network() -> onnx.ModelProto:
             helper.make_tensor_value_info("s", floats, ["steps", "batch", 8]),
             helper.make_tensor_value_info("lengths", TensorProto.INT32, ["batch"]),
         ],
-        [helper.make_tensor_value_info(o, floats, None) for o in ("y", "z", "h", "c", "u")],
+        [helper.make_tensor_value_info(o, floats, None) for o in ("y", "z", "h", "cell", "u")],
         constants,
     )
     imports = [helper.make_opsetid("", 17)]

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import gc
+import os
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -75,10 +79,36 @@ def test_a_second_session_takes_over_plans_and_decisions() -> None:
         assert made(third) == known
         del second, third, session
         gc.collect()
-        # All are gone, and so is what they shared.
-        fresh = made(runtime.session(model, 1, **options))
-        assert fresh.keys() == known.keys()
-        assert all(fresh[node] != known[node] for node in known)
+        # All are gone; what they shared stays a while.
+        again = runtime.session(model, 1, **options)
+        assert made(again) == known
+        assert_close(again.run(None, given)[0], expected)
+
+
+def test_what_dropped_sessions_shared_goes_where_nothing_may_stay() -> None:
+    code = (
+        "import gc, test_runtime_shared as t; from onnxprune import runtime\n"
+        "_, model = t.chain()\n"
+        "known = t.made(runtime.session(model, 1, force=True)); gc.collect()\n"
+        "fresh = t.made(runtime.session(model, 1, force=True))\n"
+        "assert fresh.keys() == known.keys() and known\n"
+        "print(all(fresh[node] != known[node] for node in known), fresh == known)"
+    )
+    found = {}
+    for limit in ("0", "64", "no number"):
+        environment = {**os.environ, "ONNXPRUNE_IDLE_MB": limit}
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=Path(__file__).parent,
+            env=environment,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        found[limit] = done.stdout.split()
+    assert found["0"] == ["True", "False"]
+    assert found["64"] == found["no number"] == ["False", "True"]
 
 
 def test_layers_with_the_same_weight_share_a_plan() -> None:
