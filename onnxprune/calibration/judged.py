@@ -15,12 +15,11 @@ import onnx
 
 from onnxprune.calibration.stages import Stages, Stream, used
 from onnxprune.errors import DataError
+from onnxprune.gradients import SIZES
 
 Array = npt.NDArray[Any]
 #: Operators whose results are as many as their input's numbers say.
 COUNTING = ("NonZero", "NonMaxSuppression", "Compress", "Unique")
-#: Operators that see no numbers, only how many there are.
-SIZES = ("Shape", "Size")
 FLOATS = {
     onnx.TensorProto.FLOAT,
     onnx.TensorProto.DOUBLE,
