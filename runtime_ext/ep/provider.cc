@@ -33,9 +33,21 @@ constexpr double kHope = 0.9;
 // What onnxruntime holds for a fused node. Its `compute` may be called by several threads at once.
 struct FusedNode : abi::NodeComputeInfo {
   std::unique_ptr<Executor> executor;
+  std::shared_ptr<std::once_flag> first_run;  // of the session; null where memory stays
 };
 
-abi::NodeComputeInfo* make_fused(std::unique_ptr<Executor> executor) {
+// Reading a model and packing it let go of about as much as is kept, in pieces that the allocator would hold
+// on to: give them back, so that a session holds what its weights need. But pages that come back take time (a
+// tenth of what making the session of a ResNet-50 takes): where a model is loaded again it will be once more,
+// and the memory stays for that. onnxruntime lets go of the model itself after all else, when nobody is asked
+// any more, so this comes once more after the first run.
+void return_memory() {
+#ifdef __GLIBC__
+  malloc_trim(0);
+#endif
+}
+
+abi::NodeComputeInfo* make_fused(std::unique_ptr<Executor> executor, std::shared_ptr<std::once_flag> first_run) {
   auto node = std::make_unique<FusedNode>();
   node->version = static_cast<uint32_t>(fn().version);
   node->create_state = [](abi::NodeComputeInfo* self, abi::NodeComputeContext*, void** state) -> abi::Status* {
@@ -43,10 +55,15 @@ abi::NodeComputeInfo* make_fused(std::unique_ptr<Executor> executor) {
     return nullptr;
   };
   node->compute = [](abi::NodeComputeInfo* self, void*, abi::KernelContext* context) -> abi::Status* {
-    return guarded([&] { static_cast<FusedNode*>(self)->executor->run(context); });
+    return guarded([&] {
+      auto* fused = static_cast<FusedNode*>(self);
+      fused->executor->run(context);
+      if (fused->first_run) std::call_once(*fused->first_run, return_memory);
+    });
   };
   node->release_state = [](abi::NodeComputeInfo*, void*) {};
   node->executor = std::move(executor);
+  node->first_run = std::move(first_run);
   return node.release();
 }
 
@@ -60,16 +77,6 @@ bool is_new(const Digest& digest) {
   if (seen.size() == kMost) seen.clear();
   seen.push_back(digest);
   return true;
-}
-
-// Reading a model and packing it let go of about as much as is kept, in pieces that the allocator would hold
-// on to: give them back, so that a session holds what its weights need. But pages that come back take time (a
-// tenth of what making the session of a ResNet-50 takes): where a model is loaded again it will be once more,
-// and the memory stays for that.
-void return_memory() {
-#ifdef __GLIBC__
-  malloc_trim(0);
-#endif
 }
 
 std::string trimmed(std::string text) {
@@ -152,7 +159,7 @@ Provider::Provider(Options options) : abi::Ep{}, options_(std::move(options)), i
       for (size_t i = 0; i < count; ++i)
         out[i] = provider->compile_one(graphs[i], fused[i], context_nodes ? &context_nodes[i] : nullptr);
       provider->prepared_.clear();
-      if (provider->is_new_) return_memory();
+      if (provider->first_run_) return_memory();
       if (!provider->options_.log_file.empty()) std::ofstream(provider->options_.log_file) << provider->log_->json();
     });
   };
@@ -235,7 +242,7 @@ void Provider::finish_claims(const Graph& graph, const Lowering& lowering, const
   }
   const bool packed = !prepared_.empty();
   prepared_ = std::move(kept);
-  if (packed && prepared_.empty() && is_new_) return_memory();
+  if (packed && prepared_.empty() && first_run_) return_memory();
 }
 
 bool Provider::doubtful(const Group& group) {
@@ -382,7 +389,7 @@ void Provider::claim(const Graph& graph, abi::GraphSupport* support) {
   }
   Lowering lowering = lower(graph, options_.context_enable);
   const Digest digest = claim_digest(graph, lowering);
-  is_new_ |= is_new(digest);
+  if (is_new(digest) && !first_run_) first_run_ = std::make_shared<std::once_flag>();
   std::shared_ptr<const Verdict> verdict = verdicts().find(digest);
   if (!verdict) verdict = verdicts().keep(digest, std::make_unique<const Verdict>(decide(graph, &lowering)));
   lately().use(verdict, sizeof *verdict + verdict->estimates.size() * sizeof verdict->estimates.front());
@@ -504,7 +511,7 @@ abi::NodeComputeInfo* Provider::compile_one(const abi::Graph* handle, const abi:
 abi::NodeComputeInfo* Provider::finish(std::unique_ptr<Executor> executor) {
   executor->prepare();
   for (const NodeKernel& kernel : executor->kernels()) log_->set_kernel(executor->group(), kernel);
-  return make_fused(std::move(executor));
+  return make_fused(std::move(executor), first_run_);
 }
 
 abi::Node* Provider::make_context_node(const abi::Node* fused, const std::string& bytes) const {

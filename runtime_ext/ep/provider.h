@@ -2,6 +2,7 @@
 #pragma once
 
 #include <memory>
+#include <mutex>
 #include <string>
 #include <unordered_map>
 
@@ -65,8 +66,8 @@ class Provider : public abi::Ep {
   abi::Node* make_context_node(const abi::Node* fused, const std::string& bytes) const;
 
   Options options_;
-  bool is_new_ = false;             // some graph of this session has not been seen before
-  bool claimed_elsewhere_ = false;  // another graph of this session has fused nodes
+  std::shared_ptr<std::once_flag> first_run_;  // null unless some graph of this session is new to the process
+  bool claimed_elsewhere_ = false;             // another graph of this session has fused nodes
   kernels::Isa isa_;
   CostModel costs_;
   std::shared_ptr<kernels::Tuner> tuner_;  // null when claims shall be the same every time

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import gc
 import json
+import subprocess
+import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -243,3 +245,41 @@ def test_weights_inside_a_branch() -> None:
 
     old = tuple(int(v) for v in ort.__version__.split(".")[:2]) < (1, 24)
     assert claimed_ops(session).count("MatMul") == (0 if old else 2)
+
+
+@pytest.mark.skipif(
+    not Path("/proc/self/statm").exists(), reason="resident memory is read from /proc"
+)
+def test_after_a_run_memory_is_that_of_the_packed_weights(tmp_path: Path) -> None:
+    """onnxruntime lets go of a model's weights last; that memory goes back to the system."""
+    net = Net()
+    y = net.input("x", [1, 1024])
+    for _ in range(24):
+        y = net.add("MatMul", y, net.weight(1024, 1024, sparsity=0.9))
+    path = tmp_path / "net.onnx"
+    onnx.save(net.model(y), path)
+    code = """
+import sys
+import numpy as np
+from onnxprune import runtime
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096
+
+x = {"x": np.ones((1, 1024), np.float32)}
+runtime.available()  # loads the library
+before = resident()
+session = runtime.session(sys.argv[1], 1, force=True)
+session.run(None, x)
+print(sum(d.kernel_bytes or 0 for d in runtime.explain(session)), resident() - before)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(path)],
+        cwd=tmp_path,  # the installed package, whatever lies here
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    packed, held = map(int, done.stdout.split())
+    assert packed > 5e6
+    assert held < 1.5 * packed + 12e6, (packed, held)  # onnxruntime's own
