@@ -192,6 +192,102 @@ def bert(
     return b.model("bert", [1, tokens, hidden], x, [1, tokens, hidden])
 
 
+def llama(
+    layers: int = 4,
+    hidden: int = 768,
+    inner: int = 2048,
+    tokens: int = 128,
+    heads: int = 12,
+    groups: int = 4,
+    past: int = 0,
+) -> onnx.ModelProto:
+    """Decoder layers as exporters spell them (Touvron, 2023): decomposed RMSNorm, rotary embeddings
+    by halves, grouped heads, SwiGLU. Keys and values go behind ``past`` earlier ones, if any.
+
+    Inputs: ``input`` [1, tokens, hidden], ``positions`` int64 [1, tokens] and, with a past,
+    ``past_k0``, ``past_v0`` ... [1, groups, past, dim]; outputs: the result and the new caches.
+    """
+    b = Builder()
+    dim = hidden // heads
+    two, eps, scale = b.constant(2.0), b.constant(1e-5), b.constant(dim**-0.5)
+    merge = b.constant(np.array([1, tokens, hidden], np.int64))
+    wide = b.constant(np.array([1, heads, past + tokens, dim], np.int64))
+    times = b.constant(np.array([1, groups, heads // groups, past + tokens, dim], np.int64))
+    zero, middle, end = (b.constant(np.array([i], np.int64)) for i in (0, dim // 2, 2**62))
+    last, third = b.constant(np.array([-1], np.int64)), b.constant(np.array([2], np.int64))
+    causal = np.tri(tokens, past + tokens, past, dtype=np.float32)
+    mask = b.constant(((1 - causal) * -1e4).astype(np.float32)[None, None])
+    angles = np.outer(np.arange(past + tokens + 1), 10000.0 ** (-np.arange(dim // 2) / (dim // 2)))
+    table = np.concatenate([angles, angles], -1)
+    at = b.constant(np.array([1], np.int64))
+    cos, sin = (
+        b.node("Unsqueeze", b.node("Gather", b.constant(f(table).astype(np.float32)), "positions"),
+               at)
+        for f in (np.cos, np.sin)
+    )  # fmt: skip
+
+    def linear(x: str, inputs: int, outputs: int) -> str:
+        return b.node("MatMul", x, b.he((inputs, outputs), 2 * inputs))
+
+    def norm(x: str) -> str:
+        mean = b.node("ReduceMean", b.node("Pow", x, two), axes=[-1], keepdims=1)
+        inverse = b.node("Reciprocal", b.node("Sqrt", b.node("Add", mean, eps)))
+        return b.node("Mul", b.constant(np.ones(hidden, np.float32)), b.node("Mul", x, inverse))
+
+    def cut(x: str, count: int) -> str:
+        shape = b.constant(np.array([1, tokens, count, dim], np.int64))
+        y = b.node("Reshape", linear(x, hidden, count * dim), shape)
+        return b.node("Transpose", y, perm=[0, 2, 1, 3])
+
+    def rotated(x: str) -> str:
+        low = b.node("Slice", x, zero, middle, last)
+        high = b.node("Neg", b.node("Slice", x, middle, end, last))
+        turned = b.node("Concat", high, low, axis=-1)
+        return b.node("Add", b.node("Mul", x, cos), b.node("Mul", turned, sin))
+
+    def repeated(x: str) -> str:
+        return b.node("Reshape", b.node("Expand", b.node("Unsqueeze", x, third), times), wide)
+
+    x, caches, results = "input", {}, []
+    for layer in range(layers):
+        inside = norm(x)
+        query, key, value = (
+            rotated(cut(inside, heads)),
+            rotated(cut(inside, groups)),
+            cut(inside, groups),
+        )
+        if past:
+            kept = []
+            for name, new in ((f"past_k{layer}", key), (f"past_v{layer}", value)):
+                caches[name] = [1, groups, past, dim]
+                kept.append(b.node("Concat", name, new, axis=2))
+            key, value = kept
+            results += kept
+        scores = b.node("MatMul", query, b.node("Transpose", repeated(key), perm=[0, 1, 3, 2]))
+        scores = b.node("Add", b.node("Mul", scores, scale), mask)
+        mixed = b.node("MatMul", b.node("Softmax", scores, axis=-1), repeated(value))
+        joined = b.node("Reshape", b.node("Transpose", mixed, perm=[0, 2, 1, 3]), merge)
+        x = b.node("Add", x, linear(joined, hidden, hidden))
+        inside = norm(x)
+        gate, up = linear(inside, hidden, inner), linear(inside, hidden, inner)
+        gated = b.node("Mul", b.node("Mul", gate, b.node("Sigmoid", gate)), up)
+        x = b.node("Add", x, linear(gated, inner, hidden))
+    model = b.model("llama", [1, tokens, hidden], x, [1, tokens, hidden])
+    info = helper.make_tensor_value_info
+    model.graph.input.append(info("positions", TensorProto.INT64, [1, tokens]))
+    for name, shape in caches.items():
+        model.graph.input.append(info(name, TensorProto.FLOAT, shape))
+    for name in results:
+        shape = [1, groups, past + tokens, dim]
+        model.graph.output.append(info(name, TensorProto.FLOAT, shape))
+    return model
+
+
+def llama_step() -> onnx.ModelProto:
+    """One token behind 127 earlier ones."""
+    return llama(tokens=1, past=127)
+
+
 def light(name: str) -> onnx.ModelProto:
     """One of the graphs of the onnx package, with random weights instead of ConstantOfShape."""
     folder = Path(onnx.__file__).parent / "backend" / "test" / "data" / "light"
@@ -375,6 +471,8 @@ NETWORKS: dict[str, Callable[[], onnx.ModelProto]] = {
     "resnet50": resnet50,
     "mobilenet_v2": mobilenet_v2,
     "bert": bert,
+    "llama": llama,
+    "llama_step": llama_step,
     **{f"light_{n}": (lambda n=n: light(n)) for n in LIGHT_NAMES},  # type: ignore[misc]
 }
 

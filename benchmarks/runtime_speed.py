@@ -36,7 +36,10 @@ from timing import ratio, rounds
 from onnxprune import runtime
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+#: Networks that are timed only where asked for.
+BY_NAME = ("bert", "llama", "llama_step")
 DEFAULT = {
+    "bert|llama|llama_step": "dense,u80,u90,u95",
     "resnet50": "dense,u70,u80,u90,u95,u99,b4x1_80,b4x1_90,2:4,1:4",
     "mobilenet_v2": "dense,u70,u80,u90,u95",
     "light_squeezenet": "dense,u80,u90",
@@ -50,7 +53,7 @@ DEFAULT = {
 def networks(wanted: str) -> Iterator[tuple[str, Callable[[], onnx.ModelProto]]]:
     """Names that match the regular expression, and what makes each."""
     for name, make in NETWORKS.items():
-        if re.fullmatch(wanted, name) and (name != "bert" or wanted == "bert"):
+        if re.fullmatch(wanted, name) and (name not in BY_NAME or wanted == name):
             yield name, partial(light, name[6:]) if name.startswith("light_") else make
     for path in sorted(DATA.rglob("*.onnx")) if DATA.is_dir() else []:
         name = "real/" + str(path.relative_to(DATA).with_suffix("")).replace("/model", "")

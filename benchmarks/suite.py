@@ -36,6 +36,8 @@ def sources(only: str = "") -> dict[str, Callable[[], onnx.ModelProto]]:
         "mobilenet_v2": networks.mobilenet_v2,
         "resnet50": networks.resnet50,
         "bert": networks.bert,
+        "llama": networks.llama,
+        "llama_step": networks.llama_step,
     }
     for path in sorted(DATA.rglob("*.onnx")):
         where = path.parent.name if path.stem == "model" else f"{path.parent.name}/{path.stem}"

@@ -9,8 +9,17 @@
 
 namespace onnxprune::ep {
 
-// Operands: q, k, v and perhaps a mask, all but the mask as [..., tokens, features].
+// Operands: q, k, v and perhaps a mask, all but the mask as [..., tokens, features]; k and v may instead be
+// read as onnxruntime keeps them (a cache), with heads on an axis of their own.
 struct AttentionSpec {
+  // Axes of such a tensor, -1 = it has none; `feature` is -1 where the tensor is in planes. First features
+  // and steps count along their axes.
+  struct Axes {
+    int32_t batch = -1, head = -1, token = -1, feature = -1;
+    Shape offset;  // of the first element, by axis
+    bool dense() const { return feature >= 0; }
+  };
+  Axes k_axes, v_axes;
   int32_t dim = 0, value_dim = 0;            // features of one head of q and k, and of v
   std::vector<int32_t> q_head, k_head, v_head;  // first feature of each head
   int32_t q_step = 1, k_step = 1, v_step = 1;   // from one feature of a head to the next
@@ -26,7 +35,7 @@ struct AttentionSpec {
   int32_t heads() const { return static_cast<int32_t>(q_head.size()); }
 };
 
-// Arguments without pointers. `q`, `k`, `v` (and `mask`, null when there is none): shapes. Throws
+// Arguments without pointers, and without strides of operands in planes. `q`, `k`, `v` (and `mask`, null when there is none): shapes. Throws
 // std::invalid_argument when they do not fit.
 kernels::Attention attention_arguments(const AttentionSpec& spec, const Shape& q, const Shape& k, const Shape& v,
                                        const Shape* mask);

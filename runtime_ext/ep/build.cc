@@ -4,6 +4,35 @@
 
 namespace onnxprune::ep {
 
+namespace {
+
+// Units so that each comes after those that make what it reads. Most are: only a result that is not a unit's
+// last may be read by nodes that come before the last.
+std::vector<int> in_order(const Lowering& lowering, const std::vector<int>& chosen) {
+  std::unordered_map<int, size_t> maker;  // by value: place in `chosen`
+  for (size_t i = 0; i < chosen.size(); ++i)
+    for (int v : results(lowering.units[static_cast<size_t>(chosen[i])])) maker.emplace(v, i);
+  std::vector<int> out;
+  std::vector<bool> begun(chosen.size(), false);
+  // Depth first, without recursion: a unit is put down when all of its makers have been.
+  for (size_t first = 0; first < chosen.size(); ++first) {
+    std::vector<std::pair<size_t, bool>> open = {{first, false}};
+    while (!open.empty()) {
+      const auto [i, ready] = open.back();
+      open.pop_back();
+      if (ready) out.push_back(chosen[i]);
+      if (ready || begun[i]) continue;
+      begun[i] = true;
+      open.emplace_back(i, true);
+      for (int v : values_read(lowering.units[static_cast<size_t>(chosen[i])]))
+        if (const auto known = maker.find(v); known != maker.end() && !begun[known->second]) open.emplace_back(known->second, false);
+    }
+  }
+  return out;
+}
+
+}  // namespace
+
 Program build_program(const Graph& graph, const Lowering& lowering, const std::vector<int>& chosen, Domain domain,
                       const std::vector<int>& inputs, const std::vector<int>& outputs) {
   Program program;
@@ -36,10 +65,10 @@ Program build_program(const Graph& graph, const Lowering& lowering, const std::v
     for (const Dim& dim : lowering.dims[static_cast<size_t>(value)]) shape.push_back(dim.value);
     program.input_shapes.push_back(std::move(shape));
   }
-  const auto add = [&](Op op, int index, int before) {
+  const auto add = [&](Op op, int index, const std::vector<int>& before) {
     for (int& value : op.in) {
-      if (value == kBefore) {
-        value = before;
+      if (value <= kBefore) {
+        value = before[static_cast<size_t>(kBefore - value)];
         continue;
       }
       auto known = local.find(value);
@@ -53,10 +82,10 @@ Program build_program(const Graph& graph, const Lowering& lowering, const std::v
     program.ops.push_back(std::move(op));
     return program.ops.back().out;
   };
-  for (int index : chosen) {
+  for (int index : in_order(lowering, chosen)) {
     const Unit& unit = lowering.units[static_cast<size_t>(index)];
-    int before = -1;
-    for (const Unit& part : unit.before) before = add(part.op, index, before);
+    std::vector<int> before;
+    for (const Unit& part : unit.before) before.push_back(add(part.op, index, before));
     const size_t first = program.ops.size();
     add(unit.op, index, before);
     for (const Unit::Also& also : unit.also) add(also.op, index, before);

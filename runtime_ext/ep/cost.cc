@@ -28,6 +28,7 @@ constexpr double kCurved = 0.6;         // cycles an element of Sigmoid and its 
 constexpr double kTap = 0.2;            // cycles for each number a pooling window looks at
 constexpr double kPoolRow = 60;         // ... and for each row of windows of ours
 constexpr double kCall = 800;           // onnxruntime's own time for one node
+constexpr double kSpelledCall = 1300;   // ... of what is spelled as many: small networks are hardly more than calls
 constexpr double kGroupCall = 2000;     // ... and for one of ours
 constexpr double kTransposed = 1.0;     // ... with a transposition, or out of cache
 constexpr double kNorm = 0.6;           // cycles a number of our normalisation, of onnxruntime's fused one,
@@ -37,6 +38,9 @@ constexpr double kOurResize = 0.5;      // cycles a number of resized images, to
 constexpr double kOurBlend = 1.0;       // ... or between pixels;
 constexpr double kCpuResize = 1.0;      // of onnxruntime
 constexpr double kCpuBlend = 3.0;
+constexpr double kOurSums = 0.3;        // cycles a number and product of sums of products
+constexpr double kSpread = 0.9;         // ... and of a cache, which comes from memory,
+constexpr double kCpuSpread = 2.0;      // and of onnxruntime's concatenation
 constexpr double kOurProducts = 11;     // multiply-adds a cycle of products of activations
 constexpr double kCpuProducts = 12;
 constexpr double kOurSoftmax = 2.5;     // cycles a score
@@ -67,6 +71,11 @@ bool fuses_into_producer(const Graph& graph, const Lowering& lowering, int value
   const Unit& producer = lowering.units[static_cast<size_t>(lowering.unit_of[static_cast<size_t>(v.producer)])];
   return producer.supported && producer.op.kind == OpKind::conv &&
          producer.op.epilogue.activation != kernels::Activation::round;  // its result is final
+}
+
+// Of an operand of the unit's op, made by the graph or before.
+const Dims& operand_dims(const Lowering& lowering, const Unit& unit, int value) {
+  return value >= 0 ? lowering.dims[static_cast<size_t>(value)] : unit.before[static_cast<size_t>(kBefore - value)].dims;
 }
 
 // Activations that need more than a clamp.
@@ -116,6 +125,16 @@ Shape CostModel::assumed(const Dims& dims, Domain domain) const {
     out.push_back(assume(dims[i], leaf));
   }
   return out;
+}
+
+double CostModel::reading(double bytes) const { return bytes / (std::max(bytes, weight_bytes) < kCacheBytes ? kCached : kUncached); }
+
+void CostModel::find_weights(const Lowering& lowering) {
+  weight_bytes = 0;
+  for (const Unit& unit : lowering.units) {
+    if (!unit.supported || unit.op.kind != OpKind::conv) continue;
+    weight_bytes += (unit.quantised ? 1.0 : 4.0) * static_cast<double>(unit.op.geometry.columns()) * unit.op.geometry.out_channels;
+  }
 }
 
 void CostModel::find_sequences(const Lowering& lowering) {
@@ -226,10 +245,16 @@ double CostModel::ours(const Graph& graph, const Lowering& lowering, const Unit&
     case OpKind::norm:
       return kNorm * out;
     case OpKind::attention: {
-      double products = 0, scores = 0;
-      attention(lowering, unit, &products, &scores);
-      return products / kOurProducts + kOurSoftmax * scores;
+      double products = 0, scores = 0, kept = 0;
+      attention(lowering, unit, &products, &scores, &kept);
+      double total = products / kOurProducts + kOurSoftmax * scores;
+      for (const Unit& before : unit.before) total += ours(graph, lowering, before);
+      return total;
     }
+    case OpKind::sums:
+      return kOurSums * static_cast<double>(unit.op.sums->terms.size()) / static_cast<double>(unit.op.sums->starts.size() - 1) * out;
+    case OpKind::spread:
+      return kSpread * out;
     case OpKind::recurrent:
       return ours_recurrent(graph, lowering, unit);
     case OpKind::concat:
@@ -239,15 +264,19 @@ double CostModel::ours(const Graph& graph, const Lowering& lowering, const Unit&
   return 0;
 }
 
-void CostModel::attention(const Lowering& lowering, const Unit& unit, double* products, double* scores) const {
+void CostModel::attention(const Lowering& lowering, const Unit& unit, double* products, double* scores, double* kept) const {
   const AttentionSpec& spec = *unit.op.attention;
   Shape shapes[2];
   for (size_t i = 0; i < 2; ++i)
-    shapes[i] = assumed(lowering.dims[static_cast<size_t>(unit.op.in[i])], Domain::tokens);
-  auto tokens = [](const Shape& shape, int64_t known) {
-    return static_cast<double>(known > 0 ? known : shape[shape.size() - 2]);
+    shapes[i] = assumed(operand_dims(lowering, unit, unit.op.in[i]), Domain::tokens);
+  // Tokens of one batch.
+  const auto tokens_of = [](const Shape& shape, int64_t known, int32_t axis) {
+    return static_cast<double>(known > 0 ? known : axis < 0 ? 1 : shape[static_cast<size_t>(axis)]);
   };
-  const double q = static_cast<double>(view(Domain::tokens, shapes[0]).width), k = tokens(shapes[1], spec.k_tokens);
+  const double q = static_cast<double>(view(Domain::tokens, shapes[0]).width);
+  const double k = tokens_of(shapes[1], spec.k_tokens, spec.k_axes.dense() ? spec.k_axes.token : static_cast<int32_t>(shapes[1].size()) - 2);
+  const double batches = std::max(1.0, q / tokens_of(shapes[0], spec.q_tokens, static_cast<int32_t>(shapes[0].size()) - 2));
+  *kept = batches * k * spec.heads() * (spec.dim + spec.value_dim);
   *scores = q * k * spec.heads();
   *products = *scores * (spec.dim + spec.value_dim);
 }
@@ -267,7 +296,7 @@ double CostModel::cpu(const Graph& graph, const Lowering& lowering, const Unit& 
       const View y = sizes_of(*this, unit.dims, unit.domains);
       const kernels::ConvGeometry& g = unit.op.geometry;
       const double bytes = (unit.quantised ? 1.0 : 4.0) * static_cast<double>(g.columns()) * g.out_channels;
-      const double reading = bytes / (bytes < kCacheBytes ? kCached : kUncached);
+      const double read = reading(bytes);
       const double numbers = out / std::max(1.0, static_cast<double>(y.images));
       const double share = !unit.quantised ? 1.0 : !unit.has_sign ? kUnsignedIntegers : kernels::integer_dot_products() ? kDotProducts : kSignedIntegers;
       double work = share * kDense * kernels::estimate_dense_cycles(g, y.height * y.width, best_isa()) + kOutput * numbers;
@@ -279,7 +308,7 @@ double CostModel::cpu(const Graph& graph, const Lowering& lowering, const Unit& 
       // What is not fused dequantises its weights every time.
       const bool spelled = !unit.quantised && !unit.op.scale.empty();
       const double apart = spelled ? kCall * static_cast<double>(unit.nodes.size() - 1) + kFuseless * (bytes / 4 + 4 * out) : 0;
-      return kCall + apart + cpu_factor * static_cast<double>(y.images) * std::max(work, reading);
+      return kCall + apart + cpu_factor * static_cast<double>(y.images) * std::max(work, read);
     }
     case OpKind::pool:
       return kTap * out * unit.op.geometry.taps();
@@ -308,14 +337,25 @@ double CostModel::cpu(const Graph& graph, const Lowering& lowering, const Unit& 
     case OpKind::norm: {
       // One fused pass, or a few on the tensor and a few on one number a token.
       const bool spelled = unit.nodes.size() > 1;
-      return kCall * static_cast<double>(unit.nodes.size()) + (spelled ? kSpelledNorm : kCpuNorm) * out;
+      return (spelled ? kSpelledCall : kCall) * static_cast<double>(unit.nodes.size()) + (spelled ? kSpelledNorm : kCpuNorm) * out;
     }
     case OpKind::attention: {
-      double products = 0, scores = 0;
-      attention(lowering, unit, &products, &scores);
-      return kCall * static_cast<double>(unit.nodes.size()) + cpu_factor * products / kCpuProducts + kCpuSoftmax * scores +
-             4 * kTransposed * out;
+      double products = 0, scores = 0, kept = 0;
+      attention(lowering, unit, &products, &scores, &kept);
+      const AttentionSpec& spec = *unit.op.attention;
+      // Keys and values are read anew for every head, and repeated first where heads share them.
+      const bool shared = spec.k_head.size() > 1 && spec.k_head[0] == spec.k_head[1];
+      const double work = std::max(cpu_factor * products / kCpuProducts, 4 * kept / kUncached);
+      double total = kSpelledCall * static_cast<double>(unit.nodes.size()) + work + kCpuSoftmax * scores + 4 * kTransposed * out +
+                     (shared ? 2 * kFuseless * kept : 0);
+      for (const Unit& before : unit.before) total += cpu(graph, lowering, before);
+      return total;
     }
+    case OpKind::sums:
+      // A product and its share of a sum each; halves are cut and put together.
+      return 3 * kFuseless * static_cast<double>(unit.op.sums->terms.size()) / static_cast<double>(unit.op.sums->starts.size() - 1) * out;
+    case OpKind::spread:
+      return kCpuSpread * out;
     case OpKind::recurrent:
       return cpu_recurrent(lowering, unit);
     case OpKind::concat:
@@ -344,6 +384,7 @@ double CostModel::estranged(const Graph& graph, const Lowering& lowering, const 
 double CostModel::pass(const Unit& unit) const { return 2 * kFuseless * floats(unit.dims, unit.domains); }
 
 double CostModel::border(const Lowering& lowering, int value, uint8_t domains) const {
+  if (lowering.as_kept[static_cast<size_t>(value)]) return 0;
   const Dims& dims = lowering.dims[static_cast<size_t>(value)];
   const View s = sizes_of(*this, dims, domains);
   if (s.height * s.width == 1) return 0;  // a vector has one form only

@@ -22,6 +22,10 @@ struct CostModel {
   // Names of sizes that mean something else: the steps of sequences are so many tokens, sequences one.
   std::set<std::string> steps, sequences;
   void find_sequences(const Lowering& lowering);
+  // Bytes of all dense weights of the graph: where they are more than the caches hold, each of them comes from
+  // memory in every run.
+  double weight_bytes = 0;
+  void find_weights(const Lowering& lowering);
   // The same with sizes at which little work is left: where calls, or the reading of dense weights, or
   // vectors that are hardly filled decide.
   std::vector<CostModel> small() const;
@@ -47,9 +51,11 @@ struct CostModel {
   static double call();
 
  private:
+  // Cycles to read a dense weight of so many bytes.
+  double reading(double bytes) const;
   double pooling(const Unit& unit) const;
-  // Multiply-adds and scores of an attention.
-  void attention(const Lowering& lowering, const Unit& unit, double* products, double* scores) const;
+  // Multiply-adds and scores of an attention, and numbers of its keys and values, a head each.
+  void attention(const Lowering& lowering, const Unit& unit, double* products, double* scores, double* kept) const;
   // Steps and sequences of a recurrent layer.
   void sequence(const Lowering& lowering, const Unit& unit, double* steps, double* batch) const;
   double ours_recurrent(const Graph& graph, const Lowering& lowering, const Unit& unit) const;

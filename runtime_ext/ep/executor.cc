@@ -60,6 +60,18 @@ bool all_known(const std::vector<Shape>& shapes) {
 // Sizes that a model promises may be absurd and must not be multiplied before `infer_shapes` has seen them.
 bool is_empty(const Shape& shape) { return std::find(shape.begin(), shape.end(), 0) != shape.end(); }
 
+bool has_cache(const Program& program) {
+  return std::any_of(program.ops.begin(), program.ops.end(), [](const Op& op) { return op.kind == OpKind::spread; });
+}
+
+// Whether planes are put behind the value, and nothing else reads it.
+bool only_a_cache(const Program& program, int value) {
+  for (const Op& op : program.ops)
+    for (size_t k = 0; k < op.in.size(); ++k)
+      if (op.in[k] == value && (op.kind != OpKind::spread || op.spread->parts[k].in_planes())) return false;
+  return std::find(program.outputs.begin(), program.outputs.end(), value) == program.outputs.end();
+}
+
 int64_t elements(const Shape& shape) {
   int64_t n = 1;
   for (int64_t d : shape) n *= d;
@@ -165,10 +177,11 @@ std::vector<Executor::Timing> Executor::measure(const std::vector<Shape>& shapes
   }
   // Interruptions only ever add: to all steps of a run now and then, so the lower quarter is near the truth.
   std::vector<Timing> timings;
+  const double looking = Instance::looking(Instance::Clock::thread);
   for (size_t i = 0; i < steps; ++i) {
     const auto quarter = seen[i].begin() + static_cast<std::ptrdiff_t>(seen[i].size() / 4);
     std::nth_element(seen[i].begin(), quarter, seen[i].end());
-    timings.push_back({instance.steps()[i].units, *quarter});
+    timings.push_back({instance.steps()[i].units, std::max(0.0, *quarter - looking)});
   }
   return timings;
 }
@@ -217,7 +230,14 @@ std::shared_ptr<const Executor::Entry> Executor::make_entry(const std::vector<Sh
   entry->inputs = shapes;
   std::vector<Shape> all = infer_shapes(program_, shapes);
   for (int v : program_.outputs) entry->outputs.push_back(all[static_cast<size_t>(v)]);
-  if (std::any_of(shapes.begin(), shapes.end(), is_empty)) return entry;
+  if (std::any_of(shapes.begin(), shapes.end(), is_empty)) {
+    // Nothing to compute, unless all that is empty is a cache to be begun.
+    bool begins = true;
+    for (size_t i = 0; i < shapes.size(); ++i) begins &= !is_empty(shapes[i]) || only_a_cache(program_, program_.inputs[i]);
+    if (!begins && has_cache(program_) && !std::all_of(entry->outputs.begin(), entry->outputs.end(), is_empty))
+      throw abi::Error("onnxprune: no tokens to be put behind a cache", abi::kInvalidArgument);
+    if (!begins) return entry;
+  }
   std::vector<Shape> image_shapes = shapes;
   if (program_.domain == Domain::image) {
     entry->images = shapes[0][0];

@@ -133,6 +133,10 @@ void InstanceBuilder::emit(const Op& op, const OpPlan& o) {
       return emit_norm(op, o.out);
     case OpKind::attention:
       return emit_attention(op, o.out);
+    case OpKind::sums:
+      return emit_sums(op, o.out);
+    case OpKind::spread:
+      return emit_spread(op);
     case OpKind::recurrent:
       return emit_recurrent(op);
     case OpKind::resize:
@@ -170,6 +174,17 @@ double now(Instance::Clock clock) {
 }
 
 }  // namespace
+
+double Instance::looking(Clock clock) {
+  double least = 1;
+  double before = now(clock);
+  for (int i = 0; i < 32; ++i) {
+    const double after = now(clock);
+    least = std::min(least, after - before);
+    before = after;
+  }
+  return std::max(0.0, least);
+}
 
 void Instance::run(const float* const* inputs, float* const* outputs, void* workspace, Parallel* parallel,
                    double* microseconds, Clock clock) const {

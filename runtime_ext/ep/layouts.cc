@@ -53,8 +53,11 @@ class Planner {
   bool is_vector(int v) { return value(v).view.pixels() == 1; }
   // A mask is read as onnxruntime keeps it.
   Form attention_form(const Op& op, size_t operand) {
-    return operand > 2 || is_vector(op.in[operand]) ? kDense : kPlain;
+    const bool dense = operand > 2 || (operand == 1 && op.attention->k_axes.dense()) || (operand == 2 && op.attention->v_axes.dense());
+    return dense ? kDense : planes_of(op.in[operand]);
   }
+  // Tokens by themselves have one form only.
+  Form planes_of(int v) { return is_vector(v) ? kDense : kPlain; }
 
   void demand(int v, Form form) {
     value(v).needed = true;
@@ -102,6 +105,16 @@ class Planner {
           o.in = kPlain;
           o.out = is_vector(op.out) ? kDense : kPlain;
           for (size_t k = 0; k < op.in.size(); ++k) demand(op.in[k], attention_form(op, k));
+          continue;
+        case OpKind::sums:
+          o.in = kPlain;
+          o.out = planes_of(op.out);
+          for (int v : op.in) demand(v, planes_of(v));
+          continue;
+        case OpKind::spread:
+          o.in = o.out = kDense;
+          for (size_t k = 0; k < op.in.size(); ++k)
+            demand(op.in[k], op.spread->parts[k].in_planes() ? planes_of(op.in[k]) : kDense);
           continue;
         case OpKind::recurrent:
           o.in = o.out = kDense;

@@ -261,12 +261,32 @@ void lower_node(const LowerContext& context, int index, Unit* unit) {
   family->second(context, node, unit);
 }
 
+// Values that are read or made in planes, and those that are not.
+void see_forms(const Unit& unit, std::vector<bool>* planes, std::vector<bool>* kept) {
+  for (const Unit& before : unit.before) see_forms(before, planes, kept);
+  const Op& op = unit.op;
+  const auto see = [&](int value, bool dense) {
+    if (value >= 0) (dense ? kept : planes)->at(static_cast<size_t>(value)) = true;
+  };
+  for (size_t k = 0; k < op.in.size(); ++k) {
+    bool dense = false;
+    if (op.kind == OpKind::attention)
+      dense = k > 2 || (k == 1 && op.attention->k_axes.dense()) || (k == 2 && op.attention->v_axes.dense());
+    if (op.kind == OpKind::spread) dense = !op.spread->parts[k].in_planes();
+    see(op.in[k], dense);
+  }
+  see(op.out, op.kind == OpKind::spread);
+  for (const Unit::Also& also : unit.also) see(also.op.out, false);
+}
+
 }  // namespace
 
 std::vector<int> results(const Unit& unit) {
   std::vector<int> values = {unit.op.out};
   values.insert(values.end(), unit.op.more.begin(), unit.op.more.end());
   for (const Unit::Also& also : unit.also) values.push_back(also.op.out);
+  for (const Unit& before : unit.before)
+    if (before.op.out >= 0) values.push_back(before.op.out);
   return values;
 }
 
@@ -329,10 +349,18 @@ Lowering lower(const Graph& graph, bool alone) {
       };
       tell(unit.op.out, &unit.dims);
       for (Unit::Also& also : unit.also) tell(also.op.out, &also.dims);
+      for (Unit& before : unit.before)
+        if (before.op.out >= 0) tell(before.op.out, &before.dims);
     }
     for (int n : unit.nodes) result.unit_of[static_cast<size_t>(n)] = static_cast<int>(result.units.size());
     result.units.push_back(std::move(unit));
   }
+  std::vector<bool> planes(graph.values().size(), false);
+  result.as_kept.assign(graph.values().size(), false);
+  for (const Unit& unit : result.units)
+    if (unit.supported) see_forms(unit, &planes, &result.as_kept);
+  for (size_t v = 0; v < planes.size(); ++v)
+    if (planes[v]) result.as_kept[v] = false;
   for_units(weighted(result), &result, read_weight);
   return result;
 }
@@ -350,9 +378,12 @@ void look_at_weights(double look_from, Lowering* lowering) {
 
 std::vector<int> values_read(const Unit& unit) {
   std::vector<int> out;
-  for (const Unit& before : unit.before) out = values_read(before);
+  for (const Unit& before : unit.before)
+    for (int v : values_read(before)) out.push_back(v);
   for (int v : unit.op.in)
-    if (v != kBefore) out.push_back(v);
+    if (v >= 0) out.push_back(v);
+  const std::vector<int> made = results(unit);
+  out.erase(std::remove_if(out.begin(), out.end(), [&](int v) { return std::find(made.begin(), made.end(), v) != made.end(); }), out.end());
   return out;
 }
 
@@ -374,7 +405,10 @@ Digest lowering_digest(const Graph& graph, const Lowering& lowering) {
     hasher.put(unit.anchor).put(unit.packed).text(op_bytes(unit.op));
     for (const Unit::Also& also : unit.also) hasher.text(op_bytes(also.op));
     if (unit.anchor) hasher.put(weight_digest(unit.op));
-    for (const Unit& before : unit.before) hasher.text(op_bytes(before.op)).put(weight_digest(before.op));
+    for (const Unit& before : unit.before) {
+      hasher.text(op_bytes(before.op));
+      if (before.op.has_weight()) hasher.put(weight_digest(before.op));
+    }
   }
   return hasher.digest();
 }

@@ -17,8 +17,9 @@ struct Unit {
   bool supported = false;
   std::string reason;        // why not supported
   uint8_t domains = 0;       // bit set of Domain: the views it can be computed in
-  // Weighted sums that come before, of which nobody else reads the result: the op reads it where it has
-  // kBefore.
+  // What comes before: the op, and those of them that are later, read the result of the first where they have
+  // kBefore, of the second where they have kBefore - 1 and so on. Nobody else reads it, unless the op names a
+  // value of the graph that it makes.
   std::vector<Unit> before;
   Op op;                     // values are graph values; weights are a source, not packed
   Dims dims;                 // of the result
@@ -39,7 +40,7 @@ struct Unit {
 // Where no zero point is known.
 constexpr int kNoZero = 1 << 20;
 
-inline constexpr int kBefore = -1;
+inline constexpr int kBefore = -2;
 // Values of the graph that a unit reads, and those that it makes.
 std::vector<int> values_read(const Unit& unit);
 std::vector<int> results(const Unit& unit);
@@ -50,6 +51,7 @@ struct Lowering {
   std::vector<int> unit_of;  // by node
   std::vector<Dims> dims;    // by value: what is known about its shape
   std::vector<int> zeros;    // by value: zero point of a quantised one, from which it is held as a difference
+  std::vector<bool> as_kept;  // by value: units make and read it as onnxruntime keeps it (masks, caches)
 };
 
 // `alone`: nothing outside the nodes that will be claimed may be relied on, because they will be lowered

@@ -1,10 +1,13 @@
 // Attention written out: two products of activations with a softmax between them, the operands cut
 // into heads by reshapes and transpositions in any order.
+#include <algorithm>
 #include <cmath>
 #include <limits>
 
 #include "ep/lower_internal.h"
+#include "ep/lower_operands.h"
 #include "ep/trace.h"
+#include "ep/weave.h"
 
 namespace onnxprune::ep {
 namespace {
@@ -13,20 +16,15 @@ constexpr int64_t kMostHeads = 1 << 16;
 
 // One operand as the score product sees it: leading axes, then tokens and features in some order.
 struct Operand {
-  Traced traced;
-  int feature_axis = 0;  // of the source: its last one
-  bool lead(const Atom& atom) const { return atom.axis >= 0 && atom.axis < feature_axis; }
-  bool feature(const Atom& atom) const { return atom.axis == feature_axis; }
-};
+  Woven woven;
+  // Axes of a tensor that is read as onnxruntime keeps it.
+  AttentionSpec::Axes axes;
 
-// Atoms of leading axes come in the order in which they lie in memory.
-bool in_order(const Atoms& atoms) {
-  for (size_t i = 1; i < atoms.size(); ++i) {
-    const Atom &a = atoms[i - 1], &b = atoms[i];
-    if (a.axis > b.axis || (a.axis == b.axis && a.inner <= b.inner)) return false;
-  }
-  return true;
-}
+  const std::vector<Atoms>& atoms() const { return woven.traced.axes; }
+  int source() const { return woven.traced.source; }
+  bool lead(const Atom& atom) const { return woven.lead(atom); }
+  bool feature(const Atom& atom) const { return atom.axis == woven.feature_axis(); }
+};
 
 // First features of all heads that `atoms` enumerate, the last atom running fastest.
 std::vector<int32_t> head_offsets(const Atoms& atoms, int64_t first) {
@@ -44,8 +42,15 @@ std::vector<int32_t> head_offsets(const Atoms& atoms, int64_t first) {
 
 class Match {
  public:
-  Match(const LowerContext& context, int last)
-      : context_(context), graph_(context.graph), tracer_(context.graph, context.dims, context.alone), last_(last) {}
+  // `stops`: values to be read as they are.
+  Match(const LowerContext& context, int last, const std::set<int>& stops)
+      : context_(context),
+        graph_(context.graph),
+        tracer_(context.graph, context.dims, context.alone),
+        weaver_(context, &tracer_),
+        last_(last) {
+    tracer_.stop_at(stops);
+  }
 
   // True when `last` ends an attention; then the unit is filled in.
   bool run(Unit* unit) {
@@ -59,18 +64,29 @@ class Match {
     const GraphNode* compared = product(score_);
     if (compared == nullptr) return false;
     if (!operand(compared->in[0], &q_) || !operand(compared->in[1], &k_) || !operand(mixed->in[1], &v_)) return false;
-    const size_t rank = q_.traced.axes.size();
-    if (rank < 2 || k_.traced.axes.size() != rank || v_.traced.axes.size() != rank || result->axes.empty()) return false;
+    const size_t rank = q_.atoms().size();
+    if (rank < 2 || k_.atoms().size() != rank || v_.atoms().size() != rank || result->axes.empty()) return false;
     if (!leading(rank) || !features(rank) || !order(rank) || !result_fits(*result, rank)) return false;
-    spec_.scale = static_cast<float>(scale_ * q_.traced.scale * k_.traced.scale);
-    if (v_.traced.scale != 1.0 || !mask(rank)) return false;
-    std::vector<int> kept = {q_.traced.source, k_.traced.source, v_.traced.source, node.out[0]};
-    if (operand_mask_) kept.push_back(mask_);
+    spec_.scale = static_cast<float>(scale_ * q_.woven.traced.scale * k_.woven.traced.scale);
+    if (v_.woven.traced.scale != 1.0 || !mask(rank)) return false;
+    OperandParts parts(context_, &tracer_, &weaver_);
+    std::vector<int> in;
+    for (Operand* o : {&q_, &k_, &v_}) in.push_back(o->axes.dense() ? parts.cache(o->woven, o->axes) : parts.planes(o->woven));
+    if (operand_mask_) in.push_back(mask_);
+    std::vector<int> kept = parts.read();
+    kept.insert(kept.end(), in.begin(), in.end());
+    kept.push_back(node.out[0]);
+    shared_ = parts.shared_tables({q_.source(), k_.source(), v_.source()});
+    if (!shared_.empty()) return false;
     tracer_.absorb(kept);
-    if (!tracer_.isolated(last_)) return false;
-    fill(node, unit);
+    if (!parts.show(last_)) return false;
+    unit->before = parts.take();
+    fill(node, std::move(in), unit);
     return true;
   }
+
+  // Why `run` failed, if that is all that was wrong: tables that are moved for others too.
+  const std::set<int>& shared_tables() const { return shared_; }
 
  private:
   // The product of two activations that makes `value`.
@@ -162,45 +178,43 @@ class Match {
   }
 
   bool operand(int value, Operand* out) {
-    auto traced = tracer_.trace(value);
-    if (!traced || graph_.is_constant(traced->source)) return false;
-    const GraphValue& source = graph_.value(traced->source);
+    auto woven = weaver_.weave(value);
+    if (!woven || graph_.is_constant(woven->traced.source)) return false;
+    const GraphValue& source = graph_.value(woven->traced.source);
     if (!source.ranked || source.desc.type != abi::kFloat) return false;
-    out->traced = std::move(*traced);
-    out->feature_axis = static_cast<int>(out->traced.offset.size()) - 1;
-    for (int i = 0; i < out->feature_axis; ++i)
-      if (out->traced.offset[static_cast<size_t>(i)] != 0) return false;
-    return out->feature_axis >= 1;
+    out->woven = std::move(*woven);
+    return out->woven.feature_axis() >= 1;
   }
 
-  // Batch and head axes of the three operands.
+  // Batch and head axes of the three operands. Keys and values need not be in planes: what an axis means
+  // is seen from the queries.
   bool leading(size_t rank) {
     Atoms q, k, v;
     bool batch = false, head = false;
+    std::vector<AttentionSpec::Role> roles;
     for (size_t i = 0; i + 2 < rank; ++i) {
-      const Atoms &a = q_.traced.axes[i], &b = k_.traced.axes[i], &c = v_.traced.axes[i];
-      auto all = [](const Operand& o, const Atoms& atoms, bool lead) {
-        for (const Atom& atom : atoms)
-          if (o.lead(atom) != lead) return false;
-        return true;
-      };
+      const Atoms &a = q_.atoms()[i], &b = k_.atoms()[i], &c = v_.atoms()[i];
       if (a.empty() && b.empty() && c.empty()) {
-        spec_.roles.push_back(AttentionSpec::one);
+        roles.push_back(AttentionSpec::one);
       } else if (!a.empty() && all(q_, a, true)) {
-        if (batch || !all(k_, b, true) || !all(v_, c, true) || !same_size(a, b) || !same_size(a, c)) return false;
-        spec_.roles.push_back(AttentionSpec::batch);
+        if (batch || !same_size(a, b) || !same_size(a, c)) return false;
+        roles.push_back(AttentionSpec::batch);
         batch = true;
       } else {
-        if (head || a.empty() || !all(q_, a, false) || !all(k_, b, false) || !all(v_, c, false)) return false;
-        spec_.roles.push_back(AttentionSpec::head);
+        if (head || a.empty() || !all(q_, a, false)) return false;
+        roles.push_back(AttentionSpec::head);
         q = a, k = b, v = c;
         head = true;
       }
     }
+    spec_.roles.assign(roles.begin(), roles.end());
     spec_.roles.insert(spec_.roles.end(), {AttentionSpec::one, AttentionSpec::one});
-    spec_.q_head = head_offsets(q, q_.traced.offset.back());
-    spec_.k_head = head_offsets(k, k_.traced.offset.back());
-    spec_.v_head = head_offsets(v, v_.traced.offset.back());
+    for (int64_t offset : leading_offsets(q_))
+      if (offset != 0) return false;
+    if (!in_planes_or_not(roles, rank - 1, rank - 2, &k_) || !in_planes_or_not(roles, rank - 2, rank - 1, &v_)) return false;
+    spec_.q_head = head_offsets(q, q_.woven.traced.offset.back());
+    spec_.k_head = head_offsets(k, k_.axes.dense() ? 0 : k_.woven.traced.offset.back());
+    spec_.v_head = head_offsets(v, v_.axes.dense() ? 0 : v_.woven.traced.offset.back());
     const size_t heads = spec_.q_head.size();
     for (auto* list : {&spec_.k_head, &spec_.v_head}) {
       if (list->size() == 1) list->resize(heads, (*list)[0]);  // broadcast
@@ -208,17 +222,70 @@ class Match {
     }
     return true;
   }
-  static bool same_size(const Atoms& a, const Atoms& b) {
-    if (a.size() != b.size()) return false;
-    for (size_t i = 0; i < a.size(); ++i)
-      if (!(a[i].size == b[i].size)) return false;
+  static bool all(const Operand& o, const Atoms& atoms, bool lead) {
+    for (const Atom& atom : atoms)
+      if (o.lead(atom) != lead) return false;
+    return true;
+  }
+  static Shape leading_offsets(const Operand& o) {
+    return {o.woven.traced.offset.begin(), o.woven.traced.offset.end() - 1};
+  }
+  // Whether keys (or values) are planes whose features are heads and `feature`; otherwise, of which axes of
+  // a tensor as it is the heads and all else are.
+  bool in_planes_or_not(const std::vector<AttentionSpec::Role>& roles, size_t token, size_t feature, Operand* o) const {
+    const auto& atoms = o->atoms();
+    bool planes = all(*o, atoms[token], true) && all(*o, atoms[feature], false);
+    for (size_t i = 0; planes && i < roles.size(); ++i) planes = all(*o, atoms[i], roles[i] != AttentionSpec::head);
+    for (int64_t offset : leading_offsets(*o)) planes &= offset == 0;
+    if (!o->woven.plain()) return planes;
+    // A cache for one head of one batch may look like planes.
+    const int maker = graph_.value(o->source()).producer;
+    if (planes && (maker < 0 || graph_.node(maker).op != "Concat" || o->woven.feature_axis() < 2)) return true;
+    AttentionSpec::Axes& axes = o->axes;
+    std::vector<bool> taken(o->woven.traced.offset.size(), false);
+    const auto one_axis = [&](const Atoms& list, int32_t* axis) {
+      for (const Atom& atom : list) {
+        if (atom.axis < 0) continue;
+        if (*axis >= 0 && *axis != atom.axis) return false;
+        *axis = atom.axis;
+      }
+      return true;
+    };
+    // An axis in one piece, from its first element on; of tokens any part of it that goes to its end.
+    const auto piece = [&](const Atoms& list, int32_t* axis) {
+      if (list.empty()) return true;
+      *axis = list[0].axis;
+      return list.size() == 1 && list[0].axis >= 0 && list[0].inner == 1 && !taken[static_cast<size_t>(*axis)];
+    };
+    const Dims dims = tracer_.dims_of(o->source());
+    for (size_t i = 0; i < roles.size(); ++i) {
+      if (roles[i] == AttentionSpec::batch) {
+        if (!piece(atoms[i], &axes.batch)) return false;
+      } else if (roles[i] == AttentionSpec::head && !one_axis(atoms[i], &axes.head)) {
+        return false;
+      }
+    }
+    if (!piece(atoms[token], &axes.token) || !one_axis(atoms[feature], &axes.feature)) return false;
+    if (axes.feature < 0) axes.feature = o->woven.feature_axis();  // of size 1
+    for (int32_t axis : {axes.batch, axes.token}) {
+      if (axis < 0) continue;
+      const Atoms& list = axis == axes.token ? atoms[token] : atoms[static_cast<size_t>(std::find(roles.begin(), roles.end(), AttentionSpec::batch) - roles.begin())];
+      if (!(list[0].size == dims[static_cast<size_t>(axis)])) return false;
+      if (axis == axes.head || axis == axes.feature) return false;
+    }
+    if (axes.batch >= 0 && axes.batch == axes.token) return false;
+    axes.offset = o->woven.traced.offset;
     return true;
   }
 
   // The axis of one head's features.
   static bool feature_step(const Operand& o, size_t axis, int32_t* dim, int32_t* step) {
-    const Atoms& atoms = o.traced.axes[axis];
-    if (atoms.size() != 1 || !o.feature(atoms[0]) || !atoms[0].size.known()) return false;
+    const Atoms& atoms = o.atoms()[axis];
+    if (atoms.empty()) {
+      *dim = *step = 1;
+      return true;
+    }
+    if (atoms.size() != 1 || atoms[0].axis < 0 || !atoms[0].size.known()) return false;
     *dim = static_cast<int32_t>(atoms[0].size.value);
     *step = static_cast<int32_t>(atoms[0].inner);
     return true;
@@ -237,30 +304,32 @@ class Match {
       int64_t* known;
     } sides[] = {{&q_, rank - 2, &spec_.q_tokens}, {&k_, rank - 1, &spec_.k_tokens}, {&v_, rank - 2, nullptr}};
     for (auto& side : sides) {
-      Atoms all;
-      for (size_t i = 0; i + 2 < rank; ++i)
-        for (const Atom& atom : side.o->traced.axes[i])
-          if (side.o->lead(atom)) all.push_back(atom);
-      const Atoms& tokens = side.o->traced.axes[side.tokens];
+      const Atoms& tokens = side.o->atoms()[side.tokens];
       int64_t product = 1;
+      for (const Atom& atom : tokens) product = product < 0 || !atom.size.known() ? -1 : product * atom.size.value;
+      if (side.known != nullptr) *side.known = product;
+      if (side.o->axes.dense()) continue;
+      Atoms every;
+      for (size_t i = 0; i + 2 < rank; ++i)
+        for (const Atom& atom : side.o->atoms()[i])
+          if (side.o->lead(atom)) every.push_back(atom);
       for (const Atom& atom : tokens) {
         if (!side.o->lead(atom)) return false;
-        all.push_back(atom);
-        product = product < 0 || !atom.size.known() ? -1 : product * atom.size.value;
+        every.push_back(atom);
       }
-      if (!in_order(all)) return false;
+      if (!in_order(every)) return false;
       if (product < 0) {
         // Open: then it must be the whole axis before the features.
-        const int source = side.o->traced.source;
-        const Dims& dims = context_.of(source);
-        if (tokens.size() != 1 || tokens[0].axis != side.o->feature_axis - 1 || tokens[0].inner != 1 ||
+        const Dims& dims = context_.of(side.o->source());
+        if (tokens.size() != 1 || tokens[0].axis != side.o->woven.feature_axis() - 1 || tokens[0].inner != 1 ||
             !(tokens[0].size == dims[dims.size() - 2]))
           return false;
       }
-      if (side.known != nullptr) *side.known = product;
     }
-    const Atoms &k = k_.traced.axes[rank - 1], &v = v_.traced.axes[rank - 2];
-    return same_size(k, v);
+    // Two open numbers of tokens are compared when they are known.
+    const Atoms &k = k_.atoms()[rank - 1], &v = v_.atoms()[rank - 2];
+    const auto open = [](const Atoms& atoms) { return atoms.size() == 1 && !atoms[0].size.known(); };
+    return same_size(k, v) || (open(k) && open(v) && k_.axes.dense() && v_.axes.dense());
   }
 
   // The result, in terms of the second product's axes: [batch, queries, heads x features].
@@ -302,12 +371,11 @@ class Match {
     return true;
   }
 
-  void fill(const GraphNode& node, Unit* unit) {
+  void fill(const GraphNode& node, std::vector<int> in, Unit* unit) {
     if (!where_) spec_.fill = -std::numeric_limits<float>::infinity();
     Op& op = unit->op;
     op.kind = OpKind::attention;
-    op.in = {q_.traced.source, k_.traced.source, v_.traced.source};
-    if (operand_mask_) op.in.push_back(mask_);
+    op.in = std::move(in);
     op.out = node.out[0];
     op.label = graph_.label(node);
     Dims dims = tracer_.dims_of(op.out);
@@ -320,11 +388,13 @@ class Match {
     if (open > 1) {
       // Then the result has q's own leading axes.
       op.target.clear();
-      const Dims& q = context_.of(op.in[0]);
+      const Dims& q = context_.of(q_.source());
       bool same = q.size() == dims.size();
       for (size_t i = 0; same && i + 1 < q.size(); ++i) same = q[i] == dims[i];
       if (!same) throw Unsupported("the result's shape is not known");
     }
+    spec_.k_axes = std::move(k_.axes);
+    spec_.v_axes = std::move(v_.axes);
     check_attention(spec_);
     op.attention = std::make_shared<const AttentionSpec>(std::move(spec_));
     unit->domains = bit(Domain::tokens);
@@ -335,7 +405,9 @@ class Match {
   const LowerContext& context_;
   const Graph& graph_;
   Tracer tracer_;
+  Weaver weaver_;
   int last_;
+  std::set<int> shared_;
   int score_ = -1, mask_ = -1;
   bool where_ = false, operand_mask_ = false;
   double scale_ = 1;
@@ -352,7 +424,15 @@ bool lower_attention(const LowerContext& context, int last, Unit* unit) {
   const GraphValue& out = context.graph.value(node.out[0]);
   if (!out.ranked || out.desc.type != abi::kFloat || out.desc.dims.size() < 2) return false;
   try {
-    return Match(context, last).run(unit);
+    std::set<int> stops;
+    for (;;) {
+      Match match(context, last, stops);
+      *unit = {};
+      if (match.run(unit)) return true;
+      const size_t known = stops.size();
+      stops.insert(match.shared_tables().begin(), match.shared_tables().end());
+      if (stops.size() == known) return false;
+    }
   } catch (const Unsupported&) {
     return false;
   } catch (const std::invalid_argument&) {

@@ -204,7 +204,7 @@ bool lower_shuffle(const LowerContext& context, int last, Unit* unit) {
   if (ahead < 0 || graph.node(ahead).op != "Reshape") return false;
   Tracer tracer(graph, context.dims, context.alone);
   // Not further than the first reshape, whatever is before it.
-  tracer.stop_at(graph.node(ahead).in[0]);
+  tracer.stop_at({graph.node(ahead).in[0]});
   const auto traced = tracer.trace(node.out[0]);
   if (!traced || traced->source != graph.node(ahead).in[0] || traced->scale != 1.0) return false;
   const Dims& x = context.of(traced->source);

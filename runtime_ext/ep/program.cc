@@ -91,7 +91,9 @@ bool absorb(Program* program, const Uses& uses, size_t i) {
   }
   if (op.kind == OpKind::reshape && !op.target.empty()) {
     int before = uses.private_producer(op.in[0]);
-    if (before < 0 || program->ops[static_cast<size_t>(before)].kind == OpKind::concat) return false;
+    // What is not planes of features has its own idea of a shape.
+    const auto keeps = [](OpKind kind) { return kind == OpKind::concat || kind == OpKind::spread || kind == OpKind::sums; };
+    if (before < 0 || keeps(program->ops[static_cast<size_t>(before)].kind)) return false;
     Op merged = program->ops[static_cast<size_t>(before)];
     if (merged.residual >= 0) return false;  // its shape was checked against the residual's
     merged.target = op.target;
@@ -215,6 +217,12 @@ Shape op_shape(const Program& program, const Op& op, const std::vector<Shape>& s
       Shape out = in(0);
       out.back() = static_cast<int64_t>(spec.value_dim) * spec.heads();
       return reshaped(op, out);
+    }
+    case OpKind::sums:
+    case OpKind::spread: {
+      std::vector<Shape> operands;
+      for (size_t i = 0; i < op.in.size(); ++i) operands.push_back(in(i));
+      return op.kind == OpKind::sums ? sums_shape(*op.sums, operands) : spread_shape(*op.spread, operands);
     }
     case OpKind::recurrent:
       break;  // has several results

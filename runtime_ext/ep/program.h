@@ -14,6 +14,7 @@
 #include "ep/dims.h"
 #include "ep/resize.h"
 #include "ep/shared.h"
+#include "ep/sums.h"
 #include "kernels/kernels.h"
 
 namespace onnxprune::ep {
@@ -38,6 +39,8 @@ enum class OpKind : uint8_t {
   encode,       // and an output the other way
   resize,       // image: to another height and width
   pick,         // image, tokens: some of the channels, in any order
+  sums,         // tokens: sums of products of planes (rotary embeddings)
+  spread,       // tokens: planes to a tensor that is as onnxruntime keeps it (a key-value cache)
 };
 
 class Blob;
@@ -91,6 +94,8 @@ struct Op {
   std::shared_ptr<const ResizeSpec> resize;
   std::shared_ptr<const AttentionSpec> attention;  // q, k, v (and mask) in `in`
   std::shared_ptr<const RecurrentSpec> recurrent;
+  std::shared_ptr<const SumsSpec> sums;
+  std::shared_ptr<const SpreadSpec> spread;
   std::shared_ptr<WeightSource> source;             // conv, recurrent, until packed
   std::shared_ptr<const kernels::Weights> weights;  // the same, once packed
   Digest digest;                                    // of geometry, weight and bias

@@ -349,6 +349,7 @@ Provider::Verdict Provider::decide(const Graph& graph, Lowering* lowering) {
   const auto start = std::chrono::steady_clock::now();
   look_at_weights(options_.force ? 0.0 : options_.min_sparsity, lowering);
   costs_.find_sequences(*lowering);
+  costs_.find_weights(*lowering);
   // Packing is most of the work here: only what might be claimed is worth it.
   CostModel hopeful = costs_;
   hopeful.hope = kHope;

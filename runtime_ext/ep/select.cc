@@ -125,9 +125,12 @@ class Selector {
         if (const double loss = costs_.estranged(graph_, lowering_, unit(reader), v); loss > 0 && maker >= 0) flow.add_edge(node(maker), node(reader), loss);
         if (const double loss = maker >= 0 ? costs_.estranged(graph_, lowering_, unit(maker), v) : 0; loss > 0) flow.add_edge(node(reader), node(maker), loss);
       }
+      // What is left out of the middle of a region makes two of it: a value that changes sides inside the graph
+      // costs as much as a call.
+      const double crossing = maker >= 0 ? CostModel::call() : 0;
       // Leaving: paid once when the maker is claimed and any reader is not.
       if (made_as) {
-        const double cost = costs_.border(lowering_, v, made_as);
+        const double cost = costs_.border(lowering_, v, made_as) + crossing;
         const bool always = read_elsewhere(v) || here.size() != readers_of(value).size();
         if (always) {
           flow.add_edge(node(maker), MinCut::kSink, cost);
@@ -138,14 +141,14 @@ class Selector {
         }
       }
       // Entering: paid once when any reader is claimed and the maker is not.
-      const double from_outside = apart.empty() ? 0 : costs_.border(lowering_, v, unit(apart[0]).domains);
+      const double from_outside = apart.empty() ? 0 : costs_.border(lowering_, v, unit(apart[0]).domains) + crossing;
       if (from_outside > 0) {
         const int enter = flow.add_node();
         for (int reader : apart) flow.add_edge(node(reader), enter, kNever);
         flow.add_edge(enter, MinCut::kSink, from_outside);
       }
       if (!here.empty()) {
-        const double cost = costs_.border(lowering_, v, unit(here[0]).domains);
+        const double cost = costs_.border(lowering_, v, unit(here[0]).domains) + crossing;
         if (cost > 0) {
           const int enter = flow.add_node();
           for (int reader : here) flow.add_edge(node(reader), enter, kNever);

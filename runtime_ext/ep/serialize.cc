@@ -1,5 +1,6 @@
 #include "ep/serialize.h"
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <limits>
@@ -14,7 +15,7 @@ namespace onnxprune::ep {
 namespace {
 
 constexpr char kMagic[4] = {'O', 'P', 'C', 'X'};
-constexpr uint32_t kFormat = 4;
+constexpr uint32_t kFormat = 5;
 constexpr uint64_t kMostValues = 1u << 20;
 
 [[noreturn]] void damaged(const char* what) {
@@ -107,6 +108,10 @@ void write_attention(Writer* w, const AttentionSpec& s) {
   w->list(s.roles);
   w->list(s.mask_shape);
   w->list(s.mask);
+  for (const auto* axes : {&s.k_axes, &s.v_axes}) {
+    for (int32_t axis : {axes->batch, axes->head, axes->token, axes->feature}) w->put(axis);
+    w->list(axes->offset);
+  }
 }
 
 std::shared_ptr<const AttentionSpec> read_attention(Reader* r) {
@@ -121,6 +126,10 @@ std::shared_ptr<const AttentionSpec> read_attention(Reader* r) {
   s->roles = r->list<uint8_t>();
   s->mask_shape = r->list<int64_t>();
   s->mask = r->list<float>();
+  for (auto* axes : {&s->k_axes, &s->v_axes}) {
+    for (int32_t* axis : {&axes->batch, &axes->head, &axes->token, &axes->feature}) *axis = r->get<int32_t>();
+    axes->offset = r->list<int64_t>();
+  }
   for (int64_t d : s->mask_shape)
     if (d < 1 || d > static_cast<int64_t>(kMostValues)) damaged("mask");
   try {
@@ -191,6 +200,66 @@ std::shared_ptr<const RecurrentSpec> read_recurrent(Reader* r) {
   return s;
 }
 
+void write_sums(Writer* w, const SumsSpec& s) {
+  w->list(s.terms);
+  w->list(s.starts);
+  w->put<uint64_t>(s.tables.size());
+  for (const auto& table : s.tables) {
+    w->put(table.tokens);
+    w->list(table.planes);
+  }
+}
+
+std::shared_ptr<const SumsSpec> read_sums(Reader* r, size_t operands) {
+  auto s = std::make_shared<SumsSpec>();
+  s->terms = r->list<kernels::PlaneSums::Term>();
+  s->starts = r->list<int32_t>();
+  const uint64_t tables = r->get<uint64_t>();
+  if (tables > kMostValues) damaged("number of tables");
+  for (uint64_t i = 0; i < tables; ++i) {
+    const int64_t tokens = r->get<int64_t>();
+    s->tables.push_back({tokens, r->list<float>()});
+  }
+  try {
+    check_sums(*s, operands);
+  } catch (const std::invalid_argument& e) {
+    damaged(e.what());
+  }
+  return s;
+}
+
+void write_spread(Writer* w, const SpreadSpec& s) {
+  w->put(s.axis);
+  w->put<uint64_t>(s.parts.size());
+  for (const auto& part : s.parts) {
+    w->list(part.roles);
+    w->list(part.sizes);
+    w->list(part.features);
+    w->put(part.tokens);
+  }
+}
+
+std::shared_ptr<const SpreadSpec> read_spread(Reader* r) {
+  auto s = std::make_shared<SpreadSpec>();
+  s->axis = r->get<int32_t>();
+  const uint64_t parts = r->get<uint64_t>();
+  if (parts > kMostValues) damaged("number of parts");
+  for (uint64_t i = 0; i < parts; ++i) {
+    SpreadSpec::Part part;
+    part.roles = r->list<uint8_t>();
+    part.sizes = r->list<int64_t>();
+    part.features = r->list<int32_t>();
+    part.tokens = r->get<int64_t>();
+    s->parts.push_back(std::move(part));
+  }
+  try {
+    check_spread(*s);
+  } catch (const std::invalid_argument& e) {
+    damaged(e.what());
+  }
+  return s;
+}
+
 // All but the weight.
 void write_op(Writer* w, const Op& op) {
   w->put(static_cast<uint8_t>(op.kind));
@@ -223,6 +292,8 @@ void write_op(Writer* w, const Op& op) {
   if (op.kind == OpKind::attention) write_attention(w, *op.attention);
   if (op.kind == OpKind::resize) write_resize(w, *op.resize);
   if (op.kind == OpKind::recurrent) write_recurrent(w, *op.recurrent);
+  if (op.kind == OpKind::sums) write_sums(w, *op.sums);
+  if (op.kind == OpKind::spread) write_spread(w, *op.spread);
 }
 
 void write_weights(Writer* w, const Op& op) {
@@ -242,7 +313,7 @@ void check_recurrent_weight(const Op& op) {
 
 Op read_op(Reader* r) {
   Op op;
-  op.kind = r->get_enum(OpKind::pick);
+  op.kind = r->get_enum(OpKind::spread);
   op.label = r->text();
   const uint64_t nodes = r->get<uint64_t>();
   if (nodes > kMostValues) damaged("number of nodes");
@@ -273,6 +344,8 @@ Op read_op(Reader* r) {
   if (op.kind == OpKind::attention) op.attention = read_attention(r);
   if (op.kind == OpKind::resize) op.resize = read_resize(r);
   if (op.kind == OpKind::recurrent) op.recurrent = read_recurrent(r);
+  if (op.kind == OpKind::sums) op.sums = read_sums(r, op.in.size());
+  if (op.kind == OpKind::spread) op.spread = read_spread(r);
   const std::vector<uint8_t> blob = r->list<uint8_t>();
   if (op.has_weight()) {
     kernels::WeightsPtr weights;
@@ -312,6 +385,10 @@ size_t operands(const Op& op) {
       return op.in.size() == 2 ? 2 : 1;
     case OpKind::attention:
       return op.attention->mask.empty() && op.in.size() == 4 ? 4 : 3;
+    case OpKind::sums:
+      return std::max<size_t>(1, op.in.size());
+    case OpKind::spread:
+      return op.spread->parts.size();
     case OpKind::recurrent:
       return 1 + bits(op.recurrent->operands);
     default:
@@ -337,7 +414,8 @@ void check_order(const Program& program) {
     if (residual != (op.residual >= 0) || (residual && op.kind != OpKind::conv)) damaged("residual");
     if (residual) read(op.residual);
     if (op.more.size() != (op.kind == OpKind::recurrent ? bits(op.recurrent->results) - 1 : 0)) damaged("number of results");
-    if (op.kind == OpKind::recurrent && program.domain != Domain::tokens) damaged("domain");
+    const bool tokens = op.kind == OpKind::recurrent || op.kind == OpKind::sums || op.kind == OpKind::spread;
+    if (tokens && program.domain != Domain::tokens) damaged("domain");
     make(op.out);
     for (int v : op.more) make(v);
   }

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <limits>
 
 #include "ep/lower_internal.h"
 
@@ -49,13 +50,23 @@ bool take(Dim want, bool front, Atoms* left, Atoms* axis) {
   return true;
 }
 
-int64_t axis_of(int64_t axis, size_t rank) { return axis < 0 ? axis + static_cast<int64_t>(rank) : axis; }
-
-// Axes named by an attribute or a constant input; nothing when neither is known.
-std::optional<std::vector<int64_t>> listed(const Graph& graph, const GraphNode& node, size_t input, const char* name) {
-  if (Graph::input(node, input) >= 0) return constant_ints(graph, node.in[input]);
-  return attr_ints(node, name);
+// Parts of one axis of which the inner one follows the outer one are one part.
+void join_pieces(Atoms* atoms) {
+  for (size_t i = 1; i < atoms->size();) {
+    Atom& outer = (*atoms)[i - 1];
+    const Atom& inner = (*atoms)[i];
+    if (outer.axis < 0 || outer.axis != inner.axis || !outer.size.known() || !inner.size.known() ||
+        outer.inner != inner.inner * inner.size.value) {
+      ++i;
+      continue;
+    }
+    outer.inner = inner.inner;
+    outer.size = Dim::of(outer.size.value * inner.size.value);
+    atoms->erase(atoms->begin() + static_cast<std::ptrdiff_t>(i));
+  }
 }
+
+int64_t axis_of(int64_t axis, size_t rank) { return axis < 0 ? axis + static_cast<int64_t>(rank) : axis; }
 
 }  // namespace
 
@@ -90,6 +101,7 @@ std::optional<std::vector<Atoms>> cut_atoms(const Atoms& atoms, const Dims& dims
     left.clear();
   }
   if (!left.empty()) return std::nullopt;
+  for (Atoms& axis : axes) join_pieces(&axis);
   return axes;
 }
 
@@ -145,6 +157,50 @@ std::optional<Dims> Tracer::sizes(int value, int depth) const {
   }
   if (node.op == "Unsqueeze" || node.op == "Squeeze" || node.op == "Identity" || node.op == "Cast" || node.op == "Reshape")
     return input(0);
+  if (node.op == "Where") {
+    // Of sizes, those that are written as -1 are replaced: a size is never -1.
+    const int maker = graph_.value(node.in[0]).producer;
+    if (maker < 0 || graph_.node(maker).op != "Equal") return std::nullopt;
+    const auto a = sizes(graph_.node(maker).in[0], depth + 1), b = sizes(graph_.node(maker).in[1], depth + 1);
+    const auto yes = input(1), no = input(2);
+    if (!a || !b || !yes || !no || a->size() != b->size() || yes->size() != a->size() || no->size() != a->size()) return std::nullopt;
+    Dims out;
+    for (size_t i = 0; i < a->size(); ++i) {
+      const Dim &x = (*a)[i], &y = (*b)[i];
+      const bool open = !x.symbol.empty(), other = !y.symbol.empty();
+      const bool equal = open && other ? x.symbol == y.symbol : !open && !other && x.value == y.value;
+      if (open && other && !equal) return std::nullopt;
+      if (open != other && (open ? y.value : x.value) != -1) return std::nullopt;
+      out.push_back(equal ? (*yes)[i] : (*no)[i]);
+    }
+    return out;
+  }
+  if (node.op == "Add" || node.op == "Sub" || node.op == "Mul" || node.op == "Div") {
+    const auto a = input(0), b = input(1);
+    if (!a || !b || (a->size() != b->size() && a->size() != 1 && b->size() != 1)) return std::nullopt;
+    Dims out;
+    for (size_t i = 0; i < std::max(a->size(), b->size()); ++i) {
+      const Dim &x = (*a)[a->size() == 1 ? 0 : i], &y = (*b)[b->size() == 1 ? 0 : i];
+      if (node.op == "Mul" && (is_one(x) || is_one(y))) {
+        out.push_back(is_one(x) ? y : x);
+        continue;
+      }
+      if (node.op == "Div" && is_one(y)) {
+        out.push_back(x);
+        continue;
+      }
+      constexpr int64_t kMost = 1 << 30;
+      for (const Dim* n : {&x, &y})
+        if (!n->symbol.empty() || n->value > kMost || n->value < -kMost) return std::nullopt;
+      if (node.op == "Div" && (x.value < 0 || y.value < 1)) return std::nullopt;
+      out.push_back(Dim{node.op == "Add"   ? x.value + y.value
+                        : node.op == "Sub" ? x.value - y.value
+                        : node.op == "Mul" ? x.value * y.value
+                                           : x.value / y.value,
+                        ""});
+    }
+    return out;
+  }
   return std::nullopt;
 }
 
@@ -191,68 +247,101 @@ void Tracer::absorb(const std::vector<int>& kept) {
   }
 }
 
+namespace {
+
+// The size that a reshape leaves open (-1): what the others do not account for.
+void fill_in_the_rest(const Dims& in, const Dims& wanted, Dims* out) {
+  constexpr int64_t kMost = 1 << 30;
+  size_t rest = wanted.size();
+  std::vector<std::string> left;
+  int64_t from = 1, to = 1;
+  for (const Dim& dim : in) {
+    if (dim.known() && (dim.value < 1 || from > kMost / dim.value)) return;
+    if (dim.known()) from *= dim.value;
+    else left.push_back(dim.symbol);
+  }
+  for (size_t i = 0; i < wanted.size(); ++i) {
+    const Dim& dim = (*out)[i];
+    if (wanted[i].value == -1 && wanted[i].symbol.empty()) {
+      if (rest < wanted.size() || dim.known()) return;
+      rest = i;
+    } else if (dim.known()) {
+      if (dim.value < 1 || to > kMost / dim.value) return;
+      to *= dim.value;
+    } else {
+      const auto same = std::find(left.begin(), left.end(), dim.symbol);
+      if (dim.symbol.empty() || same == left.end()) return;
+      left.erase(same);
+    }
+  }
+  if (rest == wanted.size() || left.size() > 1 || from % to != 0) return;
+  if (left.empty()) (*out)[rest] = Dim::of(from / to);
+  else if (from == to && !left[0].empty()) (*out)[rest] = Dim::named(left[0]);
+}
+
+}  // namespace
+
 Dims Tracer::dims_of(int value) const {
   Dims out = dims_[static_cast<size_t>(value)];
   const int producer = graph_.value(value).producer;
-  if (producer < 0 || graph_.node(producer).op != "Reshape") return out;
+  if (producer < 0) return out;
   const GraphNode& node = graph_.node(producer);
+  if (node.op != "Reshape" && node.op != "Expand") return out;
   const auto wanted = sizes(Graph::input(node, 1));
   if (!wanted || wanted->size() != out.size()) return out;
   const Dims& in = dims_[static_cast<size_t>(node.in[0])];
   for (size_t i = 0; i < out.size(); ++i) {
     Dim dim = (*wanted)[i];
+    if (node.op == "Expand" && is_one(dim) && in.size() == out.size()) dim = in[i];
     if (dim.value == 0 && attr_int(node, "allowzero", 0) == 0 && i < in.size()) dim = in[i];
     if (!out[i].known() && (dim.value > 0 || !dim.symbol.empty())) out[i] = dim;
+  }
+  if (node.op == "Reshape") fill_in_the_rest(in, *wanted, &out);
+  return out;
+}
+
+std::set<int> Tracer::read_elsewhere() const {
+  std::set<int> out;
+  for (int n : nodes_) {
+    for (int v : graph_.node(n).out) {
+      if (v < 0) continue;
+      const GraphValue& value = graph_.value(v);
+      bool leaves = value.graph_output || value.uses != value.consumers.size();
+      for (int consumer : value.consumers) leaves |= nodes_.count(consumer) == 0;
+      if (leaves) out.insert(v);
+    }
   }
   return out;
 }
 
 bool Tracer::isolated(int last) const {
-  for (int n : nodes_) {
-    if (n == last) continue;
-    for (int v : graph_.node(n).out) {
-      if (v < 0) continue;
-      const GraphValue& value = graph_.value(v);
-      if (value.graph_output || value.uses != value.consumers.size()) return false;
-      for (int consumer : value.consumers)
-        if (nodes_.count(consumer) == 0) return false;
-    }
-  }
+  for (int v : read_elsewhere())
+    if (graph_.value(v).producer != last) return false;
   return true;
 }
 
-std::optional<Traced> Tracer::trace(int value) {
+int Tracer::moved(int value, double* factor) const {
   const GraphValue& v = graph_.value(value);
-  if (!v.ranked || v.desc.type != abi::kFloat) return std::nullopt;
-  if (v.producer >= 0 && value != stop_ && !v.constant && graph_.node(v.producer).domain.empty()) {
-    const GraphNode& node = graph_.node(v.producer);
-    static const std::set<std::string> kinds = {"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity",
-                                                "Mul",       "Div",     "Split",   "Slice",     "Gather",  "Expand"};
-    if (kinds.count(node.op) != 0) {
-      int from = Graph::input(node, 0);
-      double factor = 1;
-      if (node.op == "Mul" || node.op == "Div") {
-        if (const auto c = number(Graph::input(node, 1))) {
-          factor = node.op == "Mul" ? *c : 1.0 / *c;
-        } else if (const auto first = node.op == "Mul" ? number(from) : std::nullopt) {
-          factor = *first, from = Graph::input(node, 1);
-        } else {
-          from = -1;
-        }
-      }
-      if (from >= 0 && !graph_.is_constant(from)) {
-        const std::set<int> before = nodes_;
-        nodes_.insert(v.producer);
-        std::optional<Traced> inner = trace(from);
-        if (inner) {
-          inner->scale *= factor;
-          if (step(node, value, &*inner)) return inner;
-        }
-        nodes_ = before;
-      }
+  if (v.producer < 0 || stops_.count(value) != 0 || v.constant || !graph_.node(v.producer).domain.empty()) return -1;
+  const GraphNode& node = graph_.node(v.producer);
+  static const std::set<std::string> kinds = {"Transpose", "Reshape", "Squeeze", "Unsqueeze", "Flatten", "Identity", "Mul",
+                                              "Div",       "Split",   "Slice",   "Gather",    "Expand",  "Tile"};
+  if (kinds.count(node.op) == 0) return -1;
+  int from = Graph::input(node, 0);
+  *factor = 1;
+  if (node.op == "Mul" || node.op == "Div") {
+    if (const auto c = number(Graph::input(node, 1))) {
+      *factor = node.op == "Mul" ? *c : 1.0 / *c;
+    } else if (const auto first = node.op == "Mul" ? number(from) : std::nullopt) {
+      *factor = *first, from = Graph::input(node, 1);
+    } else {
+      return -1;
     }
   }
-  // Nothing to look behind: the value itself.
+  return from >= 0 && !graph_.is_constant(from) ? from : -1;
+}
+
+Traced Tracer::itself(int value) const {
   Traced out;
   out.source = value;
   const Dims dims = dims_of(value);
@@ -264,8 +353,61 @@ std::optional<Traced> Tracer::trace(int value) {
   return out;
 }
 
-// What `node` does to the axes; false where that is more than moving them.
-bool Tracer::step(const GraphNode& node, int value, Traced* t) {
+std::optional<Traced> Tracer::trace(int value) {
+  const GraphValue& v = graph_.value(value);
+  if (!v.ranked || v.desc.type != abi::kFloat) return std::nullopt;
+  double factor = 1;
+  if (const int from = moved(value, &factor); from >= 0) {
+    const std::set<int> before = nodes_;
+    nodes_.insert(v.producer);
+    std::optional<Traced> inner = trace(from);
+    if (inner) {
+      inner->scale *= factor;
+      if (step(graph_.node(v.producer), value, &*inner)) return inner;
+    }
+    nodes_ = before;
+  }
+  return itself(value);
+}
+
+// Parts of axes, each in one piece, with steps upwards; or all of an axis.
+bool Tracer::sliced(const GraphNode& node, Traced* t) const {
+  const auto list = [&](size_t input, const char* name) -> std::optional<Dims> {
+    if (Graph::input(node, input) >= 0) return sizes(node.in[input]);
+    Dims out;
+    for (int64_t i : attr_ints(node, name)) out.push_back(Dim{i, ""});
+    return out;
+  };
+  const auto starts = list(1, "starts"), stops = list(2, "ends"), along = list(3, "axes"), steps = list(4, "steps");
+  if (!starts || !stops || !along || !steps || starts->size() != stops->size()) return false;
+  if ((!along->empty() && along->size() != starts->size()) || (!steps->empty() && steps->size() != starts->size())) return false;
+  for (size_t i = 0; i < starts->size(); ++i) {
+    const int64_t axis = along->empty() ? static_cast<int64_t>(i) : axis_of((*along)[i].value, t->axes.size());
+    if (axis < 0 || axis >= static_cast<int64_t>(t->axes.size())) return false;
+    Atoms& atoms = t->axes[static_cast<size_t>(axis)];
+    const int64_t step = steps->empty() ? 1 : (*steps)[i].value;
+    int64_t start = (*starts)[i].value, stop = (*stops)[i].value;
+    if (!(*starts)[i].symbol.empty() || step < 1) return false;
+    constexpr int64_t kEnd = std::numeric_limits<int32_t>::max();
+    if (start == 0 && step == 1 && (*stops)[i].symbol.empty() && stop >= kEnd) continue;
+    // Up to a size that is the axis's own.
+    if (start == 0 && step == 1 && atoms.size() == 1 && !atoms[0].size.known() && atoms[0].size == (*stops)[i]) continue;
+    if (atoms.size() != 1 || atoms[0].axis < 0 || !atoms[0].size.known() || !(*stops)[i].symbol.empty()) return false;
+    Atom& atom = atoms[0];
+    const int64_t all = atom.size.value;
+    start = std::clamp<int64_t>(start < 0 ? start + all : start, 0, all);
+    stop = std::clamp<int64_t>(stop < 0 ? stop + all : stop, 0, all);
+    if (stop <= start) return false;
+    const int64_t size = (stop - start + step - 1) / step;
+    t->offset[static_cast<size_t>(atom.axis)] += start * atom.inner;
+    atom.inner *= step;
+    atom.size = Dim::of(size);
+    if (size == 1) atoms.clear();
+  }
+  return true;
+}
+
+bool Tracer::step(const GraphNode& node, int value, Traced* t) const {
   const size_t rank = t->axes.size();
   if (node.op == "Identity") return true;
   if (node.op == "Mul" || node.op == "Div") return dims_[static_cast<size_t>(value)].size() == rank;
@@ -288,41 +430,33 @@ bool Tracer::step(const GraphNode& node, int value, Traced* t) {
     t->axes = std::move(*axes);
     return true;
   }
-  if (node.op == "Expand") {
-    // Repeats axes of size 1; anything else would have to be the same size before and after.
-    const Dims to = dims_of(value);
+  if (node.op == "Expand" || node.op == "Tile") {
+    // Repeats axes of size 1, and leaves others as they are.
+    const bool tiles = node.op == "Tile";
+    const auto times = tiles ? sizes(Graph::input(node, 1)) : std::nullopt;
+    if (tiles && (!times || times->size() != rank)) return false;
+    const Dims to = tiles ? *times : dims_of(value);
     if (to.size() != rank) return false;
     for (size_t i = 0; i < rank; ++i) {
       if (is_one(to[i])) continue;
       if (t->axes[i].empty()) {
         t->axes[i].push_back({-1, 0, to[i]});
-      } else if (t->axes[i].size() != 1 || !(t->axes[i][0].size == to[i])) {
+      } else if (tiles || t->axes[i].size() != 1 || !(t->axes[i][0].size == to[i])) {
         return false;
       }
     }
     return true;
   }
+  if (node.op == "Slice") return sliced(node, t);
   // A part of one axis, which must be in one piece.
-  std::vector<int64_t> axes = {attr_int(node, "axis", 0)};
   int64_t start = 0, size = 0;
   bool drop = false;
-  if (node.op == "Slice") {
-    const auto starts = listed(graph_, node, 1, "starts"), stops = listed(graph_, node, 2, "ends");
-    const auto along = listed(graph_, node, 3, "axes"), steps = listed(graph_, node, 4, "steps");
-    if (!starts || !stops || !along || !steps || starts->size() != 1 || stops->size() != 1) return false;
-    if (along->size() > 1 || (!steps->empty() && *steps != std::vector<int64_t>{1})) return false;
-    axes = {along->empty() ? 0 : (*along)[0]};
-    start = (*starts)[0], size = (*stops)[0];
-  }
-  const int64_t axis = axis_of(axes[0], rank);
+  const int64_t axis = axis_of(attr_int(node, "axis", 0), rank);
   if (axis < 0 || axis >= static_cast<int64_t>(rank) || t->axes[static_cast<size_t>(axis)].size() != 1) return false;
   Atom& atom = t->axes[static_cast<size_t>(axis)][0];
   if (atom.axis < 0 || !atom.size.known()) return false;
   const int64_t all = atom.size.value;
-  if (node.op == "Slice") {
-    start = std::clamp<int64_t>(start < 0 ? start + all : start, 0, all);
-    size = std::clamp<int64_t>(size < 0 ? size + all : size, 0, all) - start;
-  } else if (node.op == "Split") {
+  if (node.op == "Split") {
     const Dims& to = dims_[static_cast<size_t>(value)];
     if (to.size() != rank || !to[static_cast<size_t>(axis)].known()) return false;
     size = to[static_cast<size_t>(axis)].value;

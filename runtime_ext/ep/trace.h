@@ -34,12 +34,22 @@ class Tracer {
 
   // The nodes walked over are added to `nodes()`.
   std::optional<Traced> trace(int value);
+  bool stops(int value) const { return stops_.count(value) != 0; }
+  // One step of it: the operand of which `value` holds the same numbers, or so many times them; -1 when there
+  // is none. Then `step` says what that does to the axes; false where it is more than moving them.
+  int moved(int value, double* factor) const;
+  bool step(const GraphNode& node, int value, Traced* t) const;
+  // The value by itself.
+  Traced itself(int value) const;
   // The nodes walked over so far.
   const std::set<int>& nodes() const { return nodes_; }
+  void restore(std::set<int> nodes) { nodes_ = std::move(nodes); }
   void include(int node) { nodes_.insert(node); }
-  // Not to look behind this value.
-  void stop_at(int value) { stop_ = value; }
-  // True when, of what the collected nodes make, only the results of `last` are read elsewhere.
+  // Not to look behind these values.
+  void stop_at(std::set<int> values) { stops_ = std::move(values); }
+  // Values that the collected nodes make and others read.
+  std::set<int> read_elsewhere() const;
+  // True when there are none but the results of `last`.
   bool isolated(int last) const;
 
   // Adds nodes that compute something for the collected ones alone (sizes, factors), but none that makes
@@ -54,12 +64,12 @@ class Tracer {
   Dims dims_of(int value) const;
 
  private:
-  bool step(const GraphNode& node, int value, Traced* t);
+  bool sliced(const GraphNode& node, Traced* t) const;
 
   const Graph& graph_;
   const std::vector<Dims>& dims_;
   bool alone_;
-  int stop_ = -1;
+  std::set<int> stops_;
   std::set<int> nodes_;
 };
 

@@ -5,6 +5,7 @@
 #pragma once
 
 #include <cstdint>
+#include <vector>
 
 #include "layout.h"
 #include "plan.h"
@@ -79,19 +80,69 @@ void matmul_dense(std::int32_t m, std::int32_t n, std::int32_t k, float alpha, c
                   std::int64_t a_row, std::int64_t a_col, const float* b, std::int64_t b_row,
                   float* c, std::int64_t c_row, std::int32_t first, std::int32_t last);
 
+// ---- sums of products of planes ------------------------------------------------------------------
+// out[p][t] = sum over the terms of plane p of factor * a[a_plane][t] * b[b_plane][t % b's tokens], where
+// a and b are operands by number (b = -1: no second factor). Rotary embeddings in all their spellings.
+struct PlaneSums {
+  struct Term {
+    std::int32_t a = 0, a_plane = 0, b = -1, b_plane = 0;
+    float factor = 1.0f;
+  };
+  struct Operand {
+    const float* data = nullptr;
+    std::int64_t stride = 0;  // floats from plane to plane
+    std::int64_t tokens = 0;  // as many as the result has, or a divisor of that, repeated
+    std::int64_t lead = 0;    // floats before token 0 of plane 0
+  };
+  struct Run {
+    std::int32_t first, count;
+  };
+  std::vector<Term> terms;
+  std::vector<std::int32_t> starts;  // of each plane's terms (8 at most), and the end
+  std::vector<Run> runs;             // planes whose terms follow each other in equal steps
+  std::int64_t tokens = 0;
+  PlaneLayout layout;  // of the result; with one token contiguous
+
+  void find_runs();
+  // Independent pieces: planes, or runs of them where there is one token.
+  std::int64_t items() const {
+    const std::size_t planes = starts.size() - 1;
+    return static_cast<std::int64_t>(tokens == 1 && layout.plane_stride == 1 ? runs.size() : planes);
+  }
+  double cycles() const;  // estimate for all items together
+  void run(const Operand* operands, float* out, std::int64_t first, std::int64_t last) const;
+};
+
+// Planes [feature][batch x token] written to a tensor that has batches, tokens and features on axes of its
+// own, in any order: number (b, t, d) of row r is
+// out[row_offsets[r] + b * batch_stride + t * token_stride + d * feature_stride].
+struct PlaneSpread {
+  std::int64_t batches = 1, tokens = 0, width = 1;  // width: features of a row
+  std::vector<std::int32_t> features;               // plane of each, rows x width
+  std::vector<std::int64_t> row_offsets;
+  std::int64_t plane_stride = 0, batch_stride = 0, token_stride = 0, feature_stride = 0;
+
+  // Rows first .. last - 1; `planes`: token 0 of plane 0.
+  void run(const float* planes, float* out, std::int64_t first, std::int64_t last) const;
+};
+
 // ---- attention ----------------------------------------------------------------------------------
 // softmax(scale * q k^T + mask) v for every batch and head, on [feature][token] planes: token t of
 // batch b is pixel b * tokens + t. Nothing is transposed: scores are kept as [key][query], so their
-// softmax runs down columns and the product with v reads them as they are.
+// softmax runs down columns and the product with v reads them as they are. Keys and values may lie in any
+// order; a few queries over keys and values whose features are contiguous (a cache) go row by row instead.
 struct Attention {
   std::int32_t heads = 1, dim = 0, value_dim = 0;  // value_dim: features of one head of v
   std::int32_t q_tokens = 0, k_tokens = 0, batches = 1;
-  // Pixel 0 of feature 0, and floats from feature to feature.
-  const float *q = nullptr, *k = nullptr, *v = nullptr;
-  std::int64_t q_stride = 0, k_stride = 0, v_stride = 0;
-  // First feature of each head, and from one feature of a head to the next. Heads may share.
-  const std::int32_t *q_head = nullptr, *k_head = nullptr, *v_head = nullptr;
-  std::int32_t q_step = 1, k_step = 1, v_step = 1;
+  // Where an operand's numbers are: feature d of token t of head h of batch b is
+  // data[first + b * batch + head[h] * head_stride + t * token + d * feature]. The tokens of q are contiguous.
+  struct Operand {
+    const float* data = nullptr;
+    std::int64_t first = 0;
+    const std::int32_t* head = nullptr;  // heads may share
+    std::int64_t batch = 0, head_stride = 0, token = 1, feature = 0;
+  };
+  Operand q, k, v;
   float scale = 1.0f;
   // Null, or added to the scores after `mask_scale` (> 0) times: floats from batch to batch and so
   // on, 0 where it does not vary. Where it is -infinity the score becomes `fill`.
@@ -106,6 +157,10 @@ struct Attention {
   double cycles() const;  // estimate for all items together
   // `scratch`: 64-byte aligned.
   void run(std::int64_t first, std::int64_t last, void* scratch) const;
+
+ private:
+  bool by_rows() const;
+  void run_row(std::int64_t batch, std::int64_t head, std::int64_t query, void* scratch) const;
 };
 
 }  // namespace onnxprune::kernels

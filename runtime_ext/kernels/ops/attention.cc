@@ -33,6 +33,10 @@ const float* gather_mask(const Attention& a, std::int64_t batch, std::int64_t he
   return to;
 }
 
+const float* head_of(const Attention::Operand& o, std::int64_t batch, std::int64_t head) {
+  return o.data + o.first + batch * o.batch + o.head[head] * o.head_stride;
+}
+
 void zero(const PlaneLayout& layout, float* out, std::int64_t first, std::int64_t count,
           std::int64_t begin, std::int64_t end) {
   if (begin >= end) return;
@@ -44,11 +48,14 @@ void zero(const PlaneLayout& layout, float* out, std::int64_t first, std::int64_
 
 }  // namespace
 
+bool Attention::by_rows() const { return q_tokens <= 4 && k.feature == 1 && v.feature == 1; }
+
 std::int64_t Attention::items() const {
-  return static_cast<std::int64_t>(batches) * heads * blocks_of(*this);
+  return static_cast<std::int64_t>(batches) * heads * (by_rows() ? q_tokens : blocks_of(*this));
 }
 
 std::size_t Attention::scratch_bytes() const {
+  if (by_rows()) return static_cast<std::size_t>(k_tokens + dim + value_dim + 3 * kLane) * sizeof(float);
   const std::size_t scores = static_cast<std::size_t>(k_tokens) * kBlock;
   return (mask == nullptr ? 1 : 2) * scores * sizeof(float);
 }
@@ -59,7 +66,43 @@ double Attention::cycles() const {
   return scores * (dim + value_dim) / 11.0 + 2.5 * scores;
 }
 
+// One query: a product with every key, then a sum of the values.
+void Attention::run_row(std::int64_t batch, std::int64_t head, std::int64_t query, void* scratch) const {
+  const OpsTable& ops = ops_table(active_isa());
+  const auto whole = [](std::int64_t n) { return (n + kLane - 1) / kLane * kLane; };
+  float* const scores = static_cast<float*>(scratch);
+  float* const asked = scores + whole(k_tokens);
+  float* const mixed = asked + whole(dim);
+  const std::int64_t pixel = batch * q_tokens + query;
+  const float* from = head_of(q, batch, head) + query;
+  for (std::int64_t d = 0; d < dim; ++d) asked[d] = scale * from[d * q.feature];
+  const float* const keys = head_of(k, batch, head);
+  for (std::int64_t t = 0; t < k_tokens; ++t) scores[t] = ops.dense_dot(keys + t * k.token, asked, dim);
+  if (mask != nullptr) {
+    const float* added = mask + batch * mask_batch + head * mask_head + query * mask_q;
+    for (std::int64_t t = 0; t < k_tokens; ++t) {
+      const float m = mask_scale * added[t * mask_k];
+      scores[t] = m == -std::numeric_limits<float>::infinity() ? fill : scores[t] + m;
+    }
+  }
+  ops.softmax_row(scores, scores, k_tokens, 1.0f, nullptr);
+  const float* const values = head_of(v, batch, head);
+  ops.matmul(value_dim, k_tokens, 1.0f, scores, 0, 1, values, v.token, mixed, 0, 0, 1);
+  const std::int64_t feature = head * value_dim;
+  float* const to = out + feature * layout.plane_stride + pixel;
+  for (std::int64_t d = 0; d < value_dim; ++d) to[d * layout.plane_stride] = mixed[d];
+  if (layout.plane_stride == 1) return;
+  if (pixel == 0) zero(layout, out, feature, value_dim, 0, layout.lead);
+  if (pixel + 1 == static_cast<std::int64_t>(batches) * q_tokens)
+    zero(layout, out, feature, value_dim, layout.lead + pixel + 1, layout.plane_stride);
+}
+
 void Attention::run(std::int64_t first, std::int64_t last, void* scratch) const {
+  if (by_rows()) {
+    for (std::int64_t item = first; item < last; ++item)
+      run_row(item / q_tokens / heads, item / q_tokens % heads, item % q_tokens, scratch);
+    return;
+  }
   const OpsTable& ops = ops_table(active_isa());
   float* const scores = static_cast<float*>(scratch);
   float* const bias = scores + static_cast<std::int64_t>(k_tokens) * kBlock;
@@ -68,18 +111,17 @@ void Attention::run(std::int64_t first, std::int64_t last, void* scratch) const 
     const std::int64_t batch = item / blocks / heads, head = item / blocks % heads;
     const std::int64_t query = item % blocks * block;
     const std::int64_t count = std::min<std::int64_t>(block, q_tokens - query);
-    const std::int64_t pixel = batch * q_tokens + query, key = batch * k_tokens;
-    ops.matmul(count, dim, scale, k + k_head[head] * k_stride + key, 1, k_step * k_stride,
-               q + q_head[head] * q_stride + pixel, q_step * q_stride, scores, kBlock, 0,
+    const std::int64_t pixel = batch * q_tokens + query;
+    const auto at = [&](const Operand& o) { return head_of(o, batch, head); };
+    ops.matmul(count, dim, scale, at(k), k.token, k.feature, at(q) + query, q.feature, scores, kBlock, 0,
                k_tokens);
     const float* added =
         mask == nullptr ? nullptr : gather_mask(*this, batch, head, query, count, bias);
     ops.softmax_columns(scores, kBlock, k_tokens, count, added, mask_q == 0 ? 1 : kBlock,
                         mask_q == 0, fill);
     const std::int64_t feature = head * value_dim;
-    ops.matmul(count, k_tokens, 1.0f, v + v_head[head] * v_stride + key, v_step * v_stride, 1,
-               scores, kBlock, out + feature * layout.plane_stride + pixel, layout.plane_stride, 0,
-               value_dim);
+    ops.matmul(count, k_tokens, 1.0f, at(v), v.feature, v.token, scores, kBlock,
+               out + feature * layout.plane_stride + pixel, layout.plane_stride, 0, value_dim);
     if (pixel == 0) zero(layout, out, feature, value_dim, 0, layout.lead);
     if (pixel + count == static_cast<std::int64_t>(batches) * q_tokens)
       zero(layout, out, feature, value_dim, layout.lead + pixel + count, layout.plane_stride);

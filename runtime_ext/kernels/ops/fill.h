@@ -30,6 +30,7 @@ inline onnxprune::kernels::OpsTable filled_table() {
   t.pack = pack;
   t.transpose = transpose;
   t.scatter = scatter;
+  t.products = products;
   t.sum = sum;
   t.largest = largest;
   t.layer_norm = layer_norm;

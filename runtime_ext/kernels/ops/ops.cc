@@ -292,6 +292,8 @@ void global_max_pool(const PlaneLayout& in, const float* source, float* result, 
 
 void binary_planes(Binary op, const PlaneLayout& layout, const float* a, const float* b, float* out,
                    const Epilogue& epilogue, std::int32_t first, std::int32_t last) {
+  if (layout.plane_stride == 1)  // a contiguous vector
+    return active().binary(op, epilogue, a + first, b + first, out + first, nullptr, last - first);
   on_planes(layout, out, first, last,
             [&](std::int32_t, std::int64_t at, std::int64_t count, const std::uint16_t* mask) {
               active().binary(op, epilogue, a + at, b + at, out + at, mask, count);
@@ -309,6 +311,8 @@ void quantised_sum_planes(const QuantisedSum& sum, const PlaneLayout& layout, co
 void affine_planes(const PlaneLayout& layout, const float* a, const float* scale,
                    const float* shift, float* out, const Epilogue& epilogue, std::int32_t first,
                    std::int32_t last) {
+  if (layout.plane_stride == 1 && scale == nullptr && shift == nullptr)
+    return active().affine(epilogue, a + first, 1.0f, 0.0f, out + first, nullptr, last - first);
   on_planes(layout, out, first, last,
             [&](std::int32_t c, std::int64_t at, std::int64_t count, const std::uint16_t* mask) {
               active().affine(epilogue, a + at, scale == nullptr ? 1.0f : scale[c],

@@ -82,6 +82,18 @@ void binary(Binary op, const Epilogue& epilogue, const float* a, const float* b,
   });
 }
 
+void products(const float* const* a, const float* const* b, const float* factors, int terms,
+              float* out, std::int64_t count) {
+  for_vectors(count, [&](std::int64_t i, int lanes) {
+    Reg sum = Simd::zero();
+    for (int k = 0; k < terms; ++k) {
+      Reg x = Simd::mul(splat(factors[k]), read(a[k] + i, lanes));
+      sum = b[k] == nullptr ? Simd::add(sum, x) : Simd::fma(x, read(b[k] + i, lanes), sum);
+    }
+    write(out + i, sum, lanes, nullptr, 0);
+  });
+}
+
 void quantised_sum(const QuantisedSum& s, const float* a, const float* b, float* out,
                    const std::uint16_t* mask, std::int64_t count) {
   const auto each = [&](auto&& sum) {

@@ -130,6 +130,9 @@ struct OpsTable {
   void (*scatter)(const ScatterRun* runs, std::int64_t count, const float* tile,
                   std::int64_t tile_stride, float* planes, std::int64_t plane_stride,
                   std::int64_t rows);
+  // out[i] = sum over k < terms of factors[k] * a[k][i] * b[k][i]; b[k] may be null: no second factor.
+  void (*products)(const float* const* a, const float* const* b, const float* factors, int terms,
+                   float* out, std::int64_t count);
   float (*sum)(const float* row, std::int64_t count);
   float (*largest)(const float* row, std::int64_t count);
   // Tokens [first, last) of [feature][token] planes, see layer_norm in ops.h.

@@ -116,6 +116,10 @@ void layer_norm(std::int64_t stride, std::int64_t features, const float* a, cons
     norm_tokens<1>(n, t, last - t < kW ? static_cast<int>(last - t) : kW);
 }
 
+// e^x, and zero where that is too little to count: the smallest numbers divided by their sum would be
+// denormal ones, with which multiplications take a hundred times as long (what is masked by -10,000).
+inline Reg weight_of(Reg x) { return Simd::where_less(x, splat(-80.0f), Simd::zero(), exponential(x)); }
+
 void softmax_row(const float* in, float* out, std::int64_t columns, float scale,
                  const float* mask) {
   for_vectors(columns, [&](std::int64_t i, int lanes) {
@@ -127,7 +131,7 @@ void softmax_row(const float* in, float* out, std::int64_t columns, float scale,
   float total = 0.0f;
   Reg sums = Simd::zero();
   for_vectors(columns, [&](std::int64_t i, int lanes) {
-    const Reg e = exponential(Simd::sub(read(out + i, lanes), splat(top)));
+    const Reg e = weight_of(Simd::sub(read(out + i, lanes), splat(top)));
     write(out + i, e, lanes, nullptr, 0);
     if (lanes == kW) {
       sums = Simd::add(sums, e);
@@ -171,7 +175,7 @@ inline void softmax_column_block(float* at, std::int64_t stride, std::int64_t ro
 #pragma GCC unroll 8
     for (int p = 0; p < P; ++p) {
       float* const x = at + r * stride + p * kW;
-      const Reg e = exponential(Simd::sub(read(x, lanes_of(p)), top[p]));
+      const Reg e = weight_of(Simd::sub(read(x, lanes_of(p)), top[p]));
       write(x, e, lanes_of(p), nullptr, 0);
       total[p] = Simd::add(total[p], e);
     }
