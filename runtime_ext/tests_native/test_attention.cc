@@ -1,6 +1,7 @@
 // Attention, and what it computes before: sums of products of planes, and planes put behind a cache.
 #include <cmath>
 #include <cstdint>
+#include <cstring>
 #include <limits>
 
 #include "harness.h"
