@@ -313,7 +313,8 @@ Lowering lower(const Graph& graph, bool alone) {
       continue;
     }
     if (!lower_attention(context, i, &unit) && !lower_norm_chain(context, i, &(unit = {})) &&
-        !lower_composite(context, i, &(unit = {})) && !lower_shuffle(context, i, &(unit = {})))
+        !lower_composite(context, i, &(unit = {})) && !lower_shuffle(context, i, &(unit = {})) &&
+        !lower_flat_product(context, i, &(unit = {})))
       continue;
     bool free = std::none_of(unit.nodes.begin(), unit.nodes.end(),
                              [&](int n) { return taken[static_cast<size_t>(n)]; });
@@ -330,7 +331,7 @@ Lowering lower(const Graph& graph, bool alone) {
     Unit unit;
     if (composite != composites.end()) {
       unit = std::move(composite->second);
-      if (unit.op.kind != OpKind::attention) unit.dims = context.of(unit.op.in[0]);
+      if (unit.op.kind != OpKind::attention && unit.op.kind != OpKind::conv) unit.dims = context.of(unit.op.in[0]);
       unit.supported = true;
     } else {
       unit.nodes = {i};

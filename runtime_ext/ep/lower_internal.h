@@ -74,6 +74,8 @@ void lower_norm(const LowerContext& context, const GraphNode& node, Unit* unit);
 bool lower_norm_chain(const LowerContext& context, int last, Unit* unit);
 bool lower_attention(const LowerContext& context, int last, Unit* unit);
 bool lower_composite(const LowerContext& context, int last, Unit* unit);
+// A product of rows between reshapes that flatten all leading axes and restore them.
+bool lower_flat_product(const LowerContext& context, int last, Unit* unit);
 // Channels put into another order by reshapes and a transposition.
 bool lower_shuffle(const LowerContext& context, int last, Unit* unit);
 

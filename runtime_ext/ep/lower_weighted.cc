@@ -2,6 +2,7 @@
 #include <limits>
 
 #include "ep/lower_internal.h"
+#include "ep/trace.h"
 
 namespace onnxprune::ep {
 namespace {
@@ -179,6 +180,49 @@ void lower_matmul(const LowerContext& context, const GraphNode& node, Unit* unit
   unit->dims = x;
   unit->dims[axis] = Dim::of(out);
   weight.give(left ? columns : 1, left ? 1 : columns, unit);
+}
+
+bool lower_flat_product(const LowerContext& context, int last, Unit* unit) {
+  const Graph& graph = context.graph;
+  const GraphNode& node = graph.node(last);
+  if (node.op != "Reshape" || !node.domain.empty() || node.out.size() != 1 || node.out[0] < 0) return false;
+  const GraphValue& out = graph.value(node.out[0]);
+  if (!out.ranked || out.desc.type != abi::kFloat) return false;
+  // The node that makes input `i` of another, if nobody else reads that.
+  const auto alone = [&](const GraphNode& reader, size_t i, const char* op) {
+    const int value = Graph::input(reader, i);
+    if (value < 0 || graph.value(value).producer < 0) return -1;
+    const GraphValue& v = graph.value(value);
+    const GraphNode& maker = graph.node(v.producer);
+    const bool fits = maker.op == op && maker.domain.empty() && !v.graph_output && v.consumers.size() == 1 && v.uses == 1;
+    return fits ? v.producer : -1;
+  };
+  const int product = alone(node, 0, "Gemm");
+  const int flat = product < 0 ? -1 : alone(graph.node(product), 0, "Reshape");
+  if (flat < 0 || graph.is_constant(graph.node(flat).in[0])) return false;
+  const int from = graph.node(flat).in[0];
+  Tracer tracer(graph, context.dims, context.alone);
+  const Dims x = tracer.dims_of(from), y = tracer.dims_of(node.out[0]), rows = context.of(graph.node(flat).out[0]);
+  if (x.size() < 2 || x.size() != y.size() || rows.size() != 2 || !x.back().known() || rows[1] != x.back()) return false;
+  for (size_t i = 0; i + 1 < x.size(); ++i)
+    if (x[i] != y[i]) return false;
+  try {
+    lower_gemm(context, graph.node(product), unit);
+  } catch (const Unsupported&) {
+    return false;
+  }
+  if (!(unit->domains & bit(Domain::tokens)) || !(y.back() == Dim::of(unit->op.geometry.out_channels))) return false;
+  for (int n : {flat, product, last}) tracer.include(n);
+  tracer.absorb({from, node.out[0]});
+  if (!tracer.isolated(last)) return false;
+  unit->op.in = {from};
+  unit->op.out = node.out[0];
+  unit->op.label = graph.label(graph.node(product));
+  unit->domains = bit(Domain::tokens);
+  unit->dims = x;
+  unit->dims.back() = y.back();
+  unit->nodes.assign(tracer.nodes().begin(), tracer.nodes().end());
+  return true;
 }
 
 }  // namespace onnxprune::ep

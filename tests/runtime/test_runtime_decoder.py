@@ -364,3 +364,38 @@ def test_scores_keep_their_scale() -> None:
     joined = net.add("Reshape", net.add("Transpose", mixed, perm=[0, 2, 1, 3]), ints(net, 1, 9, 32))
     session = compare(net.model(linear(net, joined, 32, 8)), [feeds], force=True, reduction=4000)
     assert "Softmax" in claimed_ops(session)
+
+
+def flat_product(net: Net, x: str, inputs: int, outputs: int) -> str:
+    """A product of rows as GPT-2 is exported, between reshapes by sizes from the graph."""
+    sizes = net.add("Shape", x)
+    lead = net.add("Slice", sizes, ints(net, 0), ints(net, -1))
+    back = net.add("Concat", lead, ints(net, outputs), axis=0)
+    flat = net.add("Reshape", x, ints(net, -1, inputs))
+    weight, bias = net.weight(inputs, outputs, sparsity=0.8), net.vector(outputs)
+    return net.add("Reshape", net.add("Gemm", flat, weight, bias), back)
+
+
+@pytest.mark.parametrize("rank", [2, 3, 4])
+@pytest.mark.parametrize("dynamic", [False, True])
+def test_products_between_reshapes(rank: int, dynamic: bool) -> None:
+    net = Net(7)
+    shape = [*[2, 3, 5][: rank - 1], FEATURES]
+    names: list[int | str | None] = [*["a", "b", "c"][: rank - 1], FEATURES]
+    x = net.input("x", names if dynamic else [*shape])
+    y = net.add("Relu", flat_product(net, x, FEATURES, 20))
+    y = net.add("Add", flat_product(net, y, 20, FEATURES), x)
+    other = [1, *shape[1:]]
+    feeds = [feed(net.rng, {"x": s}) for s in ([shape, other] if dynamic else [shape])]
+    session = compare(net.model(y), feeds, force=True, reduction=200)
+    decisions = runtime.explain(session)
+    assert claimed_ops(session).count("Gemm") == 2
+    assert len({d.group for d in decisions if d.claimed}) == 1
+
+
+def test_a_flat_product_read_elsewhere_is_left_alone() -> None:
+    net = Net(8)
+    x = net.input("x", ["a", "b", FEATURES])
+    y = flat_product(net, x, FEATURES, 20)
+    rows = net.nodes[-1].input[0]
+    compare(net.model(y, rows), [feed(net.rng, {"x": [2, 3, FEATURES]})], force=True, reduction=200)
