@@ -394,12 +394,12 @@ def dequantised(graph: onnx.GraphProto, name: str) -> tuple[onnx.TensorProto, Ar
 
 
 def prunable(node: onnx.NodeProto) -> dict[str, bool]:
-    """Weights of a node by name, and whether their outputs are columns."""
+    """Weights of a node by name, and whether their outputs are columns (the second axis)."""
     attributes = {a.name: a for a in node.attribute}
     if node.op_type in ("LSTM", "GRU", "RNN"):
         return dict.fromkeys(node.input[1:3], False)
-    if node.op_type == "Conv":
-        return {node.input[1]: False}
+    if node.op_type in ("Conv", "ConvTranspose"):
+        return {node.input[1]: node.op_type == "ConvTranspose"}
     if node.op_type == "Gemm":
         return {node.input[1]: not ("transB" in attributes and attributes["transB"].i)}
     return {node.input[1]: True} if node.op_type == "MatMul" else {}
@@ -414,10 +414,21 @@ def graphs(graph: onnx.GraphProto) -> Iterator[onnx.GraphProto]:
                 yield from graphs(attribute.g)
 
 
+def constants(graph: onnx.GraphProto) -> dict[str, onnx.TensorProto]:
+    """Constant tensors of a graph by name: initializers, and what Constant nodes hold."""
+    held = {t.name: t for t in graph.initializer}
+    for node in graph.node:
+        if node.op_type == "Constant" and node.attribute[0].name == "value":
+            held[node.output[0]] = node.attribute[0].t
+    return held
+
+
 def prune(
     model: onnx.ModelProto, kind: str, skip_first: bool = True, skip_depthwise: bool = True
 ) -> onnx.ModelProto:
-    """Prune all constant weights of Conv, Gemm, MatMul, LSTM, GRU and RNN; ``dense`` is a copy.
+    """Prune the weights of convolutions, matrix products and recurrent layers; ``dense``: a copy.
+
+    Wherever they are: among the initializers or in Constant nodes, in bodies of If and Loop too.
 
     The first convolution and depth-wise ones stay dense unless asked otherwise, as in practice.
     Quantised weights (Q/DQ) become their zero point; what stays is not rescaled.
@@ -427,9 +438,10 @@ def prune(
     if kind == "dense":
         return out
     inside = list(graphs(out.graph))
-    tensors = {t.name: t for g in inside for t in g.initializer}
-    # Weights of one direction that were stored without its axis.
-    behind = {n.output[0]: n.input[0] for g in inside for n in g.node if n.op_type == "Unsqueeze"}
+    tensors = {name: tensor for g in inside for name, tensor in constants(g).items()}
+    # Weights that were stored without the axis of directions, or with gates in another order.
+    moves = ("Unsqueeze", "Concat", "Slice", "Identity")
+    behind = {n.output[0]: n.input[0] for g in inside for n in g.node if n.op_type in moves}
     done: set[str] = set()
     first = skip_first
     for node in (n for g in inside for n in g.node):
@@ -439,7 +451,9 @@ def prune(
                 first = False
                 continue
         for stated, by_columns in prunable(node).items():
-            name = behind.get(stated, stated)
+            name = stated
+            while name in behind and name not in tensors:
+                name = behind[name]
             integers = None if name in tensors else dequantised(out.graph, name)
             if (name not in tensors and integers is None) or name in done:
                 continue
@@ -452,8 +466,9 @@ def prune(
                 weight = numpy_helper.to_array(tensors[name])
             if weight.ndim < 2 or weight.dtype != np.float32:
                 continue
-            if by_columns and weight.ndim == 2:
-                pruned = np.ascontiguousarray(prune_matrix(np.ascontiguousarray(weight.T), kind).T)
+            if by_columns and (weight.ndim == 2 or node.op_type == "ConvTranspose"):
+                turned = np.ascontiguousarray(weight.swapaxes(0, 1))
+                pruned = np.ascontiguousarray(prune_matrix(turned, kind).swapaxes(0, 1))
             elif node.op_type in ("LSTM", "GRU", "RNN"):
                 flat = weight.reshape(-1, weight.shape[-1])
                 pruned = prune_matrix(flat, kind).reshape(weight.shape)

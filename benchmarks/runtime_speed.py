@@ -34,6 +34,7 @@ from onnxruntime.capi.onnxruntime_pybind11_state import InvalidArgument as OrtEr
 from timing import ratio, rounds
 
 from onnxprune import runtime
+from onnxprune.calibration.feeds import working_feeds
 
 DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 #: Networks that are timed only where asked for.
@@ -91,6 +92,23 @@ def feeds_of(session: ort.InferenceSession, dims: dict[str, int]) -> dict[str, A
     return feeds
 
 
+def sample(model: onnx.ModelProto, size: int) -> tuple[dict[str, Any], dict[str, int]]:
+    """Inputs that the model runs on, and the sizes they give its open dimensions."""
+    dims = open_dims(model, size)
+    session = cpu_session(model, 1, dims)
+    feeds = feeds_of(session, dims)
+    try:
+        session.run(None, feeds)
+    except OrtError:  # smaller than a window, or a rate that the network does not know
+        feeds = working_feeds(model.SerializeToString(), 0, 1)[0]
+        for value in model.graph.input:
+            stated = value.type.tensor_type.shape.dim
+            for dim, found in zip(stated, feeds[value.name].shape, strict=True):
+                if dim.dim_param:
+                    dims[dim.dim_param] = found
+    return feeds, dims
+
+
 def open_dims(model: onnx.ModelProto, size: int) -> dict[str, int]:
     """Sizes for the named open dimensions of the inputs: batch 1, images of ``size`` pixels."""
     dims: dict[str, int] = {}
@@ -132,9 +150,8 @@ def measure(
     name: str, model: onnx.ModelProto, kinds: list[str], threads: int, options: argparse.Namespace
 ) -> list[dict[str, Any]]:
     """One row for each kind, at one number of threads."""
-    dims = open_dims(model, options.size)
+    feeds, dims = sample(model, options.size)
     dense, cpu_created = timed(lambda: cpu_session(model, threads, dims))
-    feeds = feeds_of(dense, dims)
     contenders: dict[str, Any] = {"": partial(dense.run, None, feeds)}
     rows: list[dict[str, Any]] = []
     for kind in kinds:

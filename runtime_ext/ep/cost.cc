@@ -24,12 +24,13 @@ constexpr double kKept = 1.0;           // cycles for each kept weight, however 
 constexpr double kFarOutput = 1.2;      // cycles for each number written to a tensor larger than the caches;
 constexpr double kWideFarOutput = 0.6;  // ... of processors with two 512-bit multiply-adds a cycle (see below)
 constexpr double kFarBytes = 4e6;
-constexpr double kCurved = 0.6;         // cycles an element of Sigmoid and its like
+constexpr double kCurved = 0.85;        // cycles an element of Sigmoid and its like
 constexpr double kTap = 0.2;            // cycles for each number a pooling window looks at
 constexpr double kPoolRow = 60;         // ... and for each row of windows of ours
 constexpr double kCall = 800;           // onnxruntime's own time for one node
 constexpr double kSpelledCall = 1300;   // ... of what is spelled as many: small networks are hardly more than calls
 constexpr double kGroupCall = 2000;     // ... and for one of ours
+constexpr double kReorder = 3000;       // ... and for one that only puts a small image into another order
 constexpr double kTransposed = 1.0;     // ... with a transposition, or out of cache
 constexpr double kNorm = 0.6;           // cycles a number of our normalisation, of onnxruntime's fused one,
 constexpr double kCpuNorm = 0.5;        // and of one spelled out in nodes
@@ -41,6 +42,9 @@ constexpr double kCpuBlend = 3.0;
 constexpr double kOurSums = 0.3;        // cycles a number and product of sums of products
 constexpr double kSpread = 0.9;         // ... and of a cache, which comes from memory,
 constexpr double kCpuSpread = 2.0;      // and of onnxruntime's concatenation
+constexpr double kInterleaved = 0.6;    // cycles a number of interleaved planes here, and of DepthToSpace there
+constexpr double kCpuInterleaved = 1.5;
+constexpr double kAdded = 1.0;         // ... and a product that a transposed convolution adds to its output
 constexpr double kOurProducts = 11;     // multiply-adds a cycle of products of activations
 constexpr double kCpuProducts = 12;
 constexpr double kOurSoftmax = 2.5;     // cycles a score
@@ -61,6 +65,13 @@ Domain likely(uint8_t domains, size_t rank) {
 View sizes_of(const CostModel& model, const Dims& dims, uint8_t domains) {
   const Domain domain = likely(domains, dims.size());
   return view(domain, model.assumed(dims, domain));
+}
+
+// The share of a window that reads anything but padding.
+double live_share(const kernels::ConvGeometry& g, const View& x) {
+  const Window h{g.kernel_h, g.stride_h, g.dilation_h, g.pad_top, g.pad_bottom}, w{g.kernel_w, g.stride_w, g.dilation_w, g.pad_left, g.pad_right};
+  if (g.groups > 1) return 1;  // those are left as they are
+  return static_cast<double>(live_taps(h, x.height).count * live_taps(w, x.width).count) / static_cast<double>(g.taps());
 }
 
 // The unit that makes `value`, if it is a weighted sum and nobody else reads the value: then this unit
@@ -109,6 +120,7 @@ std::vector<CostModel> CostModel::small() const {
 }
 
 double CostModel::call() { return kGroupCall; }
+double CostModel::reorder() { return kReorder; }
 
 Shape CostModel::assumed(const Dims& dims, Domain domain) const {
   Shape out;
@@ -120,24 +132,54 @@ Shape CostModel::assumed(const Dims& dims, Domain domain) const {
     } else if (i == 0 && rank > 2) {
       leaf = 1;
     }
-    if (!dims[i].known() && steps.count(dims[i].symbol) != 0) leaf = open_tokens;
-    if (!dims[i].known() && sequences.count(dims[i].symbol) != 0) leaf = 1;
-    out.push_back(assume(dims[i], leaf));
+    const std::function<int64_t(const std::string&)> plain = [&](const std::string& symbol) {
+      if (steps.count(symbol) != 0) return open_tokens;
+      if (sequences.count(symbol) != 0) return int64_t{1};
+      const auto known = like.find(symbol);
+      return known == like.end() ? leaf : assume(known->second, plain);
+    };
+    out.push_back(assume(dims[i], plain));
   }
   return out;
 }
 
-double CostModel::reading(double bytes) const { return bytes / (std::max(bytes, weight_bytes) < kCacheBytes ? kCached : kUncached); }
-
-void CostModel::find_weights(const Lowering& lowering) {
-  weight_bytes = 0;
-  for (const Unit& unit : lowering.units) {
-    if (!unit.supported || unit.op.kind != OpKind::conv) continue;
-    weight_bytes += (unit.quantised ? 1.0 : 4.0) * static_cast<double>(unit.op.geometry.columns()) * unit.op.geometry.out_channels;
-  }
+double CostModel::reading(double bytes) const {
+  if (std::max(bytes, weight_bytes) >= kCacheBytes) return cpu_factor * bytes / kUncached;
+  if (weight_bytes < static_cast<double>(kernels::cache_sizes().l2)) return cpu_factor * bytes / kCached;
+  return bytes / streaming_speed();
 }
 
-void CostModel::find_sequences(const Lowering& lowering) {
+void CostModel::look_around(const Graph& graph, const Lowering& lowering) {
+  std::set<std::string> seen;  // earlier in the graph, so that nothing is taken for itself
+  const auto see = [&](int value) {
+    for (const Dim& dim : lowering.dims[static_cast<size_t>(value)])
+      if (!dim.known()) seen.insert(leaf_of(dim.symbol));
+  };
+  for (size_t v = 0; v < graph.values().size(); ++v)
+    if (graph.values()[v].producer < 0 && !graph.values()[v].constant) see(static_cast<int>(v));
+  for (const GraphNode& node : graph.nodes()) {
+    for (int out : node.out) {
+      if (out < 0) continue;
+      const Dims& y = lowering.dims[static_cast<size_t>(out)];
+      for (int in : node.in) {
+        if (in < 0 || graph.value(in).constant) continue;
+        const Dims& x = lowering.dims[static_cast<size_t>(in)];
+        if (x.size() != y.size()) continue;
+        for (size_t i = 0; i < y.size(); ++i)
+          if (!y[i].known() && seen.count(leaf_of(y[i].symbol)) == 0) like.emplace(leaf_of(y[i].symbol), x[i]);
+        break;
+      }
+      see(out);
+    }
+  }
+  weight_bytes = 0;
+  for (const Unit& unit : lowering.units) {
+    const auto bytes = [](const Unit& of) {
+      return (of.quantised ? 1.0 : 4.0) * static_cast<double>(of.op.geometry.columns()) * of.op.geometry.out_channels;
+    };
+    if (unit.supported && unit.anchor) weight_bytes += bytes(unit);
+    for (const Unit& before : unit.before) weight_bytes += bytes(before);
+  }
   for (const Unit& unit : lowering.units) {
     if (!unit.supported || unit.op.kind != OpKind::recurrent) continue;
     const Dims& x = lowering.dims[static_cast<size_t>(unit.before[0].op.in[0])];
@@ -187,6 +229,17 @@ double CostModel::cpu_recurrent(const Lowering& lowering, const Unit& unit) cons
          steps * (product(unit.op.geometry, batch) + batch * gates);
 }
 
+// A matrix product that multiplies every pixel by all taps, and the sums of what these overlap in.
+double CostModel::cpu_transposed(const Lowering& lowering, const Unit& unit, double out) const {
+  const Op& sums = unit.before[0].op;
+  const View x = sizes_of(*this, lowering.dims[static_cast<size_t>(sums.in[0])], unit.domains);
+  const double images = static_cast<double>(x.images), pixels = static_cast<double>(x.pixels());
+  const double weights = static_cast<double>(sums.geometry.columns()) * sums.geometry.out_channels - static_cast<double>(unit.padding);
+  const double products = kernels::estimate_dense_cycles(kernels::matmul_geometry(1, 1), 1, best_isa()) * weights * pixels;
+  const double spread = weights * sums.geometry.groups / std::max(1.0, static_cast<double>(sums.geometry.in_channels)) * pixels;
+  return kCall + images * (cpu_factor * products + kAdded * spread) + kOutput * out;
+}
+
 double CostModel::floats(const Dims& dims, uint8_t domains) const {
   double n = 1;
   for (int64_t d : assumed(dims, likely(domains, dims.size()))) n *= static_cast<double>(d);
@@ -200,7 +253,8 @@ double CostModel::ours(const Graph& graph, const Lowering& lowering, const Unit&
       const View y = sizes_of(*this, unit.dims, unit.domains);
       const kernels::ConvGeometry& g = unit.op.geometry;
       const double size = static_cast<double>(g.columns()) * g.out_channels;
-      const double kept = (1.0 - unit.sparsity) * size, images = static_cast<double>(y.images);
+      const double live = live_share(g, sizes_of(*this, lowering.dims[static_cast<size_t>(unit.op.in[0])], unit.domains));
+      const double kept = live * (1.0 - unit.sparsity) * size, images = static_cast<double>(y.images);
       if (y.height * y.width == 1)
         return images * std::min(kGather * kept, kernels::row_tiles_cycles(g.out_channels, static_cast<double>(g.columns()),
                                                                              kept / size, 0, 0, 1, 1, isa));
@@ -216,14 +270,14 @@ double CostModel::ours(const Graph& graph, const Lowering& lowering, const Unit&
       const double moving =
           g.groups > 1 ? (0.8 + 0.45 * g.stride_h * g.stride_w) * out / std::max(1.0, images) : 0;
       if (unit.op.weights)
-        return images * (far + std::max(moving, kKept * kept + kernels::estimate_cycles(*unit.op.weights, whole, isa, generate_code)));
+        return images * (far + std::max(moving, kKept * kept + live * kernels::estimate_cycles(*unit.op.weights, whole, isa, generate_code)));
       if (unit.zeros.rows > 0)
-        return images * (far + hope * std::max(moving, kKept * kept + kernels::estimate_cycles(g, unit.zeros, whole, isa, generate_code)));
+        return images * (far + hope * std::max(moving, kKept * kept + live * kernels::estimate_cycles(g, unit.zeros, whole, isa, generate_code)));
       kernels::Analysis analysis;  // not sparse enough to look closer: dense kernels
       analysis.rows = g.out_channels;
       analysis.columns = g.columns();
       analysis.nnz = static_cast<int64_t>(size);
-      return images * (far + std::max(moving, kernels::estimate_cycles(g, analysis, whole, isa, generate_code)));
+      return images * (far + std::max(moving, live * kernels::estimate_cycles(g, analysis, whole, isa, generate_code)));
     }
     case OpKind::pool:
       return pooling(unit);
@@ -233,6 +287,8 @@ double CostModel::ours(const Graph& graph, const Lowering& lowering, const Unit&
       return (unit.op.resize->linear ? kOurBlend : kOurResize) * out;
     case OpKind::pick:
       return 0;  // mostly a view
+    case OpKind::interleave:
+      return (unit.before.empty() ? 0 : ours(graph, lowering, unit.before[0])) + kInterleaved * out;
     case OpKind::pointwise:
     case OpKind::affine:
       return curve(unit.op.epilogue, out) + (fuses(graph, lowering, unit) ? 0 : 2 * kFuseless * out);
@@ -295,11 +351,12 @@ double CostModel::cpu(const Graph& graph, const Lowering& lowering, const Unit& 
     case OpKind::conv: {
       const View y = sizes_of(*this, unit.dims, unit.domains);
       const kernels::ConvGeometry& g = unit.op.geometry;
-      const double bytes = (unit.quantised ? 1.0 : 4.0) * static_cast<double>(g.columns()) * g.out_channels;
+      const double live = live_share(g, sizes_of(*this, lowering.dims[static_cast<size_t>(unit.op.in[0])], unit.domains));
+      const double bytes = live * (unit.quantised ? 1.0 : 4.0) * static_cast<double>(g.columns()) * g.out_channels;
       const double read = reading(bytes);
       const double numbers = out / std::max(1.0, static_cast<double>(y.images));
       const double share = !unit.quantised ? 1.0 : !unit.has_sign ? kUnsignedIntegers : kernels::integer_dot_products() ? kDotProducts : kSignedIntegers;
-      double work = share * kDense * kernels::estimate_dense_cycles(g, y.height * y.width, best_isa()) + kOutput * numbers;
+      double work = live * share * kDense * kernels::estimate_dense_cycles(g, y.height * y.width, best_isa()) + kOutput * numbers;
       // Few multiplications a number, as in depthwise convolutions: moving the numbers is the work.
       if (g.groups > 1)
         work = std::max(work, (0.9 + 0.2 * g.stride_h * g.stride_w) * numbers);
@@ -308,7 +365,8 @@ double CostModel::cpu(const Graph& graph, const Lowering& lowering, const Unit& 
       // What is not fused dequantises its weights every time.
       const bool spelled = !unit.quantised && !unit.op.scale.empty();
       const double apart = spelled ? kCall * static_cast<double>(unit.nodes.size() - 1) + kFuseless * (bytes / 4 + 4 * out) : 0;
-      return kCall + apart + cpu_factor * static_cast<double>(y.images) * std::max(work, read);
+      work *= cpu_factor;
+      return kCall + apart + static_cast<double>(y.images) * (y.pixels() == 1 ? std::max(work, read) : work + read);
     }
     case OpKind::pool:
       return kTap * out * unit.op.geometry.taps();
@@ -318,6 +376,8 @@ double CostModel::cpu(const Graph& graph, const Lowering& lowering, const Unit& 
       return kCall + (unit.op.resize->linear ? kCpuBlend : kCpuResize) * out;
     case OpKind::pick:
       return kCall + 2 * kFuseless * out;
+    case OpKind::interleave:
+      return unit.before.empty() ? kCall + kCpuInterleaved * out : cpu_transposed(lowering, unit, out);
     case OpKind::pointwise:
     case OpKind::affine: {
       // What is left of constants after onnxruntime's own folding, and what it has no fused form of, are
@@ -427,6 +487,24 @@ double dense_factor() {
     std::nth_element(runs.begin(), runs.begin() + 10, runs.end());
     const double estimate = kernels::estimate_dense_cycles(g, 14 * 14, options.isa);
     return std::clamp(kOurShare * runs[10] * cycles_per_microsecond() / estimate, 0.5, 4.0);
+  }();
+  return measured;
+}
+
+double streaming_speed() {
+  static const double measured = [] {
+    const size_t numbers = static_cast<size_t>(std::clamp<int64_t>(3 * kernels::cache_sizes().l2, int64_t{1} << 22, int64_t{1} << 24)) / 8;
+    const std::vector<uint64_t> data(numbers, 1);
+    double best = 1e9;
+    for (int round = 0; round < 4; ++round) {
+      const auto start = std::chrono::steady_clock::now();
+      uint64_t sums[4] = {};
+      for (size_t i = 0; i + 8 <= numbers; i += 8)  // a line at a time
+        for (size_t k = 0; k < 4; ++k) sums[k] += data[i + k] ^ data[i + 4 + k];
+      asm volatile("" : : "r"(sums[0] + sums[1] + sums[2] + sums[3]));
+      best = std::min(best, std::chrono::duration<double, std::micro>(std::chrono::steady_clock::now() - start).count());
+    }
+    return std::clamp(8.0 * static_cast<double>(numbers) / (best * cycles_per_microsecond()), 2.0, kCached);
   }();
   return measured;
 }

@@ -1,6 +1,7 @@
 // Predicted cost of a unit on the CPU provider and on ours, in cycles of one core.
 #pragma once
 
+#include <map>
 #include <set>
 #include <string>
 
@@ -18,14 +19,16 @@ struct CostModel {
   double hope = 1;
   // What open sizes of the graph are taken to be: height and width of images, length of signals, and
   // the rows of matrices. Sizes that follow from these by windows are computed.
-  int64_t open_pixels = 128, open_length = 1024, open_tokens = 64;
+  int64_t open_pixels = 256, open_length = 1024, open_tokens = 64;
   // Names of sizes that mean something else: the steps of sequences are so many tokens, sequences one.
   std::set<std::string> steps, sequences;
-  void find_sequences(const Lowering& lowering);
+  // What sizes that no operation here explains are taken for: those of what they were made from.
+  std::map<std::string, Dim> like;
   // Bytes of all dense weights of the graph: where they are more than the caches hold, each of them comes from
-  // memory in every run.
+  // afar in every run.
   double weight_bytes = 0;
-  void find_weights(const Lowering& lowering);
+  // Finds all these in a graph.
+  void look_around(const Graph& graph, const Lowering& lowering);
   // The same with sizes at which little work is left: where calls, or the reading of dense weights, or
   // vectors that are hardly filled decide.
   std::vector<CostModel> small() const;
@@ -49,9 +52,11 @@ struct CostModel {
   Shape assumed(const Dims& dims, Domain domain) const;
   // What calling a fused node costs, whatever is in it.
   static double call();
+  // ... and what the CPU provider takes to bring a small image into the order its convolutions want, or back.
+  static double reorder();
 
  private:
-  // Cycles to read a dense weight of so many bytes.
+  // Cycles that the CPU provider takes to read a dense weight of so many bytes.
   double reading(double bytes) const;
   double pooling(const Unit& unit) const;
   // Multiply-adds and scores of an attention, and numbers of its keys and values, a head each.
@@ -59,6 +64,7 @@ struct CostModel {
   // Steps and sequences of a recurrent layer.
   void sequence(const Lowering& lowering, const Unit& unit, double* steps, double* batch) const;
   double ours_recurrent(const Graph& graph, const Lowering& lowering, const Unit& unit) const;
+  double cpu_transposed(const Lowering& lowering, const Unit& unit, double out) const;
   double cpu_recurrent(const Lowering& lowering, const Unit& unit) const;
   double floats(const Dims& dims, uint8_t domains) const;
 };
@@ -68,5 +74,7 @@ double cycles_per_microsecond();
 // How this machine's dense multiply-add rate compares with the estimates, measured once: what ties
 // estimated cycles of the CPU provider to measured time of ours.
 double dense_factor();
+// Bytes a cycle that weights come in with which are more than the second-level cache holds, measured once.
+double streaming_speed();
 
 }  // namespace onnxprune::ep

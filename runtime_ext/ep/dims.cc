@@ -46,21 +46,59 @@ Dim window_output(const Window& window, const Dim& size) {
   return Dim::named("w(" + size.symbol + "," + std::to_string(spare) + "," + std::to_string(window.stride) + ")");
 }
 
-int64_t assume(const Dim& dim, int64_t leaf) {
+namespace {
+
+// A symbol that window_output or resized made: "w(size,spare,stride)", "r(size,factor)", or, of a
+// transposed window, "t(size,stride,offset)".
+struct Made {
+  char by = 0;  // 0: a plain one
+  std::string inner;
+  double first = 0, second = 0;
+};
+
+Made made(const std::string& text) {
+  Made out;
+  if (text.size() < 3 || (text[0] != 'w' && text[0] != 'r' && text[0] != 't') || text[1] != '(' || text.back() != ')') return out;
+  const size_t last = text.rfind(',');
+  const size_t end = text[0] != 'r' && last != std::string::npos && last > 0 ? text.rfind(',', last - 1) : last;
+  if (end == std::string::npos || end < 2) return out;
+  out.by = text[0];
+  out.inner = text.substr(2, end - 2);
+  out.first = std::strtod(text.c_str() + end + 1, nullptr);
+  out.second = std::strtod(text.c_str() + last + 1, nullptr);
+  return out;
+}
+
+}  // namespace
+
+std::string leaf_of(const std::string& symbol) {
+  const Made outer = made(symbol);
+  return outer.by == 0 ? symbol : leaf_of(outer.inner);
+}
+
+int64_t assume(const Dim& dim, const std::function<int64_t(const std::string&)>& leaf) {
   if (dim.known()) return std::max<int64_t>(dim.value, 0);
-  const std::string& text = dim.symbol;
-  if (text.rfind("r(", 0) == 0 && text.back() == ')') {  // r(size,factor)
-    const size_t comma = text.rfind(',');
-    const double inner = static_cast<double>(assume(Dim::named(text.substr(2, comma - 2)), leaf));
-    return std::max<int64_t>(1, static_cast<int64_t>(inner * std::strtod(text.c_str() + comma + 1, nullptr)));
+  const Made outer = made(dim.symbol);
+  if (outer.by == 0) return leaf(dim.symbol);
+  const int64_t inner = assume(Dim::named(outer.inner), leaf);
+  if (outer.by == 'r') return std::max<int64_t>(1, static_cast<int64_t>(static_cast<double>(inner) * outer.first));
+  if (outer.by == 't') return std::max<int64_t>(1, inner * static_cast<int64_t>(outer.first) + static_cast<int64_t>(outer.second));
+  const int64_t room = inner + static_cast<int64_t>(outer.first);
+  return room < 0 ? 1 : std::max<int64_t>(1, room / std::max<int64_t>(1, static_cast<int64_t>(outer.second)) + 1);
+}
+
+LiveTaps live_taps(const Window& window, int64_t size) {
+  const int64_t last = window_output(window, size) - 1;
+  LiveTaps live;
+  for (int64_t tap = 0; tap < window.kernel; ++tap) {
+    // It reads stride * i + at for i = 0 .. last, of which the least that is not negative decides.
+    const int64_t at = tap * window.dilation - window.pad_begin;
+    const int64_t from = at >= 0 ? at : at + (window.stride - 1 - at) / window.stride * window.stride;
+    if (from >= size || from > at + last * window.stride) continue;
+    if (live.count == 0) live.first = tap;
+    live.count = tap + 1 - live.first;
   }
-  if (text.rfind("w(", 0) != 0 || text.back() != ')') return leaf;
-  const size_t second = text.rfind(','), first = second == 0 ? std::string::npos : text.rfind(',', second - 1);
-  if (second == std::string::npos || first == std::string::npos) return leaf;
-  const int64_t inner = assume(Dim::named(text.substr(2, first - 2)), leaf);
-  const int64_t spare = std::strtoll(text.c_str() + first + 1, nullptr, 10);
-  const int64_t stride = std::max<int64_t>(1, std::strtoll(text.c_str() + second + 1, nullptr, 10));
-  return std::max<int64_t>(1, inner + spare < 0 ? 1 : (inner + spare) / stride + 1);
+  return live.count == 0 ? LiveTaps{0, window.kernel} : live;
 }
 
 std::string to_string(const Shape& shape) {

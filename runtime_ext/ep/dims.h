@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <functional>
 #include <string>
 #include <vector>
 
@@ -40,14 +41,23 @@ enum class AutoPad : uint8_t { none, same_upper, same_lower, valid };
 // size that is open, or where onnxruntime's and ONNX's reading of them differ (window smaller than
 // its stride).
 bool resolve_auto_pad(Window* window, AutoPad mode, const Dim& size);
-// A size for an open dimension: `leaf` for a plain symbol, and what follows from that for one that
+// A size for an open dimension: what `leaf` says of a plain symbol, and what follows from that for one that
 // window_output or resized (ep/resize.h) made.
-int64_t assume(const Dim& dim, int64_t leaf);
+int64_t assume(const Dim& dim, const std::function<int64_t(const std::string&)>& leaf);
+// The plain symbol in it.
+std::string leaf_of(const std::string& symbol);
 
 // Output size of `window` over `size`; 0 when it does not fit.
 int64_t window_output(const Window& window, int64_t size);
 // The same with an open size: the input's own symbol where the size does not change.
 Dim window_output(const Window& window, const Dim& size);
+
+// The taps of the window that read anything but padding, wherever it stands over `size`: `count` of them from
+// `first` on. All of them where none does.
+struct LiveTaps {
+  int64_t first = 0, count = 0;
+};
+LiveTaps live_taps(const Window& window, int64_t size);
 
 std::string to_string(const Shape& shape);
 

@@ -9,6 +9,7 @@
 #include <thread>
 
 #include "ep/recurrent.h"
+#include "ep/trim.h"
 
 namespace onnxprune::ep {
 namespace {
@@ -219,7 +220,8 @@ std::shared_ptr<const Instance> Executor::instance_for(const std::vector<Shape>&
   options.threads = plan_threads_;
   options.generate_code = options_.generate_code;
   options.tuner = options_.tuner.get();
-  auto instance = std::make_shared<const Instance>(program_, image_shapes, options);
+  const std::optional<Program> trimmed = without_dead_taps(program_, image_shapes);
+  auto instance = std::make_shared<const Instance>(trimmed ? *trimmed : program_, image_shapes, options);
   if (instances_.size() >= kMaxInstances) instances_.pop_back();
   instances_.insert(instances_.begin(), {image_shapes, instance});
   return instance;

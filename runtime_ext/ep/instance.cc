@@ -143,6 +143,8 @@ void InstanceBuilder::emit(const Op& op, const OpPlan& o) {
       return emit_resize(op);
     case OpKind::pick:
       return emit_pick(op, o.out);
+    case OpKind::interleave:
+      return emit_interleave(op);
   }
 }
 

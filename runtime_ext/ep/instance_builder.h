@@ -65,6 +65,7 @@ class InstanceBuilder {
   void emit_reshape(const Op& op, Form form);
   void emit_concat(const Op& op, Form form);
   void emit_resize(const Op& op);
+  void emit_interleave(const Op& op);
   void emit_pick(const Op& op, Form form);
   void emit_pointwise(const Op& op, Form form);
   void emit_global_pool(const Op& op);

@@ -48,6 +48,19 @@ void InstanceBuilder::emit_resize(const Op& op) {
       });
 }
 
+void InstanceBuilder::emit_interleave(const Op& op) {
+  const PlaneLayout from = layout(op.in[0], kPlain), to = layout(op.out, kPlain);
+  const View& y = value(op.out).view;
+  auto in = use(op.in[0], kPlain), out = use(op.out, kPlain);
+  const kernels::ConvGeometry g = op.geometry;
+  auto channels = std::make_shared<const std::vector<int32_t>>(op.channels);
+  add(op.label, "interleave", y.channels, moving(2 * y.channels * y.pixels()),
+      [=](const Frame& f, int64_t first, int64_t last, void*) {
+        kernels::interleave_planes(g, channels->data(), from, f.at(*in), to, f.at(*out), static_cast<int32_t>(first),
+                                   static_cast<int32_t>(last));
+      });
+}
+
 // Planes that follow each other in the input are a view of it; others are copied.
 void InstanceBuilder::emit_pick(const Op& op, Form form) {
   const PlaneLayout l = layout(op.out, form);

@@ -88,6 +88,7 @@ class Planner {
           break;
         case OpKind::pool:
         case OpKind::resize:
+        case OpKind::interleave:
           o.in = o.out = kPlain;
           break;
         case OpKind::global_pool:

@@ -95,6 +95,8 @@ using Lower = void (*)(const LowerContext&, const GraphNode&, Unit*);
 const std::unordered_map<std::string, Lower>& families() {
   static const std::unordered_map<std::string, Lower> table = {
       {"Conv", lower_conv},
+      {"ConvTranspose", lower_conv_transpose},
+      {"DepthToSpace", lower_depth_to_space},
       {"Gemm", lower_gemm},
       {"MatMul", lower_matmul},
       {"MaxPool", lower_pool},
@@ -205,7 +207,7 @@ void for_units(const std::vector<int>& units, Lowering* lowering, const std::fun
   for (int u : units) {
     Unit& unit = lowering->units[static_cast<size_t>(u)];
     for (Unit& before : unit.before) all.push_back(&before);
-    all.push_back(&unit);
+    if (unit.op.source) all.push_back(&unit);
   }
   std::vector<int64_t> sizes;
   for (const Unit* unit : all) sizes.push_back(static_cast<int64_t>(weights_of(*unit)));
@@ -371,9 +373,11 @@ void look_at_weights(double look_from, Lowering* lowering) {
   for_units(units, lowering, [&](Unit* unit) { look_at_weight(look_from, unit); });
   for (int u : units) {
     Unit& unit = lowering->units[static_cast<size_t>(u)];
-    double zeros = unit.sparsity * weights_of(unit), all = weights_of(unit);
+    const double own = unit.op.source ? weights_of(unit) : 0;
+    double zeros = unit.sparsity * own, all = own;
     for (const Unit& before : unit.before) zeros += before.sparsity * weights_of(before), all += weights_of(before);
-    unit.sparsity = zeros / all;
+    const double padding = static_cast<double>(unit.padding);
+    unit.sparsity = (zeros - padding) / (all - padding);
   }
 }
 
@@ -405,7 +409,7 @@ Digest lowering_digest(const Graph& graph, const Lowering& lowering) {
     for (const Dim& dim : unit.dims) hasher.put(dim.value).text(dim.symbol);
     hasher.put(unit.anchor).put(unit.packed).text(op_bytes(unit.op));
     for (const Unit::Also& also : unit.also) hasher.text(op_bytes(also.op));
-    if (unit.anchor) hasher.put(weight_digest(unit.op));
+    if (unit.op.source) hasher.put(weight_digest(unit.op));
     for (const Unit& before : unit.before) {
       hasher.text(op_bytes(before.op));
       if (before.op.has_weight()) hasher.put(weight_digest(before.op));

@@ -34,6 +34,7 @@ struct Unit {
   bool quantised = false;    // the CPU provider computes with 8-bit integers
   bool has_sign = false;     // ... and those of the weight are signed, which is faster where there are VNNI
   double sparsity = 0;       // fraction of zeros of that weight, and of those before
+  int64_t padding = 0;       // zeros in them that the model's weight does not have
   kernels::Analysis zeros;   // how they lie, from a sample of the rows; no rows = not looked at
 };
 

@@ -61,6 +61,8 @@ void lower_batch_norm(const LowerContext& context, const GraphNode& node, Unit* 
 void lower_concat(const LowerContext& context, const GraphNode& node, Unit* unit);
 void lower_prelu(const LowerContext& context, const GraphNode& node, Unit* unit);
 void lower_resize(const LowerContext& context, const GraphNode& node, Unit* unit);
+void lower_conv_transpose(const LowerContext& context, const GraphNode& node, Unit* unit);
+void lower_depth_to_space(const LowerContext& context, const GraphNode& node, Unit* unit);
 void lower_slice(const LowerContext& context, const GraphNode& node, Unit* unit);
 void lower_split(const LowerContext& context, const GraphNode& node, Unit* unit);
 void lower_reshape(const LowerContext& context, const GraphNode& node, Unit* unit);

@@ -22,6 +22,16 @@ bool same_dims(const Dims& a, const Dims& b) {
   return true;
 }
 
+// Of two names for the same size the one that can be compared with more others: a number, a name at all, the
+// less derived one.
+const Dim& plainer(const Dim& a, const Dim& b) {
+  const auto rank = [](const Dim& dim) {
+    return dim.known() ? 0 : dim.symbol.empty() ? 3 : dim.symbol.find('?') != std::string::npos ? 2 : 1;
+  };
+  if (rank(a) != rank(b)) return rank(a) < rank(b) ? a : b;
+  return b.symbol.size() < a.symbol.size() ? b : a;
+}
+
 // [N, C, 1, 1] against [N, C, H, W].
 bool is_gate(const Dims& x, const Dims& gate) {
   if (x.size() != gate.size() || x.size() < 3 || x[0] != gate[0] || x[1] != gate[1]) return false;
@@ -211,15 +221,21 @@ void lower_concat(const LowerContext& context, const GraphNode& node, Unit* unit
   int64_t axis = attr_int(node, "axis", 0);
   if (axis < 0) axis += static_cast<int64_t>(x.size());
   if (axis != 1 || x.size() < 3 || x.size() > 4) throw Unsupported("a concatenation along another axis than channels");
+  // Whoever concatenates promises that the other sizes are equal: the one that says most is that of all.
+  Dims y = x;
   int64_t channels = 0;
   for (int value : op.in) {
-    Dims other = context.of(value);
+    const Dims& other = context.of(value);
+    if (other.size() != x.size()) throw Unsupported("operands of different rank");
     channels += known_channels(other);
-    other[1] = x[1];
-    if (!same_dims(other, x)) throw Unsupported("operands whose shapes differ or are not known to be equal");
+    for (size_t i = 0; i < x.size(); ++i) {
+      if (i == 1) continue;
+      if (y[i].known() && other[i].known() && y[i] != other[i]) throw Unsupported("operands whose sizes differ");
+      y[i] = plainer(y[i], other[i]);
+    }
   }
   unit->domains = bit(Domain::image);
-  unit->dims = x;
+  unit->dims = std::move(y);
   unit->dims[1] = Dim::of(channels);
 }
 

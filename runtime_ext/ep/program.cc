@@ -61,6 +61,19 @@ bool fold_affine(Op* conv, const Op& affine) {
   return true;
 }
 
+// The numbers of an affine op on interleaved channels, for the channels before.
+Op phase_by_phase(const Op& affine, const Op& moved) {
+  Op out = affine;
+  const size_t phases = moved.channels.size() / static_cast<size_t>(moved.geometry.out_channels);
+  for (auto list : {&Op::scale, &Op::shift}) {
+    if ((affine.*list).size() < 2) continue;
+    (out.*list).resize(moved.channels.size());
+    for (size_t k = 0; k < moved.channels.size(); ++k)
+      (out.*list)[static_cast<size_t>(moved.channels[k])] = (affine.*list)[k / phases];
+  }
+  return out;
+}
+
 // Tries to absorb ops[i] into the op before it. True when ops[i] is gone (its producer took its place).
 bool absorb(Program* program, const Uses& uses, size_t i) {
   Op& op = program->ops[i];
@@ -75,6 +88,27 @@ bool absorb(Program* program, const Uses& uses, size_t i) {
   };
   if (!op.slope.empty()) return false;
   if (op.kind == OpKind::affine || op.kind == OpKind::pointwise) {
+    // What works on every number by itself may as well come before they are moved to their places.
+    const int mover = uses.private_producer(op.in[0]);
+    if (mover >= 0 && program->ops[static_cast<size_t>(mover)].kind == OpKind::interleave) {
+      const int maker = uses.private_producer(program->ops[static_cast<size_t>(mover)].in[0]);
+      if (maker < 0 || program->ops[static_cast<size_t>(maker)].kind != OpKind::conv) return false;
+      Op sums = program->ops[static_cast<size_t>(maker)], moved = program->ops[static_cast<size_t>(mover)];
+      if (sums.epilogue.activation != Activation::none || sums.residual >= 0) return false;
+      if (op.kind == OpKind::pointwise) {
+        sums.epilogue = op.epilogue;
+      } else if (!fold_affine(&sums, phase_by_phase(op, moved))) {
+        return false;
+      }
+      moved.label += " + " + op.label;
+      moved.nodes.insert(moved.nodes.end(), op.nodes.begin(), op.nodes.end());
+      moved.units.insert(moved.units.end(), op.units.begin(), op.units.end());
+      moved.out = op.out;
+      program->ops[static_cast<size_t>(maker)] = std::move(sums);
+      program->ops[i] = std::move(moved);
+      program->ops.erase(program->ops.begin() + mover);
+      return true;
+    }
     int before = uses.private_producer(op.in[0]);
     if (before < 0) return false;
     Op merged = program->ops[static_cast<size_t>(before)];
@@ -201,6 +235,17 @@ Shape op_shape(const Program& program, const Op& op, const std::vector<Shape>& s
       for (int32_t c : op.channels)
         if (c < 0 || c >= channels) misfit(op, "picks a channel that an input of shape " + to_string(in(0)) + " lacks");
       channels = static_cast<int64_t>(op.channels.size());
+      return reshaped(op, out);
+    }
+    case OpKind::interleave: {
+      const kernels::ConvGeometry& g = op.geometry;
+      Shape out = in(0);
+      if (out.size() < 3 || out.size() > 4 || out[1] != g.in_channels || op.channels.size() != static_cast<size_t>(g.in_channels))
+        misfit(op, "an input of shape " + to_string(in(0)));
+      out[1] = g.out_channels;
+      out.back() = out.back() * g.stride_w - g.pad_left - g.pad_right;
+      if (out.size() == 4) out[2] = out[2] * g.stride_h - g.pad_top - g.pad_bottom;
+      if (out.back() < 1 || out[2] < 1) misfit(op, "an empty result");
       return reshaped(op, out);
     }
     case OpKind::norm: {

@@ -41,6 +41,7 @@ enum class OpKind : uint8_t {
   pick,         // image, tokens: some of the channels, in any order
   sums,         // tokens: sums of products of planes (rotary embeddings)
   spread,       // tokens: planes to a tensor that is as onnxruntime keeps it (a key-value cache)
+  interleave,   // image: several channels become one with as many times the pixels
 };
 
 class Blob;
@@ -71,7 +72,7 @@ struct Op {
   int out = -1;
   std::vector<int> more;     // further results of a recurrent op
   int residual = -1;         // conv: value added before or after the activation (not in `in`)
-  kernels::ConvGeometry geometry;  // conv, pool
+  kernels::ConvGeometry geometry;  // conv, pool; interleave: factors as strides, what is cut off as pads
   bool maximum = false;            // pool, global_pool: maximum instead of mean
   bool count_include_pad = false;  // mean pooling
   Shape target;                    // shape of the result, one -1 allowed: in tokens of any op but concat, in
@@ -90,7 +91,8 @@ struct Op {
   std::vector<float> bias;         // norm: added first, by feature; may be empty
   float epsilon = 0;               // norm
   bool centred = true;             // norm: false = root mean square
-  std::vector<int32_t> channels;   // pick: which channel of the input each channel of the result is
+  std::vector<int32_t> channels;   // pick: which channel of the input each channel of the result is; interleave:
+                                   // ... each phase of it, row by row
   std::shared_ptr<const ResizeSpec> resize;
   std::shared_ptr<const AttentionSpec> attention;  // q, k, v (and mask) in `in`
   std::shared_ptr<const RecurrentSpec> recurrent;

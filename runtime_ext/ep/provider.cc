@@ -5,6 +5,7 @@
 #endif
 
 #include <algorithm>
+#include <array>
 #include <chrono>
 #include <cstdio>
 #include <fstream>
@@ -27,6 +28,16 @@ constexpr double kTuneSeconds = 0.01;
 // Time that it may spend on running what is too close to call, microseconds: as long as packing took, so
 // that making a session stays in proportion to the model, but within these.
 constexpr double kMeasureLeast = 10000, kMeasureMost = 60000;
+// The share of the CPU provider's time that must be gained there: what is not seen of either must not become a
+// loss.
+constexpr double kSmallMargin = 0.05;
+// What takes longer than this, microseconds, is not run for measuring.
+constexpr double kMostOnce = 100000;
+// What costs at small sizes count for against those at usual ones, each in its turn, until nothing is lost there;
+// as factors from one to the next.
+constexpr std::array<double, 3> kSmallShares = {0.1, 3, 3};
+// ... and for one group at sizes at which little is left to do.
+constexpr double kSmallBudget = 2000;
 // What an estimate from a sample of a weight may be too high by.
 constexpr double kHope = 0.9;
 
@@ -103,6 +114,28 @@ std::vector<Shape> assumed_shapes(const Graph& graph, const Lowering& lowering, 
   std::vector<Shape> shapes;
   for (int v : inputs) shapes.push_back(costs.assumed(lowering.dims[static_cast<size_t>(v)], group.domain));
   return shapes;
+}
+
+// Images that go to or come from operators of the CPU provider that keep them in an order of their own, where
+// there would be nothing in between.
+int seams(const Graph& graph, const Lowering& lowering, const Group& group) {
+  if (group.domain != Domain::image) return 0;
+  std::vector<int> inputs, outputs;
+  group_borders(graph, lowering, group.units, &inputs, &outputs);
+  const auto reorders = [&](int node) {
+    const Unit& unit = lowering.units[static_cast<size_t>(lowering.unit_of[static_cast<size_t>(node)])];
+    return unit.supported && (unit.domains & static_cast<uint8_t>(Domain::image)) != 0;
+  };
+  int count = 0;
+  for (int v : inputs) count += graph.value(v).producer >= 0 && reorders(graph.value(v).producer) ? 1 : 0;
+  for (int v : outputs) {
+    const std::vector<int>& readers = graph.value(v).consumers;
+    count += std::any_of(readers.begin(), readers.end(), [&](int reader) {
+      const int u = lowering.unit_of[static_cast<size_t>(reader)];
+      return std::find(group.units.begin(), group.units.end(), u) == group.units.end() && reorders(reader);
+    }) ? 1 : 0;
+  }
+  return count;
 }
 
 // Where `names` are in `order`; false when one is missing. There may be others: lists of sizes that the
@@ -252,12 +285,12 @@ bool Provider::doubtful(const Group& group) {
   return group.ours > kClear * group.cpu || group.ours < kQuick * cycles_per_microsecond();
 }
 
-std::vector<double> Provider::measure(const Graph& graph, const Lowering& lowering, const std::vector<Group>& groups, double budget_us) {
+std::vector<double> Provider::measure(const Graph& graph, const Lowering& lowering, const std::vector<Group>& groups,
+                                      const CostModel& costs, double budget_us) {
   std::vector<double> cycles(lowering.units.size(), -1);
   for (const Group& group : groups) {
-    if (!doubtful(group)) continue;
     try {
-      const std::vector<Shape> shapes = assumed_shapes(graph, lowering, group, costs_);
+      const std::vector<Shape> shapes = assumed_shapes(graph, lowering, group, costs);
       Executor& executor = *prepared_.at(key_of(graph, lowering, group)).executor;
       const auto timings = executor.measure(shapes, budget_us / static_cast<double>(groups.size()));
       if (timings.empty()) continue;
@@ -274,10 +307,30 @@ std::vector<double> Provider::measure(const Graph& graph, const Lowering& loweri
   return cycles;
 }
 
-std::string Provider::loses_when_small(const Graph& graph, const Lowering& lowering, const Group& group) {
+std::vector<Scene> Provider::all_scenes(const Graph& graph, const Lowering& lowering, const std::vector<Group>& groups, Scene usual) {
+  const auto dense = [&](const CostModel& costs) {
+    double total = 0;
+    for (const Group& group : groups)
+      for (int u : group.units) total += costs.cpu(graph, lowering, lowering.units[static_cast<size_t>(u)]);
+    return total;
+  };
+  const bool timed = options_.timing && !options_.context_enable;
+  std::vector<Scene> scenes{std::move(usual)};
+  for (const CostModel& costs : costs_.small()) {
+    Scene scene{costs, timed ? measure(graph, lowering, groups, costs, kSmallBudget * static_cast<double>(groups.size())) : std::vector<double>{}};
+    if (timed) scene.costs.cpu_factor = dense_factor();
+    scene.weight = dense(scenes.front().costs) / std::max(1.0, dense(scene.costs));
+    scenes.push_back(std::move(scene));
+  }
+  return scenes;
+}
+
+std::vector<Provider::Balance> Provider::balances(const Graph& graph, const Lowering& lowering, const Group& group) {
+  std::vector<Balance> out;
   const auto known = prepared_.find(key_of(graph, lowering, group));
+  const double torn = CostModel::reorder() * seams(graph, lowering, group);
   for (CostModel costs : costs_.small()) {
-    double ours = CostModel::call(), cpu = 0;
+    Balance balance{CostModel::call() + torn, 0};
     const auto dense = [&] {
       double total = 0;
       for (int u : group.units) total += costs.cpu(graph, lowering, lowering.units[static_cast<size_t>(u)]);
@@ -285,40 +338,56 @@ std::string Provider::loses_when_small(const Graph& graph, const Lowering& lower
     };
     for (int u : group.units) {
       const Unit& unit = lowering.units[static_cast<size_t>(u)];
-      if (unit.packed) return "";
-      ours += costs.ours(graph, lowering, unit);
+      if (unit.packed) return {};
+      balance.ours += costs.ours(graph, lowering, unit);
     }
-    cpu = dense();
+    balance.cpu = dense();
     if (options_.timing && known != prepared_.end()) {
       try {
-        double total = CostModel::call();
+        double total = CostModel::call() + torn;
         const auto shapes = assumed_shapes(graph, lowering, group, costs);
-        for (const auto& timing : known->second.executor->measure(shapes, 2000)) total += timing.us * cycles_per_microsecond();
-        ours = total;
+        for (const auto& timing : known->second.executor->measure(shapes, kSmallBudget)) total += timing.us * cycles_per_microsecond();
+        balance.ours = total;
         costs.cpu_factor = dense_factor();
-        cpu = std::max(cpu, dense());
+        balance.cpu = std::max(balance.cpu, dense());
       } catch (const std::invalid_argument&) {
         // Too small for its windows: the prediction stands.
       }
     }
-    if (ours <= cpu) continue;
-    char text[200];
-    std::snprintf(text, sizeof text,
-                  "where its open sizes are small it would take %.2f us against %.2f us on the CPU provider; fixed sizes would help",
-                  ours / cycles_per_microsecond(), cpu / cycles_per_microsecond());
-    return text;
+    out.push_back(balance);
   }
-  return "";
+  return out;
 }
 
-void Provider::drop_losers_when_small(const Graph& graph, const Lowering& lowering, Selection* selection) {
-  std::vector<Group> kept;
-  for (Group& group : selection->groups) {
-    const std::string reason = group.open ? loses_when_small(graph, lowering, group) : "";
-    for (int u : group.units) selection->reasons[static_cast<size_t>(u)] = reason;
-    if (reason.empty()) kept.push_back(std::move(group));
+bool Provider::drop_losers_when_small(const Graph& graph, const Lowering& lowering, bool only_look, Selection* selection) {
+  std::vector<std::vector<Balance>> all;
+  for (const Group& group : selection->groups)
+    all.push_back(group.open ? balances(graph, lowering, group) : std::vector<Balance>{});
+  bool dropped = false;
+  for (size_t scene = 0; scene < costs_.small().size(); ++scene) {
+    for (;;) {
+      double total = 0, dense = 0, worst = -std::numeric_limits<double>::max();
+      size_t loser = 0;
+      for (size_t g = 0; g < all.size(); ++g) {
+        if (all[g].empty()) continue;
+        const double loss = all[g][scene].ours - all[g][scene].cpu;
+        total += loss;
+        dense += all[g][scene].cpu;
+        if (loss > worst) worst = loss, loser = g;
+      }
+      if (total + kSmallMargin * dense <= 0) break;
+      if (only_look) return true;
+      char text[200];
+      std::snprintf(text, sizeof text,
+                    "where its open sizes are small it would take %.2f us against %.2f us on the CPU provider; fixed sizes would help",
+                    all[loser][scene].ours / cycles_per_microsecond(), all[loser][scene].cpu / cycles_per_microsecond());
+      for (int u : selection->groups[loser].units) selection->reasons[static_cast<size_t>(u)] = text;
+      selection->groups.erase(selection->groups.begin() + static_cast<std::ptrdiff_t>(loser));
+      all.erase(all.begin() + static_cast<std::ptrdiff_t>(loser));
+      dropped = true;
+    }
   }
-  selection->groups = std::move(kept);
+  return dropped;
 }
 
 // onnxruntime 1.23 gives fused nodes of different graphs (bodies of If, Loop, Scan) the same name and then
@@ -348,27 +417,38 @@ Digest Provider::claim_digest(const Graph& graph, const Lowering& lowering) cons
 Provider::Verdict Provider::decide(const Graph& graph, Lowering* lowering) {
   const auto start = std::chrono::steady_clock::now();
   look_at_weights(options_.force ? 0.0 : options_.min_sparsity, lowering);
-  costs_.find_sequences(*lowering);
-  costs_.find_weights(*lowering);
+  costs_.look_around(graph, *lowering);
   // Packing is most of the work here: only what might be claimed is worth it.
   CostModel hopeful = costs_;
   hopeful.hope = kHope;
-  for (const Group& group : select(graph, *lowering, options_, hopeful, {}).groups) pack_units(group.units, lowering);
+  for (const Group& group : select(graph, *lowering, options_, {{hopeful, {}}}).groups) pack_units(group.units, lowering);
   Verdict verdict;
-  verdict.selection = select(graph, *lowering, options_, costs_, {});
+  Scene usual{costs_, {}};
+  verdict.selection = select(graph, *lowering, options_, {usual});
   // Saving a compiled model needs the weights that planning lets go of, so `compile` starts afresh then.
   if (!options_.context_enable) prepare_all(graph, *lowering, verdict.selection.groups);
   if (options_.timing && !options_.force && !options_.context_enable &&
       std::any_of(verdict.selection.groups.begin(), verdict.selection.groups.end(), doubtful)) {
     const std::chrono::duration<double, std::micro> packing = std::chrono::steady_clock::now() - start;
     const double budget = std::clamp(packing.count(), kMeasureLeast, kMeasureMost);
-    const std::vector<double> measured = measure(graph, *lowering, verdict.selection.groups, budget);
-    CostModel costs = costs_;
-    costs.cpu_factor = dense_factor();
-    verdict.selection = select(graph, *lowering, options_, costs, measured);
+    std::vector<Group> unclear;
+    for (const Group& group : verdict.selection.groups)
+      if (doubtful(group) && group.ours < kMostOnce * cycles_per_microsecond()) unclear.push_back(group);
+    usual.measured = measure(graph, *lowering, unclear, costs_, budget);
+    usual.costs.cpu_factor = dense_factor();
+    verdict.selection = select(graph, *lowering, options_, {usual});
     prepare_all(graph, *lowering, verdict.selection.groups);
   }
-  if (!options_.force) drop_losers_when_small(graph, *lowering, &verdict.selection);
+  if (!options_.force && drop_losers_when_small(graph, *lowering, true, &verdict.selection)) {
+    // Some of it may lose nowhere: the more small sizes count, the less of what does.
+    std::vector<Scene> scenes = all_scenes(graph, *lowering, verdict.selection.groups, std::move(usual));
+    for (size_t round = 0; round < kSmallShares.size(); ++round) {
+      for (size_t i = 1; i < scenes.size(); ++i) scenes[i].weight *= kSmallShares[round];
+      verdict.selection = select(graph, *lowering, options_, scenes);
+      if (!options_.context_enable) prepare_all(graph, *lowering, verdict.selection.groups);
+      if (!drop_losers_when_small(graph, *lowering, round + 1 < kSmallShares.size(), &verdict.selection)) break;
+    }
+  }
   for (const Unit& unit : lowering->units) {
     Verdict::Estimate estimate;
     if (unit.anchor) estimate = {unit.sparsity, costs_.ours(graph, *lowering, unit), costs_.cpu(graph, *lowering, unit)};

@@ -51,13 +51,21 @@ class Provider : public abi::Ep {
   void prepare_all(const Graph& graph, const Lowering& lowering, const std::vector<Group>& groups);
   // True when the prediction is too close to call.
   static bool doubtful(const Group& group);
-  // Measured cycles by unit for doubtful groups whose shapes are known well enough; running them takes
-  // about `budget_us` together.
-  std::vector<double> measure(const Graph& graph, const Lowering& lowering, const std::vector<Group>& groups, double budget_us);
-  // Why a group of open sizes would lose where these turn out small; empty if it would not.
-  std::string loses_when_small(const Graph& graph, const Lowering& lowering, const Group& group);
-  // Drops groups of open sizes that would lose where these turn out small.
-  void drop_losers_when_small(const Graph& graph, const Lowering& lowering, Selection* selection);
+  // Measured cycles by unit for groups whose shapes are known well enough; running them takes about
+  // `budget_us` together.
+  std::vector<double> measure(const Graph& graph, const Lowering& lowering, const std::vector<Group>& groups,
+                              const CostModel& costs, double budget_us);
+  // The usual sizes, and those at which little is left to do.
+  std::vector<Scene> all_scenes(const Graph& graph, const Lowering& lowering, const std::vector<Group>& groups, Scene usual);
+  // What a group of open sizes takes where these are small, for each of CostModel::small(); nothing for one that
+  // is claimed whatever it takes.
+  struct Balance {
+    double ours = 0, cpu = 0;  // cycles
+  };
+  std::vector<Balance> balances(const Graph& graph, const Lowering& lowering, const Group& group);
+  // Drops groups of open sizes until the rest loses nothing where these turn out small; whether any had to go,
+  // which is all that happens with `only_look`.
+  bool drop_losers_when_small(const Graph& graph, const Lowering& lowering, bool only_look, Selection* selection);
   // Makes ready what is claimed, and forgets what was prepared and is not.
   void finish_claims(const Graph& graph, const Lowering& lowering, const std::vector<Group>& groups);
   void claim_context(const Graph& graph, int node, abi::GraphSupport* support);

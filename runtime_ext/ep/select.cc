@@ -24,9 +24,8 @@ bool makes(const Unit& unit, int value) {
 
 class Selector {
  public:
-  Selector(const Graph& graph, const Lowering& lowering, const Options& options, const CostModel& costs,
-           const Measured& measured)
-      : graph_(graph), lowering_(lowering), options_(options), costs_(costs), count_(static_cast<int>(lowering.units.size())) {
+  Selector(const Graph& graph, const Lowering& lowering, const Options& options, const std::vector<Scene>& scenes)
+      : graph_(graph), lowering_(lowering), options_(options), scenes_(scenes), count_(static_cast<int>(lowering.units.size())) {
     result_.reasons.resize(at(count_));
     ours_.resize(at(count_), 0);
     cpu_.resize(at(count_), 0);
@@ -36,10 +35,12 @@ class Selector {
         result_.reasons[at(u)] = unit(u).reason;
         continue;
       }
-      const bool known = !measured.empty() && measured[at(u)] >= 0;
-      ours_[at(u)] = known ? measured[at(u)] : costs.ours(graph, lowering, unit(u));
-      timed_ |= known;
-      cpu_[at(u)] = costs.cpu(graph, lowering, unit(u));
+      for (const Scene& scene : scenes) {
+        const bool known = !scene.measured.empty() && scene.measured[at(u)] >= 0;
+        ours_[at(u)] += scene.weight * (known ? scene.measured[at(u)] : scene.costs.ours(graph, lowering, unit(u)));
+        timed_ |= known;
+        cpu_[at(u)] += scene.weight * scene.costs.cpu(graph, lowering, unit(u));
+      }
     }
   }
 
@@ -58,6 +59,20 @@ class Selector {
   int unit_of(int node) const { return lowering_.unit_of[at(node)]; }
   bool useful(int u) const {
     return unit(u).anchor && (options_.force || unit(u).packed || unit(u).sparsity >= options_.min_sparsity);
+  }
+
+  // The sum of a cost over all scenes.
+  template <typename Cost>
+  double total(Cost cost) const {
+    double sum = 0;
+    for (const Scene& scene : scenes_) sum += scene.weight * cost(scene.costs);
+    return sum;
+  }
+  double border(int value, uint8_t domains) const {
+    return total([&](const CostModel& costs) { return costs.border(lowering_, value, domains); });
+  }
+  double estranged(const Unit& of, int value) const {
+    return total([&](const CostModel& costs) { return costs.estranged(graph_, lowering_, of, value); });
   }
 
   // Units that make and read each unit's values.
@@ -100,9 +115,10 @@ class Selector {
       double take = possible ? ours_[at(u)] : kNever;
       if (possible && (options_.force || unit(u).packed)) stay = kNever;
       // What fuses into a claimed producer costs nothing there, but is a pass of its own on the CPU.
-      if (possible && costs_.fuses(graph_, lowering_, unit(u)))
-        for (int maker : makers_[at(u)])
-          flow.add_edge(node(maker), node(u), costs_.pass(unit(u)));
+      if (possible && scenes_[0].costs.fuses(graph_, lowering_, unit(u))) {
+        const double pass = total([&](const CostModel& costs) { return costs.pass(unit(u)); });
+        for (int maker : makers_[at(u)]) flow.add_edge(node(maker), node(u), pass);
+      }
       if (stay > 0) flow.add_edge(MinCut::kSource, node(u), stay);
       if (take > 0) flow.add_edge(node(u), MinCut::kSink, take);
     }
@@ -122,15 +138,15 @@ class Selector {
       here.erase(std::unique(here.begin(), here.end()), here.end());
       // A neighbour that changes sides.
       for (int reader : here) {
-        if (const double loss = costs_.estranged(graph_, lowering_, unit(reader), v); loss > 0 && maker >= 0) flow.add_edge(node(maker), node(reader), loss);
-        if (const double loss = maker >= 0 ? costs_.estranged(graph_, lowering_, unit(maker), v) : 0; loss > 0) flow.add_edge(node(reader), node(maker), loss);
+        if (const double loss = estranged(unit(reader), v); loss > 0 && maker >= 0) flow.add_edge(node(maker), node(reader), loss);
+        if (const double loss = maker >= 0 ? estranged(unit(maker), v) : 0; loss > 0) flow.add_edge(node(reader), node(maker), loss);
       }
       // What is left out of the middle of a region makes two of it: a value that changes sides inside the graph
       // costs as much as a call.
-      const double crossing = maker >= 0 ? CostModel::call() : 0;
+      const double crossing = maker >= 0 ? total([](const CostModel&) { return CostModel::call(); }) : 0;
       // Leaving: paid once when the maker is claimed and any reader is not.
       if (made_as) {
-        const double cost = costs_.border(lowering_, v, made_as) + crossing;
+        const double cost = border(v, made_as) + crossing;
         const bool always = read_elsewhere(v) || here.size() != readers_of(value).size();
         if (always) {
           flow.add_edge(node(maker), MinCut::kSink, cost);
@@ -141,14 +157,14 @@ class Selector {
         }
       }
       // Entering: paid once when any reader is claimed and the maker is not.
-      const double from_outside = apart.empty() ? 0 : costs_.border(lowering_, v, unit(apart[0]).domains) + crossing;
+      const double from_outside = apart.empty() ? 0 : border(v, unit(apart[0]).domains) + crossing;
       if (from_outside > 0) {
         const int enter = flow.add_node();
         for (int reader : apart) flow.add_edge(node(reader), enter, kNever);
         flow.add_edge(enter, MinCut::kSink, from_outside);
       }
       if (!here.empty()) {
-        const double cost = costs_.border(lowering_, v, unit(here[0]).domains) + crossing;
+        const double cost = border(v, unit(here[0]).domains) + crossing;
         if (cost > 0) {
           const int enter = flow.add_node();
           for (int reader : here) flow.add_edge(node(reader), enter, kNever);
@@ -278,7 +294,7 @@ class Selector {
   void judge(const std::vector<int>& members) {
     Group group;
     group.units = members;
-    group.ours = CostModel::call();
+    group.ours = total([](const CostModel&) { return CostModel::call(); });
     uint8_t views = kAnyDomain;
     bool worthwhile = false, sure = options_.force;
     for (int u : members) {
@@ -298,8 +314,8 @@ class Selector {
       const Dims& dims = lowering_.dims[at(v)];
       for (size_t axis = group.domain == Domain::image ? 1 : 0; axis < dims.size(); ++axis) group.open |= !dims[axis].known();
     }
-    for (int v : inputs) group.ours += costs_.border(lowering_, v, static_cast<uint8_t>(group.domain));
-    for (int v : outputs) group.ours += costs_.border(lowering_, v, static_cast<uint8_t>(group.domain));
+    for (int v : inputs) group.ours += border(v, static_cast<uint8_t>(group.domain));
+    for (int v : outputs) group.ours += border(v, static_cast<uint8_t>(group.domain));
     group.ours += estranged(members, inputs, outputs);
     const double saved = group.cpu - group.ours;
     std::string reason;
@@ -319,10 +335,10 @@ class Selector {
   double estranged(const std::vector<int>& members, const std::vector<int>& inputs, const std::vector<int>& outputs) const {
     double loss = 0;
     for (int v : inputs)
-      if (const int maker = graph_.value(v).producer; maker >= 0) loss += costs_.estranged(graph_, lowering_, unit(unit_of(maker)), v);
+      if (const int maker = graph_.value(v).producer; maker >= 0) loss += estranged(unit(unit_of(maker)), v);
     for (int v : outputs)
       for (int reader : readers_of(graph_.value(v)))
-        if (std::find(members.begin(), members.end(), reader) == members.end()) loss += costs_.estranged(graph_, lowering_, unit(reader), v);
+        if (std::find(members.begin(), members.end(), reader) == members.end()) loss += estranged(unit(reader), v);
     return loss;
   }
 
@@ -343,15 +359,15 @@ class Selector {
       return text;
     }
     double total = ours_[at(u)];
-    for (int v : values_read(x)) total += costs_.border(lowering_, v, x.domains);
-    for (int v : results(x)) total += costs_.border(lowering_, v, x.domains);
+    for (int v : values_read(x)) total += border(v, x.domains);
+    for (int v : results(x)) total += border(v, x.domains);
     return slower(total, cpu_[at(u)]);
   }
 
   const Graph& graph_;
   const Lowering& lowering_;
   const Options& options_;
-  const CostModel& costs_;
+  const std::vector<Scene>& scenes_;
   int count_;
   std::vector<double> ours_, cpu_;
   std::vector<std::vector<int>> readers_, makers_;
@@ -362,9 +378,8 @@ class Selector {
 
 }  // namespace
 
-Selection select(const Graph& graph, const Lowering& lowering, const Options& options, const CostModel& costs,
-                 const Measured& measured) {
-  return Selector(graph, lowering, options, costs, measured).run();
+Selection select(const Graph& graph, const Lowering& lowering, const Options& options, const std::vector<Scene>& scenes) {
+  return Selector(graph, lowering, options, scenes).run();
 }
 
 void group_borders(const Graph& graph, const Lowering& lowering, const std::vector<int>& units,

@@ -24,11 +24,17 @@ struct Selection {
 // Measured cycles of each unit on our side, negative where they are not known; may be empty.
 using Measured = std::vector<double>;
 
-// Chooses units whose predicted cost, moving values in and out of the planar layout included, is lower
-// than the CPU provider's (a minimum cut decides), and splits them into convex groups. With
-// `options.regions` off every group is one weighted sum and what fuses into it.
-Selection select(const Graph& graph, const Lowering& lowering, const Options& options, const CostModel& costs,
-                 const Measured& measured);
+// What open sizes are taken to be, and what everything costs then.
+struct Scene {
+  CostModel costs;
+  Measured measured;
+  double weight = 1;  // of these costs in the sum over all scenes
+};
+
+// Chooses units whose predicted cost, moving values in and out of the planar layout included and summed over
+// all scenes, is lower than the CPU provider's (a minimum cut decides), and splits them into convex groups.
+// With `options.regions` off every group is one weighted sum and what fuses into it.
+Selection select(const Graph& graph, const Lowering& lowering, const Options& options, const std::vector<Scene>& scenes);
 
 // Values of a group that come from outside, and those that leave it.
 void group_borders(const Graph& graph, const Lowering& lowering, const std::vector<int>& units,

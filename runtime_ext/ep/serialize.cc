@@ -313,7 +313,7 @@ void check_recurrent_weight(const Op& op) {
 
 Op read_op(Reader* r) {
   Op op;
-  op.kind = r->get_enum(OpKind::spread);
+  op.kind = r->get_enum(OpKind::interleave);
   op.label = r->text();
   const uint64_t nodes = r->get<uint64_t>();
   if (nodes > kMostValues) damaged("number of nodes");
@@ -360,6 +360,17 @@ Op read_op(Reader* r) {
     if (!kernels::check_geometry(op.geometry).ok() || op.geometry.groups != op.geometry.in_channels ||
         op.geometry.out_channels != op.geometry.in_channels)
       damaged("pooling window");
+  }
+  if (op.kind == OpKind::interleave) {
+    const kernels::ConvGeometry& g = op.geometry;
+    const auto fits = [](int32_t factor, int32_t first, int32_t last) {
+      return factor >= 1 && factor <= (1 << 15) && first >= 0 && first < factor && last >= 0 && last < factor;
+    };
+    const uint64_t planes = static_cast<uint64_t>(std::max(g.in_channels, 0));
+    if (!fits(g.stride_h, g.pad_top, g.pad_bottom) || !fits(g.stride_w, g.pad_left, g.pad_right) || g.out_channels < 1 ||
+        op.channels.size() != planes || planes != static_cast<uint64_t>(g.out_channels) * static_cast<uint64_t>(g.stride_h * g.stride_w) ||
+        std::any_of(op.channels.begin(), op.channels.end(), [&](int32_t c) { return c < 0 || c >= g.in_channels; }))
+      damaged("interleaved planes");
   }
   return op;
 }

@@ -119,7 +119,8 @@ double winograd_cycles(const CostInput& in, Isa isa, double vectors) {
   double rate = isa == Isa::avx512 && wide_is_split() ? 1.15 : isa == Isa::avx512 ? 0.75 : 0.85;
   // Every vector of tiles passes over all transformed weights, so they must be near.
   if (8.0 * in.rows * points * in.planes > static_cast<double>(cache_sizes().l2)) rate *= 2;
-  return vectors / (in.points * in.points / 4) * (in.rows * (rate * points * in.planes + 4 * points) + 8 * points * in.planes);
+  const double tiles = std::ceil(vectors / (in.points * in.points / 4));
+  return tiles * (in.rows * (rate * points * in.planes + 4 * points) + 8 * points * in.planes);
 }
 
 double kernel_cycles(const KernelRecord& kernel, const CostInput& in) {

@@ -98,4 +98,35 @@ void resize_planes(const ResizeAxis& rows, const ResizeAxis& columns, const Plan
   }
 }
 
+void interleave_planes(const ConvGeometry& g, const std::int32_t* planes, const PlaneLayout& in, const float* source,
+                       const PlaneLayout& out, float* result, std::int32_t first, std::int32_t last) {
+  const std::int64_t rows = g.stride_h, columns = g.stride_w;
+  for (std::int32_t c = first; c < last; ++c) {
+    float* const plane = result + c * out.plane_stride;
+    zero_around(out, plane);
+    for (std::int32_t y = 0; y < out.height; ++y) {
+      const std::int64_t row = (y + g.pad_top) / rows, phase = (y + g.pad_top) % rows;
+      const std::int32_t* const which = planes + (c * rows + phase) * columns;
+      float* const to = plane + out.lead + static_cast<std::int64_t>(y) * out.pitch;
+      auto line = [&](std::int64_t i) { return source + which[i] * in.plane_stride + in.lead + row * in.pitch; };
+      if (columns == 2 && g.pad_left == 0) {  // pairs
+        const float *const a = line(0), *const b = line(1);
+        const std::int32_t pairs = out.width / 2;
+        for (std::int32_t x = 0; x < pairs; ++x) {
+          to[2 * x] = a[x];
+          to[2 * x + 1] = b[x];
+        }
+        if (out.width % 2 != 0) to[out.width - 1] = a[pairs];
+        continue;
+      }
+      for (std::int64_t i = 0; i < columns; ++i) {
+        const float* const from = line(i);
+        // The first pixel of this phase that is not cut off.
+        const std::int64_t start = g.pad_left > i ? (g.pad_left - i + columns - 1) / columns : 0;
+        for (std::int64_t x = start; x * columns + i - g.pad_left < out.width; ++x) to[x * columns + i - g.pad_left] = from[x];
+      }
+    }
+  }
+}
+
 }  // namespace onnxprune::kernels

@@ -21,4 +21,10 @@ void resize_planes(const ResizeAxis& rows, const ResizeAxis& columns, const Plan
                    const float* source, const PlaneLayout& out, float* planes, std::int32_t first,
                    std::int32_t last);
 
+// Several planes become one with as many times the pixels, channels first .. last - 1 of the result: `planes` says
+// for each of its phases, stride_h * stride_w of them row by row, which plane of the input it is. The pads of
+// `g` are rows and columns that are cut off.
+void interleave_planes(const ConvGeometry& g, const std::int32_t* planes, const PlaneLayout& in, const float* source,
+                       const PlaneLayout& out, float* result, std::int32_t first, std::int32_t last);
+
 }  // namespace onnxprune::kernels

@@ -118,6 +118,11 @@ class WeightsBuilder {
 Status make_builder(const ConvGeometry& geometry, const PackOptions& options,
                     std::unique_ptr<WeightsBuilder>* builder);
 
+// The weights of a part of the window alone: its taps from (first_h, first_w) on, as many as `geometry` has,
+// which is that of `weights` otherwise but for its pads.
+Status crop_taps(const Weights& weights, const ConvGeometry& geometry, std::int32_t first_h,
+                 std::int32_t first_w, WeightsPtr* cropped);
+
 // Reads a blob: any bytes whatever give either weights that are safe to run or Code::corrupt.
 Status read_blob(const std::uint8_t* blob, std::size_t size, WeightsPtr* weights);
 

@@ -362,3 +362,44 @@ TEST(resized_planes_are_what_their_tables_say) {
     CHECK(right);
   }
 }
+
+TEST(interleaved_planes_lie_phase_by_phase) {
+  Random random(12);
+  for (int round = 0; round < 80; ++round) {
+    ConvGeometry g;
+    g.stride_h = random.between(1, 4);
+    g.stride_w = random.between(1, 4);
+    g.out_channels = 3;
+    g.in_channels = g.out_channels * g.stride_h * g.stride_w;
+    g.pad_top = random.below(g.stride_h);
+    g.pad_bottom = random.below(g.stride_h);
+    g.pad_left = random.below(g.stride_w);
+    g.pad_right = random.below(g.stride_w);
+    const int height = random.between(2, 6), width = random.between(2, 20);
+    const int rows = height * g.stride_h - g.pad_top - g.pad_bottom,
+              columns = width * g.stride_w - g.pad_left - g.pad_right;
+    PadNeed need = random_need(&random), want = random_need(&random);
+    need.stride_h = need.stride_w = want.stride_h = want.stride_w = 1;
+    need.phase_mask = want.phase_mask = 1;
+    const PlaneLayout in = make_layout(height, width, need), out = make_layout(rows, columns, want);
+    std::vector<std::int32_t> planes;
+    for (int k = 0; k < g.in_channels; ++k) planes.push_back((k * 7 + round) % g.in_channels);
+    const std::vector<float> source = random_floats(static_cast<std::size_t>(in.buffer_floats(g.in_channels)), &random);
+    std::vector<float> result(static_cast<std::size_t>(out.buffer_floats(g.out_channels)), 9.0f);
+    interleave_planes(g, planes.data(), in, source.data(), out, result.data(), 1, g.out_channels);
+    for (int c = 1; c < g.out_channels; ++c) {
+      const float* const plane = result.data() + c * out.plane_stride;
+      CHECK(only_pixels_differ(out, std::vector<float>(plane, plane + out.plane_stride)));
+      for (int y = 0; y < rows; ++y) {
+        for (int x = 0; x < columns; ++x) {
+          const int fy = y + g.pad_top, fx = x + g.pad_left;
+          const int which = planes[static_cast<std::size_t>(
+              (c * g.stride_h + fy % g.stride_h) * g.stride_w + fx % g.stride_w)];
+          const float expected = source[static_cast<std::size_t>(
+              which * in.plane_stride + in.lead + fy / g.stride_h * in.pitch + fx / g.stride_w)];
+          CHECK(plane[out.lead + static_cast<std::int64_t>(y) * out.pitch + x] == expected);
+        }
+      }
+    }
+  }
+}

@@ -256,6 +256,38 @@ TEST(pack_refuses_damage) {
   CHECK(builder->finish(&weights).code == Code::invalid_argument);  // rows missing
 }
 
+TEST(crop_a_window) {
+  Random random(27);
+  for (int i = 0; i < 60; ++i) {
+    ConvGeometry g;
+    g.groups = random.between(1, 3);
+    g.in_channels = g.groups * random.between(1, 5);
+    g.out_channels = g.groups * random.between(1, 9);
+    g.kernel_h = random.between(1, 5);
+    g.kernel_w = random.between(1, 5);
+    const int columns = static_cast<int>(g.columns());
+    const std::vector<float> w = sparse_matrix(g.out_channels, columns, random.uniform(), 1, &random);
+    const WeightsPtr whole = packed(g, w, random.below(2) ? Storage::automatic : Storage::csr);
+    ConvGeometry part = g;
+    const int first_h = random.below(g.kernel_h), first_w = random.below(g.kernel_w);
+    part.kernel_h = random.between(1, g.kernel_h - first_h);
+    part.kernel_w = random.between(1, g.kernel_w - first_w);
+    std::vector<float> want;
+    for (int row = 0; row < g.out_channels; ++row) {
+      for (int c = 0; c < g.in_channels / g.groups; ++c) {
+        for (int y = 0; y < part.kernel_h; ++y) {
+          for (int x = 0; x < part.kernel_w; ++x)
+            want.push_back(w[static_cast<std::size_t>(row * columns + (c * g.kernel_h + y + first_h) * g.kernel_w + x + first_w)]);
+        }
+      }
+    }
+    WeightsPtr cropped;
+    CHECK(crop_taps(*whole, part, first_h, first_w, &cropped).ok());
+    check_same(*cropped, want);
+    CHECK(!crop_taps(*whole, part, g.kernel_h - part.kernel_h + 1, first_w, &cropped).ok());
+  }
+}
+
 TEST(row_scale_and_bias) {
   Random random(22);
   const std::vector<float> w = sparse_matrix(5, 9, 0.5, 1, &random), scale = {2, 0, -1, 0.5f, 1},

@@ -311,3 +311,35 @@ def test_parts_of_what_a_subgraph_reads() -> None:
     ]
     session = compare(net.model(conv(net, a, 4, 4), y), feeds, force=True)
     assert claimed_ops(session) == ["Conv", "Split", "Conv"]
+
+
+def test_open_sizes_meet_in_a_concatenation() -> None:
+    """Halved and doubled again, a size is not known to be what it was; Concat promises it."""
+    net = Net()
+    x = conv(net, net.input("x", ["n", 3, "h", "w"]), 3, 6)
+    down = net.add("Conv", x, net.weight(8, 6, 3, 3), pads=[1] * 4, strides=[2, 2])
+    scales = net.constant(np.array([1, 1, 2, 2], np.float32))
+    up = net.add("Resize", net.add("Relu", down), "", scales, mode="nearest")
+    y = conv(net, net.add("Concat", up, x, axis=1), 14, 5, 3)
+    model = net.model(net.add("Add", y, conv(net, x, 6, 5)))
+    shapes = [(1, 3, 8, 12), (2, 3, 2, 2), (1, 3, 6, 4)]
+    session = compare(model, [feed(net.rng, {"x": s}) for s in shapes], force=True)
+    decisions = runtime.explain(session)
+    assert all(d.claimed for d in decisions)
+    assert len({d.group for d in decisions}) == 1
+    with pytest.raises(Exception, match="shapes"):
+        session.run(None, feed(net.rng, {"x": (1, 3, 7, 8)}))
+
+
+def test_small_images_need_few_taps() -> None:
+    """Taps that only read padding are left out, for every size by itself."""
+    net = Net()
+    x = net.input("x", ["n", 4, "h", "w"])
+    y = net.add("Relu", net.add("Conv", x, net.weight(8, 4, 5, 5), net.vector(8), pads=[2] * 4))
+    y = net.add("Conv", y, net.weight(8, 8, 3, 3), pads=[4] * 4, dilations=[4, 4])
+    model = net.model(net.add("Conv", y, net.weight(6, 8, 3, 3), pads=[1] * 4, strides=[2, 2]))
+    shapes = [(2, 4, 1, 1), (1, 4, 2, 1), (1, 4, 1, 9), (1, 4, 4, 3), (3, 4, 12, 10)]
+    for isa in ("auto", "avx2", "scalar"):
+        feeds = [feed(net.rng, {"x": s}) for s in shapes]
+        session = compare(model, feeds, force=True, isa=isa)
+        assert all(d.claimed for d in runtime.explain(session))

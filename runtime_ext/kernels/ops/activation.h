@@ -34,10 +34,11 @@ inline Reg exponential(Reg x) {
 }
 
 // Zero below -87.3, where the clamped exponential would leave a small number that a large x (in
-// SiLU) could blow up.
+// SiLU) could blow up. The power stays so small that its reciprocal is no denormal number: processors
+// take a hundred cycles for each of these.
 inline Reg logistic(Reg x) {
-  const Reg y =
-      Simd::div(splat(1.0f), Simd::add(splat(1.0f), exponential(Simd::sub(Simd::zero(), x))));
+  const Reg power = exponential(Simd::min(splat(87.3f), Simd::sub(Simd::zero(), x)));
+  const Reg y = Simd::div(splat(1.0f), Simd::add(splat(1.0f), power));
   return Simd::where_less(x, splat(-87.3f), Simd::zero(), y);
 }
 
@@ -50,7 +51,7 @@ inline Reg hyperbolic_tangent(Reg x) {
   const Reg size = Simd::where_less(x, negative, negative, x);
   const Reg square = Simd::mul(x, x);
   const Reg small = Simd::fma(Simd::mul(polynomial(square, kP), square), x, x);
-  const Reg grown = exponential(Simd::add(size, size));
+  const Reg grown = exponential(Simd::min(splat(87.3f), Simd::add(size, size)));  // see logistic
   const Reg large = Simd::sub(splat(1.0f), Simd::div(splat(2.0f), Simd::add(grown, splat(1.0f))));
   const Reg with_sign = Simd::where_less(x, Simd::zero(), Simd::sub(Simd::zero(), large), large);
   return Simd::where_less(size, splat(0.6f), small, with_sign);
@@ -58,23 +59,24 @@ inline Reg hyperbolic_tangent(Reg x) {
 
 // x Phi(x). With z = |x| / sqrt 2: erfc z = e^(-z^2) erfcx(z), erfcx(z) = t P(2t - 1) and
 // t = 1 / (1 + 0.3 z) (fit error 2e-8 on [0, 9.6]). x^2 is taken in two parts, because its rounding
-// error would be multiplied by the exponent; so the left tail keeps its relative accuracy.
+// error would be multiplied by the exponent; so the left tail keeps its relative accuracy, up to where
+// it would be a denormal number.
 inline Reg gelu_exact(Reg x) {
   static constexpr float kP[] = {
       0.3249799311161041f,  0.276523619890213f,       0.19878153502941132f,
       0.118716761469841f,   0.05695505067706108f,     0.020419782027602196f,
       0.00438378332182765f, -0.00025476093287579715f, -0.0005056991358287632f};
   const Reg negative = Simd::sub(Simd::zero(), x);
-  const Reg size = Simd::where_less(x, negative, negative, x);
+  const Reg size = Simd::min(splat(12.94f), Simd::where_less(x, negative, negative, x));
   const Reg t = Simd::div(splat(1.0f), Simd::fma(size, splat(0.21213203435596426f), splat(1.0f)));
   const Reg scaled = Simd::mul(t, polynomial(Simd::fma(t, splat(2.0f), splat(-1.0f)), kP));
-  const Reg square = Simd::mul(x, x);
-  const Reg rest = Simd::square_error(x, square);
+  const Reg square = Simd::mul(size, size);
+  const Reg rest = Simd::square_error(size, square);
   Reg decay = exponential(Simd::mul(square, splat(-0.5f)));
-  decay = Simd::fma(decay, Simd::mul(rest, splat(-0.5f)), decay);
+  decay = Simd::mul(decay, Simd::fma(rest, splat(-0.5f), splat(1.0f)));
   const Reg tail = Simd::mul(splat(0.5f), Simd::mul(scaled, decay));
   const Reg right = Simd::where_less(splat(13.0f), x, splat(1.0f), Simd::sub(splat(1.0f), tail));
-  const Reg left = Simd::where_less(x, splat(-13.3f), Simd::zero(), tail);
+  const Reg left = Simd::where_less(x, splat(-12.94f), Simd::zero(), tail);
   return Simd::mul(x, Simd::where_less(x, Simd::zero(), left, right));
 }
 
