@@ -30,7 +30,7 @@ constexpr double kTuneSeconds = 0.01;
 constexpr double kMeasureLeast = 10000, kMeasureMost = 60000;
 // The share of the CPU provider's time that must be gained there: what is not seen of either must not become a
 // loss.
-constexpr double kSmallMargin = 0.05;
+constexpr double kSmallMargin = 0.1;
 // What takes longer than this, microseconds, is not run for measuring.
 constexpr double kMostOnce = 100000;
 // What costs at small sizes count for against those at usual ones, each in its turn, until nothing is lost there;
