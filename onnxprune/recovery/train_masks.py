@@ -43,6 +43,9 @@ EPOCHS, VARIED_EPOCHS = 32, 128
 FAR = 0.1
 #: Samples behind one step, at least.
 BATCH = 32
+#: Fewer steps than these are larger by the root of their lack, up to so many times: they would
+#: not get far otherwise.
+FEW, HURRY = 400, 2.5
 
 
 def train_masks(
@@ -113,7 +116,9 @@ def train_masks(
     work.dress(thin, found.weights, found.biases)
     spaces = spaces_of(work, thin, found.masks)
     far = graph.run(feeds[0], teacher.values(feeds[0]), start)[0] / max(len(graph.compared), 1)
-    rate = RATE * min(1.0, float(np.sqrt(far / FAR)))
+    steps = epochs * sum(rows_of(f) for f in feeds) / BATCH
+    hurry = float(np.clip(np.sqrt(FEW / max(steps, 1.0)), 1.0, HURRY))
+    rate = RATE * min(1.0, float(np.sqrt(far / FAR))) * hurry
     done = train(
         graph, start, lessons, spaces, disagreement,
         masks=found.masks, epochs=epochs, rate=rate, batch=BATCH, seed=work.seed, progress=progress,
