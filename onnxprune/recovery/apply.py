@@ -8,9 +8,8 @@ for what the ones before it lost (methods.md 1.0, asymmetric mode; 6.4 for what 
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -22,17 +21,18 @@ from onnxprune import io
 from onnxprune.calibration.agreement import Agreement, Judge
 from onnxprune.calibration.blas import one_thread
 from onnxprune.calibration.grams import Statistics, Sums
-from onnxprune.calibration.inputs import inputs_of
 from onnxprune.calibration.judged import judged_values
 from onnxprune.calibration.mirror import mirrored
 from onnxprune.calibration.operands import BiasSite, Operand, find_operand
-from onnxprune.calibration.residual import rows_like, shortcut_of
+from onnxprune.calibration.residual import shortcut_of
 from onnxprune.calibration.stages import Stages, Stream, tensor_of
 from onnxprune.calibration.variety import Variety
 from onnxprune.patterns import Pattern
 from onnxprune.planning import find_layers
 from onnxprune.recovery.apply_layer import Solved, solve_layer
 from onnxprune.recovery.journal import Journal, digest_of, digest_of_masks
+from onnxprune.recovery.pairs import Pairs, ahead
+from onnxprune.recovery.rectified import bounds_of, rectified
 from onnxprune.rules.analysis import Analyzer
 
 Array = npt.NDArray[Any]
@@ -87,18 +87,6 @@ def columns_wanted(size: int, groups: int) -> int:
 def few_columns(size: int, groups: int) -> int:
     """Return how many columns are enough to tell one trial from another."""
     return max(COLUMNS_PER_INPUT // 2 * size, min(8192, int(UNFOLDED / (groups * size))))
-
-
-def ahead(make: Callable[[int], Any], count: int) -> Iterator[Any]:
-    """Yield ``make(0)``, ``make(1)`` and so on in order, made on another thread meanwhile."""
-    with ThreadPoolExecutor(1) as pool:
-        coming: deque[Future[Any]] = deque()
-        for index in range(count):
-            coming.append(pool.submit(make, index))
-            if len(coming) > 2:
-                yield coming.popleft().result()
-        while coming:
-            yield coming.popleft().result()
 
 
 def quiet(stage: str, done: float) -> None:
@@ -308,7 +296,14 @@ class Reconstruction:
         todo += self._behind(masks, min((place for place, _ in todo), default=None))
         todo.sort(key=lambda pair: pair[0])
         self._last = None
-        told = (pattern.text, method, shared_bias, self.copies, self.columns.__name__, "whole too")
+        told = (
+            pattern.text,
+            method,
+            shared_bias,
+            self.copies,
+            self.columns.__name__,
+            "whole layers, cut off",
+        )
         asked = "solve " + digest_of_masks(masks, *told) if self.journal.folder else ""
         todo, coming = todo[:until], None
         with one_thread(), ThreadPoolExecutor(1) as beside:
@@ -326,7 +321,11 @@ class Reconstruction:
                 dense.advance(place)
                 pruned.advance(place)
                 started = time.perf_counter()
-                train, other = self.statistics(operand, dense, pruned)
+                bounds = bounds_of(self.analyzer, operand)
+                pairs: Pairs | None = self.pairs(operand, dense, pruned)
+                assert pairs is not None
+                train, other = self._moments(pairs)
+                pairs = None if bounds is None else pairs  # which holds values of the streams
                 collected = time.perf_counter()
                 # Solvers leave cores idle: the dense network goes on meanwhile.
                 coming = beside.submit(dense.advance, todo[min(number + 1, len(todo) - 1)][0])
@@ -337,6 +336,8 @@ class Reconstruction:
                     np.ones(weight.shape, np.bool_) if mask is None else mask,
                     method=method if mask is not None else "given",
                 )  # fmt: skip
+                if pairs is not None and bounds is not None:
+                    solved = rectified(pairs, solved, train, self.held, bounds)
                 self._take(operand, solved, result, pruned)
                 self.journal.put(f"{asked} {name}", solved.as_arrays())
                 rows.append(
@@ -383,47 +384,34 @@ class Reconstruction:
             result.biases.append((operand.bias, vector))
             self.edit(pruned, operand.bias, vector)
 
+    def pairs(self, operand: Operand, dense: Stream, pruned: Stream) -> Pairs:
+        """A layer's columns and targets, from streams that have come to it."""
+        size = int(np.prod(operand.layer.view_shape[2:]))
+        columns = self.columns(size, operand.layer.view_shape[0])
+        shortcut = shortcut_of(self.analyzer, operand)
+        return Pairs(operand, dense, pruned, shortcut, columns, self.seed)
+
     def statistics(
         self, operand: Operand, dense: Stream, pruned: Stream
     ) -> tuple[Statistics, Statistics | None]:
         """Collect training and held-out moments of a layer."""
-        seen = inputs_of(pruned, operand)
-        wanted = seen if dense is pruned else inputs_of(dense, operand)
-        total = sum(map(operand.count, seen))
-        size = int(np.prod(operand.layer.view_shape[2:]))
-        share = min(1.0, self.columns(size, operand.layer.view_shape[0]) / max(total, 1))
-        beside = shortcut_of(self.analyzer, operand)
-        if beside is not None and any(beside not in v for v in (dense.values[0], pruned.values[0])):
-            beside = None
-        same = all(a is b for a, b in zip(wanted, seen, strict=True)) and (
-            beside is None
-            or all(a[beside] is b[beside] for a, b in zip(dense.values, pruned.values, strict=True))
-        )
-        if self._last is not None and self._last[0] == operand.key and same:
+        return self._moments(self.pairs(operand, dense, pruned))
+
+    def _moments(self, pairs: Pairs) -> tuple[Statistics, Statistics | None]:
+        operand = pairs.operand
+        if self._last is not None and self._last[0] == operand.key and pairs.same:
             return self._last[1], self._last[2]
-        weight = np.asarray(operand.layer.tensor.numpy())
-        matrix = operand.matrix(weight).astype(np.float32)
         sums = (Sums(), Sums())
 
         def unfolded(index: int) -> tuple[Any, Any]:
-            array = seen[index]
-            limit = max(1, int(np.ceil(operand.count(array) * share)))
-            chosen = operand.positions(array, limit, np.random.default_rng((self.seed, index)))
-            columns = operand.columns(array, chosen)
-            target = None
-            if not same:
-                target = np.matmul(matrix, operand.columns(wanted[index], chosen))
-                if beside is not None:
-                    lost = dense.values[index][beside] - pruned.values[index][beside]
-                    target += rows_like(operand, lost, chosen)
-            return columns, target
+            return pairs.of(index, aim=False)[:2]
 
-        for index, (columns, target) in enumerate(ahead(unfolded, len(pruned.values))):
+        for index, (columns, target) in enumerate(ahead(unfolded, pairs.count)):
             sums[self.held[index]].add(columns, target)
         other = sums[1].result() if sums[1].columns else None
         train = sums[0].result() if sums[0].columns else other
         assert train is not None
-        if same:
+        if pairs.same:
             self._last = (operand.key, train, other)
         return train, other
 

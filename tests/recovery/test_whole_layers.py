@@ -68,4 +68,4 @@ def test_depthwise_layers_between_pruned_ones_are_solved_too(monkeypatch):
     monkeypatch.setattr(Reconstruction, "_behind", lambda *_: [])
     alone, before = solved()
     assert set(alone.weights) == {"wide"}
-    assert after.loss < 0.5 * before.loss
+    assert after.loss < 0.7 * before.loss

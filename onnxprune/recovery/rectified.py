@@ -1,0 +1,200 @@
+"""Weights for what an activation lets through.
+
+Behind a Relu or Clip ``f`` only ``||f(T) - f(Z)||^2`` matters, of what a layer should give, T, and
+what it gives, Z. For any Z that is at most ``||T' - Z||^2``, with T' as T where it lies within the
+bounds, and where T is cut off as the present Z if that is cut off, too: what nobody sees needs no
+fit. Least squares on T' leave weights free for what is seen (the alternation of Zhang et al.,
+"Accelerating Very Deep Convolutional Networks for Classification and Detection", 2015, section 3.2,
+as majorisation). The Gram matrix stays; only the cross Gram is collected anew.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import onnx_ir as ir
+
+from onnxprune.calibration.grams import Statistics
+from onnxprune.calibration.operands import CONVS, Operand
+from onnxprune.errors import DataError
+from onnxprune.recovery.apply_layer import Solved
+from onnxprune.recovery.least_squares import direct_flops, solve_on_mask
+from onnxprune.recovery.pairs import Pairs, ahead
+from onnxprune.recovery.pcg import masked_cg
+from onnxprune.recovery.problem import F64, Mask, Quadratic
+from onnxprune.rules.analysis import Analyzer
+
+F32 = npt.NDArray[np.float32]
+#: Iterations of conjugate gradients, from weights that are nearly right.
+ITERATIONS = 60
+#: Rounds at most, and what one must gain, of the error at first, for another to follow.
+ROUNDS, WORTH = 3, 2e-3
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Between what an activation lets numbers through."""
+
+    low: float
+    high: float
+
+    def aim(self, want: F32, have: F32) -> F32:
+        """Return T' for numbers wanted and present ones."""
+        aim = want
+        if np.isfinite(self.low):
+            aim = np.where(want <= self.low, np.minimum(have, np.float32(self.low)), aim)
+        if np.isfinite(self.high):
+            aim = np.where(want >= self.high, np.maximum(have, np.float32(self.high)), aim)
+        return aim
+
+
+def bounds_of(analyzer: Analyzer, operand: Operand) -> Bounds | None:
+    """Return the bounds of the Relu or Clip behind a layer, None where something else is there.
+
+    Between them may be the layer's bias and one addition, of a shortcut.
+    """
+    node, site = operand.layer.node, operand.bias
+    if site is None or node.op_type not in (*CONVS, "MatMul", "Gemm"):
+        return None
+    value, added = node.outputs[0], False
+    for _ in range(4):
+        uses = list(value.uses())
+        if len(uses) != 1 or value.is_graph_output():
+            return None
+        user, index = uses[0].node, uses[0].idx
+        if user.domain not in ("", "ai.onnx"):
+            return None
+        if user.op_type == "Relu":
+            return Bounds(0.0, np.inf)
+        if user.op_type == "Clip":
+            return _clip(analyzer, user)
+        if user.op_type != "Add":
+            return None
+        other = user.inputs[1 - index]
+        if other is None:
+            return None
+        if analyzer.is_weight(other):
+            if user is not site.node:
+                return None
+        elif added:
+            return None
+        else:
+            added = True
+        value = user.outputs[0]
+    return None
+
+
+def _clip(analyzer: Analyzer, node: ir.Node) -> Bounds | None:
+    found = []
+    for index, (name, free) in enumerate((("min", -np.inf), ("max", np.inf)), 1):
+        if name in node.attributes:
+            found.append(float(node.attributes[name].as_float()))
+            continue
+        value = node.inputs[index] if index < len(node.inputs) else None
+        tensor = None if value is None else analyzer.tensor(value)
+        if value is not None and tensor is None:
+            return None
+        found.append(free if tensor is None else float(np.asarray(tensor.numpy()).reshape(())))
+    return Bounds(*found)
+
+
+def rectified(
+    pairs: Pairs, solved: Solved, train: Statistics, held: Sequence[bool], bounds: Bounds
+) -> Solved:
+    """Return weights that fit what the activation lets through; as they are where that is no gain.
+
+    Args:
+        pairs: the layer's columns and targets.
+        solved: its mask and weights; the mask stays.
+        train: moments of the columns of feeds that are not held out.
+        held: which feeds are held out: on these the error behind the activation must fall.
+        bounds: of the activation.
+    """
+    if solved.shift is None or not any(held) or all(held) or "damping" not in solved.account:
+        return solved
+    learn = [i for i, out in enumerate(held) if not out]
+    judged = [i for i, out in enumerate(held) if out]
+    first = before = _look(pairs, solved, judged, bounds, None)[2]
+    best = solved
+    for _ in range(ROUNDS):
+        cross, aim, _ = _look(pairs, best, learn, bounds, train)
+        try:
+            found = _solve(pairs, best, train, cross, aim)
+        except DataError:
+            break
+        after = _look(pairs, found, judged, bounds, None)[2]
+        if not after < before:
+            break
+        best, gained, before = found, before - after, after
+        if gained < WORTH * first:
+            break
+    return replace(best, account={**best.account, "behind": [first, before]})
+
+
+def _look(
+    pairs: Pairs,
+    solved: Solved,
+    indices: Sequence[int],
+    bounds: Bounds,
+    train: Statistics | None,
+) -> tuple[F64, F64, float]:
+    """Return the centred cross Gram of T' [G, R, d] if ``train`` is given, its mean, the error."""
+    site = pairs.operand.bias
+    assert site is not None and solved.shift is not None
+    groups, rows = solved.weights.shape[:2]
+    adds = np.broadcast_to((site.old * (site.scale / site.factor)).reshape(-1), (groups * rows,))
+    old = adds.reshape(groups, rows, 1).astype(np.float32)
+    weights, shift = solved.weights.astype(np.float32), solved.shift[..., None].astype(np.float32)
+    mean = None if train is None else train.mean[..., None].astype(np.float32)
+    cross, total = np.zeros(solved.weights.shape), np.zeros((groups, rows))
+    offset: Any = None
+    error, count = 0.0, 0
+
+    def made(place: int) -> tuple[F32, F32, float]:
+        target: F32 | None
+        columns, target, added = pairs.of(indices[place])
+        assert target is not None
+        base = old if added is None else old + added
+        want = target + base
+        have = np.matmul(weights, columns) + shift + base
+        seen = np.clip(want, bounds.low, bounds.high) - np.clip(have, bounds.low, bounds.high)
+        lost = float(np.einsum("grn,grn->", seen, seen, dtype=np.float64))
+        return columns, (bounds.aim(want, have) - base).astype(np.float32, copy=False), lost
+
+    for columns, aim, lost in ahead(made, len(indices)):
+        error += lost
+        count += columns.shape[2]
+        if mean is None:
+            continue
+        if offset is None:
+            offset = aim.mean(axis=2, keepdims=True)
+        aim = aim - offset
+        moved = np.ascontiguousarray((columns - mean).transpose(0, 2, 1))
+        cross += np.matmul(aim, moved)
+        total += aim.sum(axis=2, dtype=np.float64)
+    goal = total / max(count, 1) + (0.0 if offset is None else offset[..., 0])
+    return cross, goal, error
+
+
+def _solve(pairs: Pairs, solved: Solved, train: Statistics, cross: F64, aim: F64) -> Solved:
+    """Least squares for a cross Gram on the same masks, as little damped as before."""
+    weight = np.asarray(pairs.operand.layer.tensor.numpy()).astype(np.float64)
+    dense = pairs.operand.matrix(weight)
+    damping = float(solved.account["damping"])
+    weights = np.empty_like(solved.weights)
+    for g, mask in enumerate(solved.mask):
+        problem = Quadratic.build(dense[g], train.gram[g], cross[g], damping=damping)
+        weights[g] = _refit(problem, mask, solved.weights[g])
+    shift = aim - np.einsum("grd,gd->gr", weights, train.mean)
+    return replace(solved, weights=weights, shift=shift)
+
+
+def _refit(problem: Quadratic, mask: Mask, start: F64) -> F64:
+    rows, size = problem.shape
+    if direct_flops(mask) <= 2.0 * ITERATIONS * rows * size * size:
+        return solve_on_mask(problem, mask, start=start)
+    return masked_cg(problem, mask, start=start, tolerance=1e-6, max_iterations=ITERATIONS)
