@@ -37,30 +37,40 @@ ROUNDS, WORTH = 3, 2e-3
 
 @dataclass(frozen=True)
 class Bounds:
-    """Between what an activation lets numbers through."""
+    """Where an activation lets a layer's outputs through: numbers, or [G, R, 1] a channel."""
 
-    low: float
-    high: float
+    low: Any
+    high: Any
 
     def aim(self, want: F32, have: F32) -> F32:
         """Return T' for numbers wanted and present ones."""
         aim = want
-        if np.isfinite(self.low):
-            aim = np.where(want <= self.low, np.minimum(have, np.float32(self.low)), aim)
-        if np.isfinite(self.high):
-            aim = np.where(want >= self.high, np.maximum(have, np.float32(self.high)), aim)
+        low, high = np.float32(self.low), np.float32(self.high)
+        if np.isfinite(low).any():
+            aim = np.where(want <= low, np.minimum(have, low), aim)
+        if np.isfinite(high).any():
+            aim = np.where(want >= high, np.maximum(have, high), aim)
         return aim
+
+    def before(self, scale: F64, offset: F64) -> Bounds:
+        """The bounds of x where these are those of ``scale x + offset``, which shape the result."""
+        with np.errstate(divide="ignore", invalid="ignore"):
+            ends = (self.low - offset) / scale, (self.high - offset) / scale
+        free = scale == 0  # nothing that comes in is seen
+        low = np.where(free, -np.inf, np.where(scale > 0, *ends))
+        return Bounds(low, np.where(free, np.inf, np.where(scale > 0, *ends[::-1])))
 
 
 def bounds_of(analyzer: Analyzer, operand: Operand) -> Bounds | None:
     """Return the bounds of the Relu or Clip behind a layer, None where something else is there.
 
-    Between them may be the layer's bias and one addition, of a shortcut.
+    Between them may be the layer's bias, and a BatchNormalization or one addition, of a shortcut.
     """
     node, site = operand.layer.node, operand.bias
     if site is None or node.op_type not in (*CONVS, "MatMul", "Gemm"):
         return None
     value, added = node.outputs[0], False
+    moved: tuple[F64, F64] | None = None
     for _ in range(4):
         uses = list(value.uses())
         if len(uses) != 1 or value.is_graph_output():
@@ -68,11 +78,15 @@ def bounds_of(analyzer: Analyzer, operand: Operand) -> Bounds | None:
         user, index = uses[0].node, uses[0].idx
         if user.domain not in ("", "ai.onnx"):
             return None
-        if user.op_type == "Relu":
-            return Bounds(0.0, np.inf)
-        if user.op_type == "Clip":
-            return _clip(analyzer, user)
-        if user.op_type != "Add":
+        if user.op_type in ("Relu", "Clip"):
+            found = Bounds(0.0, np.inf) if user.op_type == "Relu" else _clip(analyzer, user)
+            return found if moved is None or found is None else found.before(*moved)
+        if user.op_type == "BatchNormalization" and not added and moved is None and index == 0:
+            moved, value = _affine(analyzer, user, operand), user.outputs[0]
+            if moved is None:
+                return None
+            continue
+        if user.op_type != "Add" or moved is not None:
             return None
         other = user.inputs[1 - index]
         if other is None:
@@ -86,6 +100,22 @@ def bounds_of(analyzer: Analyzer, operand: Operand) -> Bounds | None:
             added = True
         value = user.outputs[0]
     return None
+
+
+def _affine(analyzer: Analyzer, node: ir.Node, operand: Operand) -> tuple[F64, F64] | None:
+    """Scale and offset [G, R, 1] of a BatchNormalization with fixed moments."""
+    if node.attributes.get_int("training_mode", 0) or len(node.inputs) < 5:
+        return None
+    parts = []
+    for value in node.inputs[1:5]:
+        tensor = None if value is None else analyzer.tensor(value)
+        if tensor is None:
+            return None
+        shape = (*operand.layer.view_shape[:2], 1)
+        parts.append(np.asarray(tensor.numpy()).astype(np.float64).reshape(shape))
+    gamma, beta, mean, variance = parts
+    scale = gamma / np.sqrt(variance + node.attributes.get_float("epsilon", 1e-5))
+    return scale, beta - mean * scale
 
 
 def _clip(analyzer: Analyzer, node: ir.Node) -> Bounds | None:

@@ -105,6 +105,29 @@ def test_bounds_are_those_of_what_reads_the_layer(name):
     assert bounds_of(work.analyzer, operand) == expected
 
 
+def test_bounds_in_front_of_a_normalisation():
+    rng = np.random.default_rng(2)
+    norm = {
+        "gamma": rng.standard_normal(16), "beta": rng.standard_normal(16),
+        "mean": rng.standard_normal(16), "var": rng.random(16) + 0.5,
+    }  # fmt: skip
+    norm["gamma"][3] = 0.0
+    behind = [
+        node("BatchNormalization", ["h", *norm], ["n"]),
+        node("Clip", ["n", "zero", "six"], ["z"]),
+    ]
+    work = work_of(network(behind, **norm), 4)
+    found = bounds_of(work.analyzer, find_operand(work.analyzer, work.layers["b"]))
+    x = rng.standard_normal((1, 16, 500)) * 8
+    scale = norm["gamma"] / np.sqrt(norm["var"] + 1e-5)
+    after = (x - norm["mean"][:, None]) * scale[:, None] + norm["beta"][:, None]
+    inside = (found.low < x) & (x < found.high)
+    np.testing.assert_array_equal(
+        np.delete(inside, 3, 1), np.delete((after > 0) & (after < 6), 3, 1)
+    )
+    assert inside[0, 3].all()
+
+
 def problem(work):
     """The middle layer at 2:4: its operand, pairs, moments and solution."""
     layer = work.layers["b"]
