@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
+import threading
 from collections.abc import Callable, Iterator
 from typing import Generic, TypeVar
 
@@ -25,7 +26,8 @@ class Registry(Generic[T]):
         self.kind = kind
         self.package = package
         self._members: dict[str, T] = {}
-        self._discovered = False
+        self._discovered = self._discovering = False
+        self._lock = threading.RLock()
 
     def register(self, name: str, member: T) -> T:
         """Add ``member`` under ``name``; two members of one name are a programming error."""
@@ -68,7 +70,11 @@ class Registry(Generic[T]):
     def _discover(self) -> None:
         if self._discovered:
             return
-        self._discovered = True
-        package = importlib.import_module(self.package)
-        for info in sorted(pkgutil.iter_modules(package.__path__), key=lambda i: i.name):
-            importlib.import_module(f"{self.package}.{info.name}")
+        with self._lock:  # another thread waits until all are there
+            if self._discovering:
+                return
+            self._discovering = True
+            package = importlib.import_module(self.package)
+            for info in sorted(pkgutil.iter_modules(package.__path__), key=lambda i: i.name):
+                importlib.import_module(f"{self.package}.{info.name}")
+            self._discovered = True
