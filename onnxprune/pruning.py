@@ -43,6 +43,10 @@ SYNTHETIC_NOTE = (
     "calibrated on random inputs: statistics, and the agreement that decided, are those of inputs "
     "the network will never see; a few hundred real samples (--data PATH) are worth far more"
 )
+FEW_NOTE = (
+    "only {} samples: what is better on the few of them that decide need not be on others, so "
+    "steps that did not gain much were left out; a few hundred samples give more"
+)
 WITHOUT_DATA = (
     "no samples were given, so kept weights stay as they are; with --data PATH masks are searched "
     "and weights solved anew, which loses far less"
@@ -259,6 +263,9 @@ def run_prune(
                 )
         else:
             proof = prove_mask(analyzer, plan, feeds, on=prove)
+    told_of = report["recovery"] or {}
+    if told_of.get("doubt", 1.0) < 1.0:
+        notes.append(FEW_NOTE.format(told_of["samples"]))
     # Shrinking changes weights but not which nodes hold them; packing would hide the zeros.
     same_nodes = kind == "mask" or model is loaded.model
     sparsity = weight_sparsity(analyzer if same_nodes else analyze(model))

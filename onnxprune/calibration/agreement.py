@@ -55,9 +55,22 @@ class Judge:
     already. Any other float output is compared by squared error.
     """
 
-    def __init__(self, dense: Sequence[Sequence[Array]], *, tokens: bool = False) -> None:
-        """Take the dense outputs, a list a feed; ``tokens``: whether inputs are integers."""
+    def __init__(
+        self,
+        dense: Sequence[Sequence[Array]],
+        *,
+        tokens: bool = False,
+        spread: Sequence[Sequence[Array]] | None = None,
+    ) -> None:
+        """Take the dense outputs.
+
+        Args:
+            dense: a list a feed.
+            tokens: whether inputs are integers.
+            spread: outputs whose variance errors are measured by, where ``dense`` are too few.
+        """
         self.dense = dense
+        wide = dense if spread is None else spread
         first = dense[0] if dense else []
         self.kinds = [kind_of(o, tokens) for o in first]
         # What is not finite in the dense network (a masked class, a hole) is not compared.
@@ -66,7 +79,7 @@ class Judge:
             for i, kind in enumerate(self.kinds)
         ]
         self.spread = [
-            1.0 if kind is None else spread_of(np.concatenate([f[i].ravel() for f in dense]))
+            1.0 if kind is None else spread_of(np.concatenate([f[i].ravel() for f in wide]))
             for i, kind in enumerate(self.kinds)
         ]
 

@@ -38,8 +38,11 @@ from onnxprune.rules.analysis import Analyzer
 Array = npt.NDArray[Any]
 Feed = Mapping[str, Array]
 Progress = Callable[[str, float], None]
-#: One feed in this many is held out: no solver sees it, decisions are judged on it.
-HOLD_OUT = 6
+#: One feed in this many is held out: no solver sees it, decisions are judged on it. More, up to one
+#: in three, where it takes that to have so many samples to judge on.
+HOLD_OUT, MOST_HELD_OUT, WANTED = 6, 3, 8
+#: With fewer samples, and none held out, nothing is solved.
+LEAST = 4
 #: Columns per layer, as a multiple of d; more, up to a number, where products are cheap.
 COLUMNS_PER_INPUT = 48
 MOST_COLUMNS = 49152
@@ -71,9 +74,12 @@ class Recovered:
     holes: bool = False
 
 
-def held_out(index: int, feeds: int) -> bool:
-    """Whether feed ``index`` of ``feeds`` is held out: every sixth, the last of each six."""
-    step = min(HOLD_OUT, max(feeds, 2))
+def held_out(index: int, feeds: int, samples: int = 1) -> bool:
+    """Whether feed ``index`` of ``feeds``, of ``samples`` each, is held out.
+
+    Every sixth, the last of each six; up to every third where samples are few.
+    """
+    step = min(max(feeds * samples // WANTED, MOST_HELD_OUT), HOLD_OUT, max(feeds, 2))
     return index % step == step - 1
 
 
@@ -122,7 +128,8 @@ class Reconstruction:
         self.stages = Stages(analyzer.model)
         self.stages.end_in(judged_values(self.stages, feeds[0]))
         self.feeds = feeds
-        self.held = list(held or (held_out(i, len(feeds)) for i in range(len(feeds))))
+        each = max(1, sum(map(rows_of, feeds)) // len(feeds))
+        self.held = list(held or (held_out(i, len(feeds), each) for i in range(len(feeds))))
         self.journal = journal or Journal()
         self.copies = 1  # times that every sample is there
         self.layers = {layer.value.name or "": layer for layer in find_layers(analyzer)}
@@ -175,6 +182,18 @@ class Reconstruction:
         found = [f for f, held in zip(self.feeds, self.held, strict=True) if not held]
         return found or list(self.feeds)
 
+    @property
+    def doubt(self) -> float:
+        """Share of what zeros alone lose that a step away from them may leave.
+
+        A few held-out samples may all be easy ones: as much must be gained as does not come about
+        by that. 1 where there are enough; 0 where there are hardly any, and none held out.
+        """
+        if not any(self.held) or all(self.held):
+            return 0.0 if sum(map(rows_of, self.feeds)) < LEAST else 1.0
+        count = sum(map(rows_of, self.held_feeds)) // self.copies
+        return 1.0 if count >= WANTED else count / (count + 2)
+
     def variety(self, judge: Judge) -> Variety:
         """Return what may be done to the samples.
 
@@ -193,7 +212,9 @@ class Reconstruction:
 
     def judge(self) -> Judge:
         """Return the judge on the held-out feeds."""
-        return Judge(Stream(self.stages, self.held_feeds).finish(), tokens=self.tokens)
+        dense = Stream(self.stages, self.held_feeds).finish()
+        wide = None if self.doubt == 1.0 else Stream(self.stages, self.feeds).finish()
+        return Judge(dense, tokens=self.tokens, spread=wide)
 
     def agreement(
         self, judge: Judge, weights: Mapping[str, Array], biases: Sequence[tuple[BiasSite, Array]]

@@ -138,7 +138,8 @@ def recover_structure(
         nonlocal best, choice, least
         found = solved(wanted)
         after = work.agreement(judge, found.weights, found.biases)
-        kept = after.loss <= least and after.no_worse(before)
+        bar = least * (work.doubt if best is first else 1.0)
+        kept = after.loss <= bar and after.no_worse(before)
         told.append({"step": name, **after.as_dict(), "kept": kept})
         if kept:
             best, choice, least = found, wanted, after.loss
@@ -177,6 +178,7 @@ def recover_structure(
     account: dict[str, Any] = {
         "samples": sum(rows_of(f) for f in feeds),
         "held_out": sum(rows_of(f) for f in held),
+        "doubt": work.doubt,
         "steps": told,
         "layers": best.report.get("layers", []),
     }
@@ -187,7 +189,8 @@ def recover_structure(
     elif trained.agreement is None:
         account["training"] = {"why": trained.why}
     else:
-        kept = trained.agreement.loss < least and trained.agreement.no_worse(before)
+        bar = least * (work.doubt if best is first else 1.0)
+        kept = trained.agreement.loss < bar and trained.agreement.no_worse(before)
         told.append({"step": "train blocks", **trained.agreement.as_dict(), "kept": kept})
         account["training"] = trained.account
         if kept:

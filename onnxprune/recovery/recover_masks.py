@@ -28,8 +28,11 @@ _MENDED = 0.1
 class Contest:
     """The best candidate so far and the account of all."""
 
-    def __init__(self, judge: Judge, plain: Recovered, before: Agreement) -> None:
-        self.judge = judge
+    def __init__(
+        self, judge: Judge, plain: Recovered, before: Agreement, doubt: float = 1.0
+    ) -> None:
+        """Start from zeros alone; ``doubt``: see :attr:`Reconstruction.doubt`."""
+        self.judge, self.doubt = judge, doubt
         self.best, self.agreement, self.plain = plain, before, before
         self.steps: list[dict[str, Any]] = [{"step": "mask", **before.as_dict(), "kept": True}]
 
@@ -37,7 +40,8 @@ class Contest:
         self, step: str, candidate: Recovered, after: Agreement, told: Mapping[str, Any] = {}
     ) -> bool:
         """Take a candidate if it agrees better, and write down the step."""
-        kept = after.loss < self.agreement.loss or (step == "reconstruct" and not after.loss)
+        bar = self.agreement.loss * (self.doubt if self.agreement is self.plain else 1.0)
+        kept = after.loss < bar or (step == "reconstruct" and not after.loss)
         kept = kept and after.no_worse(self.plain)
         self.steps.append({"step": step, **after.as_dict(), "kept": kept, **told})
         if kept:
@@ -103,7 +107,7 @@ def recover_masks(
     if widened:
         judge = work.judge()
     plain = Recovered(masks=dict(plan.masks), weights=work.masked(plan.masks))
-    contest = Contest(judge, plain, work.agreement(judge, plain.weights, []))
+    contest = Contest(judge, plain, work.agreement(judge, plain.weights, []), work.doubt)
     kind = parse_pattern(pattern)
     search = method != "given"
     even: Mapping[str, npt.NDArray[np.bool_]] = plan.masks
@@ -147,6 +151,7 @@ def recover_masks(
     best.report = {
         "samples": int(sum(rows_of(f) for f in feeds)),
         "held_out": int(sum(rows_of(f) for f in work.held_feeds)) // work.copies,
+        "doubt": work.doubt,
         "mirrored": widened,
         "steps": contest.steps,
         "layers": rows,
