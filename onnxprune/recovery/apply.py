@@ -192,7 +192,7 @@ class Reconstruction:
         if not any(self.held) or all(self.held):
             return 0.0 if sum(map(rows_of, self.feeds)) < LEAST else 1.0
         count = sum(map(rows_of, self.held_feeds)) // self.copies
-        return 1.0 if count >= WANTED else count / (count + 2)
+        return 1.0 if count >= WANTED else (count - 1) / (count + 3)
 
     def variety(self, judge: Judge) -> Variety:
         """Return what may be done to the samples.

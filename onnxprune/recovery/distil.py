@@ -213,7 +213,7 @@ def train(
                 grads = {n: g + grads[n] if grads else g for n, g in found.items()}
         for name in names:
             if name in masks:
-                grads[name] = grads[name] * masks[name]
+                grads[name] = np.where(masks[name], grads[name], np.float32(0))
         return losses, grads
 
     def ways_of(grads: Mapping[str, Array]) -> dict[str, Array]:
