@@ -45,7 +45,7 @@ FAR = 0.1
 BATCH = 32
 #: Fewer steps than these are larger by the root of their lack, up to so many times: they would
 #: not get far otherwise.
-FEW, HURRY = 400, 2.5
+FEW, HURRY = 400, 1.5
 
 
 def train_masks(

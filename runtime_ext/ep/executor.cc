@@ -166,15 +166,18 @@ std::vector<Executor::Timing> Executor::measure(const std::vector<Shape>& shapes
   const size_t steps = instance.steps().size();
   std::vector<std::vector<double>> seen(steps);
   std::vector<double> once(steps);
+  // The first run touches memory and reads weights and code from afar, which may take several times as long as
+  // any other: it counts only where it alone takes many times what may be spent.
+  constexpr double kFirst = 6;
   double spent = 0;  // by this thread: others may interrupt it for as long as they like
   for (int run = 0; run < 10; ++run) {
     std::fill(once.begin(), once.end(), 0.0);
     instance.run(in.data(), out.data(), workspace.data(), &serial, once.data(), Instance::Clock::thread);
-    spent = std::accumulate(once.begin(), once.end(), spent);
-    const bool last = spent * (run + 2) > budget_us * (run + 1);
-    // The first touches memory, which counts for little where there is no time for a second.
-    for (size_t i = 0; i < steps && (run > 0 || last); ++i) seen[i].push_back(once[i]);
-    if (last) break;
+    const double took = std::accumulate(once.begin(), once.end(), 0.0);
+    if (run == 0 && took < kFirst * budget_us) continue;
+    for (size_t i = 0; i < steps; ++i) seen[i].push_back(once[i]);
+    spent += took;
+    if (run == 0 || spent * (run + 1) > budget_us * run) break;
   }
   // Interruptions only ever add: to all steps of a run now and then, so the lower quarter is near the truth.
   std::vector<Timing> timings;

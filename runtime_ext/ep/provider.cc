@@ -414,6 +414,20 @@ Digest Provider::claim_digest(const Graph& graph, const Lowering& lowering) cons
   return hasher.put(options_.timing).put(options_.threads).put(options_.context_enable).digest();
 }
 
+// How many times as long as predicted takes what was measured, within bounds: where that is because of the
+// machine (memory, above all), the CPU provider's predictions are as much too low.
+double Provider::slower(const Graph& graph, const Lowering& lowering, const std::vector<double>& measured) const {
+  constexpr double kMost = 1.5, kLeast = 1000;  // microseconds: below it calls count, not memory
+  double found = 0, expected = 0;
+  for (size_t u = 0; u < measured.size(); ++u) {
+    if (measured[u] < 0) continue;
+    found += measured[u];
+    expected += costs_.ours(graph, lowering, lowering.units[u]);
+  }
+  const bool known = expected > 0 && found > kLeast * cycles_per_microsecond();
+  return known ? std::clamp(found / expected, 1.0, kMost) : 1.0;
+}
+
 Provider::Verdict Provider::decide(const Graph& graph, Lowering* lowering) {
   const auto start = std::chrono::steady_clock::now();
   look_at_weights(options_.force ? 0.0 : options_.min_sparsity, lowering);
@@ -435,7 +449,7 @@ Provider::Verdict Provider::decide(const Graph& graph, Lowering* lowering) {
     for (const Group& group : verdict.selection.groups)
       if (doubtful(group) && group.ours < kMostOnce * cycles_per_microsecond()) unclear.push_back(group);
     usual.measured = measure(graph, *lowering, unclear, costs_, budget);
-    usual.costs.cpu_factor = dense_factor();
+    usual.costs.cpu_factor = std::max(dense_factor(), slower(graph, *lowering, usual.measured));
     verdict.selection = select(graph, *lowering, options_, {usual});
     prepare_all(graph, *lowering, verdict.selection.groups);
   }

@@ -45,6 +45,7 @@ class Provider : public abi::Ep {
   // Of all that a verdict depends on.
   Digest claim_digest(const Graph& graph, const Lowering& lowering) const;
   Verdict decide(const Graph& graph, Lowering* lowering);
+  double slower(const Graph& graph, const Lowering& lowering, const std::vector<double>& measured) const;
   std::string key_of(const Graph& graph, const Lowering& lowering, const Group& group) const;
   ExecutorOptions executor_options(int group) const;
   Prepared prepare(const Graph& graph, const Lowering& lowering, const Group& group) const;
