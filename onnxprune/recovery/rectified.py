@@ -6,8 +6,8 @@ bounds, and where T is cut off as the present Z if that is cut off, too: what no
 fit. Least squares on T' leave weights free for what is seen (the alternation of Zhang et al.,
 "Accelerating Very Deep Convolutional Networks for Classification and Detection", 2015, section 3.2,
 as majorisation). The Gram matrix stays; only the cross Gram is collected anew, once: the errors of
-single layers fall by 1 to 3 %. Three rounds took ResNet-20 at 2:4 from 87.44 to 87.90 %, but at 80 %
-left more of the divergence (0.160 instead of 0.132 held out): undecided.
+single layers fall by 1 to 3 %. Three rounds took ResNet-20 at 2:4 from 87.44 to 87.90 %, but at
+80 % left more of the divergence (0.160 instead of 0.132 held out): undecided.
 """
 
 from __future__ import annotations
