@@ -1,30 +1,16 @@
 // Attention, and what it computes before: sums of products of planes, and planes put behind a cache.
 #include <cmath>
 #include <cstdint>
-#include <cstring>
 #include <limits>
 
 #include "harness.h"
+#include "planes.h"
 #include "reference.h"
 
-namespace {
-
 using namespace onnxprune::kernels;
+using testing::only_pixels_differ;
 using testing::Random;
-
-std::vector<float> random_floats(std::size_t count, Random* random) {
-  std::vector<float> v(count);
-  for (float& x : v) x = random->symmetric();
-  return v;
-}
-
-bool only_pixels_differ(const PlaneLayout& l, std::vector<float> plane) {
-  std::vector<float> copy = plane;
-  zero_borders(l, copy.data(), 0, 1);
-  return std::memcmp(copy.data(), plane.data(), plane.size() * sizeof(float)) == 0;
-}
-
-}  // namespace
+using testing::random_floats;
 
 TEST(attention) {
   Random random(13);

@@ -3,19 +3,16 @@
 #include <cstring>
 
 #include "harness.h"
+#include "planes.h"
 #include "reference.h"
 #include "resize.h"
 
 namespace {
 
 using namespace onnxprune::kernels;
+using testing::only_pixels_differ;
 using testing::Random;
-
-std::vector<float> random_floats(std::size_t count, Random* random) {
-  std::vector<float> v(count);
-  for (float& x : v) x = random->symmetric();
-  return v;
-}
+using testing::random_floats;
 
 PadNeed random_need(Random* random) {
   PadNeed need;
@@ -28,12 +25,6 @@ PadNeed random_need(Random* random) {
   const int grid = need.stride_h * need.stride_w;
   need.phase_mask = (std::uint64_t{1} << grid) - 1;
   return need;
-}
-
-bool only_pixels_differ(const PlaneLayout& l, std::vector<float> plane) {
-  std::vector<float> copy = plane;
-  zero_borders(l, copy.data(), 0, 1);
-  return std::memcmp(copy.data(), plane.data(), plane.size() * sizeof(float)) == 0;
 }
 
 }  // namespace
