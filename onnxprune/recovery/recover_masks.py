@@ -21,6 +21,7 @@ from onnxprune.recovery.steps import MASK_STEPS
 from onnxprune.recovery.train_masks import train_masks
 from onnxprune.rules.analysis import Analyzer
 
+Masks = Mapping[str, npt.NDArray[np.bool_]]
 _MENDED = 0.1
 """Share of what zeros alone do that may be left, for the even division not to be solved as well."""
 
@@ -50,13 +51,12 @@ class Contest:
 
     @property
     def mended(self) -> bool:
-        """Whether a division by measurement has done what it promised.
+        """Whether little is left of what zeros alone do.
 
-        The table adds up what single layers do, which need not hold for all together.
+        The table behind a division by measurement adds up what single layers do, which need not
+        hold for all together.
         """
-        divided = any(s["step"] == "allocate" for s in self.steps)
-        enough = self.settled or self.agreement.loss <= _MENDED * self.steps[0]["loss"]
-        return divided and enough
+        return self.settled or self.agreement.loss <= _MENDED * self.steps[0]["loss"]
 
     @property
     def settled(self) -> bool:
@@ -91,8 +91,9 @@ def recover_masks(
         steps: of :data:`MASK_STEPS`: solve layer by layer, masks searched unless ``method``
             forbids; where a measured table promises enough, divide the same number of weights by
             it first, solve these masks, and solve the even division only if they did not mend
-            what was promised; other orders of coupled channels, where the pattern ties
-            neighbours; train block-wise, masks fixed.
+            what was promised; solve all this in better orders of coupled channels, where the
+            pattern ties neighbours, and in the present ones only if that was worse than zeros;
+            train block-wise, masks fixed.
         fixed: names of layers whose number of weights stays as it is.
         journal: where answers are kept and taken from.
         seed: for the draw of positions.
@@ -110,35 +111,44 @@ def recover_masks(
     contest = Contest(judge, plain, work.agreement(judge, plain.weights, []), work.doubt)
     kind = parse_pattern(pattern)
     search = method != "given"
-    even: Mapping[str, npt.NDArray[np.bool_]] = plan.masks
+    even: Masks = plan.masks
     if search:
         even = spared(work, even, kind, fixed)
-    masks, left_dense = even, left_out(work, even, plan.masks)
+    left_dense = left_out(work, even, plan.masks)
     rows: list[dict[str, Any]] = []
 
-    def enter(step: str, found: Recovered) -> bool:
-        nonlocal rows
-        kept = contest.enter(step, found, work.agreement(judge, found.weights, found.biases))
+    def enter(step: str, wanted: Masks, found: Recovered, told: Mapping[str, Any] = {}) -> bool:
+        nonlocal left_dense, rows
+        other = found.analyzer if found.analyzer is not work.analyzer else None
+        own = work if other is None else work.of(other)
+        after = own.agreement(judge, found.weights, found.biases)
+        kept = contest.enter(step, found, after, told)
         rows = found.report["layers"] if kept or not rows else rows
+        left_dense = left_out(work, wanted, plan.masks) if kept else left_dense
         return kept
 
-    divided = None
+    first, divided = even, False
     if "allocate" in steps and search and kind.fixed_density is None and not contest.settled:
-        divided = divided_masks(work, even, kind, fixed=fixed, progress=progress)
-    if divided is not None:
-        found = work.run(divided, kind, method=method, progress=progress)
-        if enter("allocate", found):
-            masks, left_dense = divided, left_out(work, divided, plan.masks)
-    if "reconstruct" in steps and not contest.mended:
-        found = work.run(even, kind, method=method, progress=progress)
-        if enter("reconstruct", found):
-            masks, left_dense = even, left_out(work, even, plan.masks)
+        found_masks = divided_masks(work, even, kind, fixed=fixed, progress=progress)
+        first, divided = (even, False) if found_masks is None else (found_masks, True)
+    turned: Recovered | None = None
     if "permute" in steps and search and not contest.settled:
-        turned, after, told = permuted(work, masks, kind, method, judge, progress)
-        if turned is not None and contest.enter("permute", turned, after, told):
-            rows = turned.report["layers"]
-            assert turned.analyzer is not None
-            work = work.of(turned.analyzer)
+        turned, told = permuted(work, first, kind, method, progress)
+        if turned is not None and not enter("permute", first, turned, told):
+            turned = None
+    if turned is not None and turned.analyzer is not None:
+        work = work.of(turned.analyzer)
+
+    def solve(step: str, wanted: Masks) -> None:
+        found = work.run(wanted, kind, method=method, progress=progress)
+        if turned is not None:
+            found.analyzer, found.orders = turned.analyzer, turned.orders
+        enter(step, wanted, found)
+
+    if divided and turned is None:
+        solve("allocate", first)
+    if "reconstruct" in steps and not (contest.mended if divided else turned):
+        solve("reconstruct", even)
     if "train" in steps and (search or contest.best is not plain) and not contest.settled:
         try:
             moved, after, told = train_masks(work, judge, contest.best, progress=progress)
@@ -162,8 +172,8 @@ def recover_masks(
 
 def left_out(
     work: Reconstruction,
-    masks: Mapping[str, npt.NDArray[np.bool_]],
-    asked: Mapping[str, npt.NDArray[np.bool_]],
+    masks: Masks,
+    asked: Masks,
 ) -> list[str]:
     """Return the names of layers that stay dense although the plan has masks for them."""
     return [
@@ -175,35 +185,28 @@ def left_out(
 
 def permuted(
     work: Reconstruction,
-    masks: Mapping[str, npt.NDArray[np.bool_]],
+    masks: Masks,
     pattern: Pattern,
     method: str,
-    judge: Judge,
     progress: Progress,
-) -> tuple[Recovered | None, Agreement, dict[str, Any]]:
+) -> tuple[Recovered | None, dict[str, Any]]:
     """Reconstruct a reordered copy; None where no order of channels is better."""
     found = reorder(work.analyzer, pattern, masks, work.feeds, seed=work.seed, progress=progress)
     if found is None:
-        return None, Agreement(float("inf"), None), {}
-    other = work.of(found.analyzer)
-    result = other.run(masks, pattern, method=method, progress=progress)
+        return None, {}
+    result = work.of(found.analyzer).run(masks, pattern, method=method, progress=progress)
     result.analyzer = found.analyzer
     result.orders = {o.group: list(o.order) for o in found.orders}
-    after = other.agreement(judge, result.weights, result.biases)
-    return (
-        result,
-        after,
-        {
-            "orders": as_rows(found),
-            "refused": list(found.refused),
-            "max_rel_error": found.proof["max_rel_error"],
-        },
-    )
+    return result, {
+        "orders": as_rows(found),
+        "refused": list(found.refused),
+        "max_rel_error": found.proof["max_rel_error"],
+    }
 
 
 def spared(
     work: Reconstruction,
-    masks: Mapping[str, npt.NDArray[np.bool_]],
+    masks: Masks,
     pattern: Pattern,
     fixed: Collection[str] = (),
 ) -> dict[str, npt.NDArray[np.bool_]]:

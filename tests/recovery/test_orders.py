@@ -128,10 +128,11 @@ def test_pruning_permutes_keeps_what_helps_and_replays_to_the_same_bytes(tmp_pat
     onnx.save(proto, path)
     result = onnxprune.prune(path, "2:4", data={"x": X}, first_layer="keep")
     steps = {s["step"]: s for s in result.report["recovery"]["steps"]}
-    assert steps["permute"]["kept"] and steps["permute"]["loss"] < steps["reconstruct"]["loss"]
+    assert steps["permute"]["kept"] and "reconstruct" not in steps  # solved once
     assert steps["permute"]["max_rel_error"] < 1e-4 and result.plan.orders
     plain = onnxprune.prune(path, "2:4", data={"x": X}, first_layer="keep", permute="none")
-    assert "permute" not in {s["step"] for s in plain.report["recovery"]["steps"]}
+    before = {s["step"]: s for s in plain.report["recovery"]["steps"]}
+    assert steps["permute"]["loss"] < before["reconstruct"]["loss"] and "permute" not in before
     last = [s["loss"] for s in result.report["recovery"]["steps"] if s["kept"]][-1]
     assert last < [s["loss"] for s in plain.report["recovery"]["steps"] if s["kept"]][-1]
     for name, mask in result.plan.masks.items():
