@@ -22,6 +22,7 @@ from onnx import helper
 
 from onnxprune import io
 from onnxprune.errors import DataError
+from onnxprune.runtime.library import add_operators
 
 Array = npt.NDArray[Any]
 #: Bytes of live values that one stream keeps in memory before it turns to a temporary file.
@@ -180,18 +181,23 @@ def used(node: onnx.NodeProto) -> Iterator[str]:
             yield from (v.name for v in graph.output if v.name not in inner)
 
 
-def session(model: bytes, threads: int = 0, *, arena: bool = True) -> ort.InferenceSession:
+def session(
+    model: bytes, threads: int = 0, *, arena: bool = True, native: bool = False
+) -> ort.InferenceSession:
     """Open a quiet session whose idle threads leave the cores to others.
 
     Args:
         model: serialised.
         threads: as many as there are cores when 0.
         arena: keep the memory of one run for the next.
+        native: it has operators of our runtime library.
 
     Raises:
         DataError: onnxruntime does not take the model.
     """
     options = ort.SessionOptions()
+    if native:
+        add_operators(options)
     options.log_severity_level = 4
     options.intra_op_num_threads = threads
     options.enable_cpu_mem_arena = arena

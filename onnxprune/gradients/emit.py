@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import onnx
 from onnx import helper, numpy_helper
+
+from onnxprune.formats.weights import DOMAIN
 
 Array = npt.NDArray[Any]
 Shape = tuple[int, ...]
@@ -25,14 +27,22 @@ class Emitter:
         constants: by name.
         shapes: of every value of the graph and of those made here.
         known: numbers of the graph's own constants, by name.
+        native: operators of our runtime library that may be written, too.
     """
 
-    def __init__(self, shapes: Mapping[str, Shape], known: Mapping[str, Array], opset: int) -> None:
+    def __init__(
+        self,
+        shapes: Mapping[str, Shape],
+        known: Mapping[str, Array],
+        opset: int,
+        native: Collection[str] = (),
+    ) -> None:
         self.nodes: list[onnx.NodeProto] = []
         self.constants: dict[str, onnx.TensorProto] = {}
         self.shapes = dict(shapes)
         self.known = known
         self.opset = opset
+        self.native = frozenset(native)
         self._numbers = 0
 
     def _fresh(self, hint: str) -> str:
@@ -45,6 +55,12 @@ class Emitter:
         self.nodes.append(helper.make_node(kind, list(inputs), [name], **attributes))
         self.shapes[name] = tuple(int(n) for n in shape)
         return name
+
+    def fast(self, kind: str, inputs: Sequence[str], shape: Shape, **attributes: Any) -> str | None:
+        """Write one of the runtime library's operators; None where there is none of that name."""
+        if kind not in self.native:
+            return None
+        return self.op(kind, inputs, shape, domain=DOMAIN, **attributes)
 
     def const(self, array: npt.ArrayLike) -> str:
         """Add a constant; floats become float32, whole numbers int64."""
@@ -77,6 +93,25 @@ class Emitter:
     def cast(self, x: str) -> str:
         """Booleans as 0.0 and 1.0."""
         return self.unary("Cast", x, to=onnx.TensorProto.FLOAT)
+
+    def inside(self, g: str, y: str, low: str | float = "", high: str | float = "") -> str:
+        """``g`` where ``low < y < high``, else 0; a limit is a number, a value, or left out."""
+        limits = {"low": ("Greater", low), "high": ("Less", high)}
+        given = {n: (kind, limit) for n, (kind, limit) in limits.items() if limit != ""}
+        numbers = {n: self.known.get(x) if isinstance(x, str) else x for n, (_, x) in given.items()}
+        if not given:
+            return g
+        if all(x is not None and np.size(x) == 1 for x in numbers.values()):
+            attributes = {n: float(np.reshape(x, ())) for n, x in numbers.items()}
+            made = self.fast("ClipGrad", [y, g], self.shapes[g], **attributes)
+            if made is not None:
+                return made
+        within = [
+            self.binary(kind, y, x if isinstance(x, str) else self.const(np.float32(x)))
+            for kind, x in given.values()
+        ]
+        on = within[0] if len(within) == 1 else self.binary("And", *within)
+        return self.mul(g, self.cast(on))  # Where itself takes several passes
 
     def reshape(self, x: str, shape: Sequence[int]) -> str:
         """``x`` in another shape of as many elements."""

@@ -157,7 +157,7 @@ def _before(v: View, kind: str, given: Sequence[float]) -> str:
     if kind in ("", "Identity"):
         return v.g
     if kind == "Relu":
-        return e.mul(v.g, _positive(v, v.y))
+        return e.inside(v.g, v.y, low=0.0)
     if kind == "LeakyRelu":
         slope = given[0] if given else 0.01
         return e.mul(v.g, _either(v, _positive(v, v.y), _one(v), e.const(np.float32(slope))))
@@ -166,14 +166,10 @@ def _before(v: View, kind: str, given: Sequence[float]) -> str:
     if kind == "Tanh":
         return e.mul(v.g, e.binary("Sub", _one(v), e.mul(v.y, v.y)))
     if kind == "Clip":
-        low, high = (e.const(np.float32(x)) for x in given)
-        inside = e.binary("And", e.binary("Greater", v.y, low), e.binary("Less", v.y, high))
-        return e.mul(v.g, e.cast(inside))
+        low, high = given
+        return e.inside(v.g, v.y, low, high)
     if kind == "HardSigmoid":
-        inside = e.binary(
-            "And", e.binary("Greater", v.y, e.const(np.float32(0))), e.binary("Less", v.y, _one(v))
-        )
-        return e.scaled(e.mul(v.g, e.cast(inside)), given[0] if given else 0.2)
+        return e.scaled(e.inside(v.g, v.y, 0.0, 1.0), given[0] if given else 0.2)
     raise NoGradient(f"{v.node.op_type}: activation {kind}")
 
 

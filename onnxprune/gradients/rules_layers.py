@@ -10,12 +10,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import product
+from typing import Any
 
 import numpy as np
+import onnx
 
 from onnxprune.gradients.backward import NoGradient, View, rule
+from onnxprune.gradients.emit import Emitter
 
 Parts = Sequence[str | None]
+#: Kernels of depth-wise layers are not larger than this in any direction.
+WIDEST = 64
 
 
 class _Geometry:
@@ -54,6 +59,17 @@ class _Geometry:
         }
 
 
+def _fast(
+    e: Emitter, kind: str, inputs: Sequence[str], shape: tuple[int, ...], weight: tuple[int, ...],
+    geo: _Geometry, groups: int, **attributes: Any,
+) -> str | None:  # fmt: skip
+    """A depth-wise layer by an operator of the runtime library; None where there is none for it."""
+    each_its_own = weight[:2] == (groups, 1) and len(weight) in (3, 4)
+    if not each_its_own or min(*geo.before, *geo.after) < 0 or max(geo.kernel) > WIDEST:
+        return None
+    return e.fast(kind, inputs, shape, **geo.attributes(), **attributes)
+
+
 def _input_gradient(
     v: View, g: str, weight: str, inner: tuple[int, ...], geo: _Geometry, groups: int
 ) -> str:
@@ -69,6 +85,10 @@ def _input_gradient(
         turned = e.transpose(e.reshape(weight, [groups, m // groups, each]), [0, 2, 1])
         flat = e.reshape(g, [shape[0], groups, m // groups, math.prod(outer)])
         return e.reshape(e.matmul(turned, flat), shape)
+    made = _fast(e, "DepthwiseConvInputGrad", [g, weight], shape, e.shapes[weight], geo, groups,
+                 size=list(inner))  # fmt: skip
+    if made is not None:
+        return made
     spare = [
         n + b + a - ((o - 1) * s + span)
         for n, b, a, o, s, span in zip(
@@ -109,16 +129,26 @@ def _weight_gradient(
         )
     ]
     count, area = geo.size, math.prod(outer)
+    made = _fast(e, "DepthwiseConvWeightGrad", [x, g], shape, shape, geo, groups,
+                 kernel_shape=geo.kernel)  # fmt: skip
+    if made is not None:
+        return made
     if each == 1 and m == groups:
         # Samples as the channels of one: a convolution with g as its kernel, strides and dilations
         # changing places.
         turn = [1, 0, *axes]
         inner = e.reshape(e.transpose(x, turn), [1, m * n, *e.shapes[x][2:]])
         kernel = e.transpose(g, turn)
-        return e.reshape(
-            e.op("Conv", [inner, kernel], (1, m, *geo.kernel), group=m, strides=geo.dilations,
-                 dilations=geo.strides, pads=[*geo.before, *room]), shape
-        )  # fmt: skip
+        found = [
+            (size + b + a - (o - 1) * s - 1) // d + 1
+            for size, b, a, o, s, d in zip(
+                e.shapes[x][2:], geo.before, room, outer, geo.strides, geo.dilations, strict=True
+            )
+        ]
+        sums = e.op("Conv", [inner, kernel], (1, m, *found), group=m, strides=geo.dilations,
+                    dilations=geo.strides, pads=[*geo.before, *room])  # fmt: skip
+        # Pixels that no window reaches make it larger than the kernel.
+        return e.reshape(e.slices(sums, axes, [0] * rank, geo.kernel, [1] * rank), shape)
     if groups > 1 or (count == 1 and each < area / 2):
         windows = _windows(v, x, geo, axes, [0, 0, *room], outer)
         flat = [e.reshape(w, [n, groups, each, area]) for w in windows]
@@ -147,6 +177,21 @@ def _windows(
         stops = [a + (o - 1) * s + 1 for a, o, s in zip(starts, outer, geo.strides, strict=True)]
         windows.append(v.e.slices(padded, axes, starts, stops, geo.strides))
     return windows
+
+
+def with_varying_weight(e: Emitter, node: onnx.NodeProto) -> onnx.NodeProto:
+    """The node, or one of the runtime library's that is faster where a weight is no constant."""
+    if node.op_type != "Conv" or node.domain not in ("", "ai.onnx"):
+        return node
+    v = View(e, node, [None], [])
+    shape, y = v.shape(1), e.shapes[v.y]
+    geo = _Geometry(v, v.shape(0)[2:], y[2:], shape[2:])
+    made = _fast(e, "DepthwiseConv", v.x, y, shape, geo, v.attr("group", 1))
+    if made is None:
+        return node
+    found = e.nodes.pop()
+    found.output[0] = v.y
+    return found
 
 
 @rule("Conv")

@@ -60,15 +60,10 @@ def _div(v: View) -> Parts:
     return [left, right]
 
 
-def _where(v: View, on: str) -> Parts:
-    """The derivative where ``on`` holds, zero elsewhere (Where itself takes several passes)."""
-    return [v.e.mul(v.g, v.e.cast(on))]
-
-
 @rule("Relu")
 def _relu(v: View) -> Parts:
     # Of the output: the input need not be kept then, and the node fuses with the layer before it.
-    return _where(v, v.e.binary("Greater", v.y, v.e.const(np.float32(0))))
+    return [v.e.inside(v.g, v.y, low=0.0)]
 
 
 @rule("LeakyRelu")
@@ -82,14 +77,7 @@ def _leaky(v: View) -> Parts:
 @rule("Clip")
 def _clip(v: View) -> Parts:
     # What lies between the limits passed unchanged; on a limit itself either slope will do.
-    within = [
-        v.e.binary(kind, v.y, limit)
-        for kind, limit in zip(("Greater", "Less"), v.x[1:], strict=False)
-        if limit
-    ]
-    if not within:
-        return [v.g]
-    return _where(v, within[0] if len(within) == 1 else v.e.binary("And", *within))
+    return [v.e.inside(v.g, v.y, *v.x[1:])]
 
 
 @rule("Sigmoid")
@@ -105,20 +93,14 @@ def _tanh(v: View) -> Parts:
 
 @rule("HardSigmoid")
 def _hard_sigmoid(v: View) -> Parts:
-    above = v.e.cast(v.e.binary("Greater", v.y, v.e.const(np.float32(0))))
-    below = v.e.cast(v.e.binary("Less", v.y, v.e.const(np.float32(1))))
-    return [v.e.scaled(v.e.mul(v.g, v.e.mul(above, below)), v.attr("alpha", 0.2))]
+    return [v.e.scaled(v.e.inside(v.g, v.y, 0.0, 1.0), v.attr("alpha", 0.2))]
 
 
 @rule("HardSwish")
 def _hard_swish(v: View) -> Parts:
     x = v.x[0]
     gate = v.e.unary("HardSigmoid", x, alpha=1 / 6, beta=0.5)
-    inside = v.e.mul(
-        v.e.cast(v.e.binary("Greater", x, v.e.const(np.float32(-3)))),
-        v.e.cast(v.e.binary("Less", x, v.e.const(np.float32(3)))),
-    )
-    slope = v.e.scaled(v.e.mul(inside, x), 1 / 6)
+    slope = v.e.scaled(v.e.inside(x, x, -3.0, 3.0), 1 / 6)
     return [v.e.mul(v.g, v.e.binary("Add", gate, slope))]
 
 

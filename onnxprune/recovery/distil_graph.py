@@ -22,8 +22,11 @@ from onnx import TensorProto, helper, numpy_helper
 from onnxprune.calibration.agreement import distributions
 from onnxprune.calibration.stages import session
 from onnxprune.errors import DataError
+from onnxprune.formats.weights import DOMAIN
 from onnxprune.gradients import SIZES, Emitter, NoGradient, backward
 from onnxprune.gradients.emit import OPSET
+from onnxprune.gradients.rules_layers import with_varying_weight
+from onnxprune.runtime.library import training_operators
 
 Array = npt.NDArray[Any]
 #: Sessions of more shapes than this keep no memory between two runs.
@@ -192,7 +195,7 @@ class Distillation:
             NoGradient: no weight's influence can be followed.
             DataError: onnxruntime does not take the model.
         """
-        e = Emitter(student.shapes, student.known, OPSET)
+        e = Emitter(student.shapes, student.known, OPSET, training_operators())
         seeds: dict[str, str] = {}
         losses: list[str] = []
         for name, spread in spreads.items():
@@ -220,7 +223,13 @@ class Distillation:
         inputs = [
             helper.make_tensor_value_info(n, student.types[n], None) for n in student.inputs
         ] + [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in free]
-        nodes = [n for n in student.nodes if not set(n.output) <= set(self.weights)] + e.nodes
+        trained = set(self.weights)
+        nodes = [
+            with_varying_weight(e, n) if trained.intersection(n.input[1:2]) else n
+            for n in student.nodes
+            if not set(n.output) <= trained
+        ]
+        nodes += e.nodes
         self.nodes = len(nodes)
         # A derivative may be another's name, and outputs must differ.
         ends = []
@@ -233,7 +242,10 @@ class Distillation:
         )  # fmt: skip
         model = onnx.ModelProto(ir_version=student.ir_version, graph=made)
         model.opset_import.extend(student.opset)
-        self.session = session(model.SerializeToString(), threads, arena=arena)
+        native = any(n.domain == DOMAIN for n in nodes)
+        if native and all(o.domain != DOMAIN for o in student.opset):
+            model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+        self.session = session(model.SerializeToString(), threads, arena=arena, native=native)
         self.inputs = student.inputs
 
     def run(

@@ -25,6 +25,7 @@ _FILE = "libonnxprune_runtime.so"
 _lock = threading.Lock()
 _handles: dict[Path, ctypes.CDLL] = {}
 _registered: list[Path] = []
+_operators: dict[Path, frozenset[str]] = {}
 
 
 def library_path() -> Path | None:
@@ -122,8 +123,8 @@ def load(path: Path) -> ctypes.CDLL:
 def library_info() -> dict[str, Any]:
     """Return what the library says of itself and this machine.
 
-    Keys: version, provider, interface_versions, isa, isa_supported, code_generation,
-    code_generation_reason, kernels.
+    Keys: version, provider, interface_versions, training_operators, isa, isa_supported,
+    code_generation, code_generation_reason, kernels.
 
     Raises:
         RuntimeUnavailableError: there is no loadable library.
@@ -134,6 +135,32 @@ def library_info() -> dict[str, Any]:
     library.OnnxPruneInfo(buffer, size)
     info: dict[str, Any] = json.loads(buffer.value)
     return info
+
+
+def training_operators() -> frozenset[str]:
+    """Return the library's operators for training steps; none where it cannot be used.
+
+    They are for models that are written, run and forgotten by this process.
+    """
+    import onnxruntime as ort
+
+    path = library_path()
+    if path is None:
+        return frozenset()
+    with _lock:
+        if path not in _operators:
+            try:
+                names = library_info().get("training_operators", ())
+                ort.SessionOptions().register_custom_ops_library(str(path))
+            except Exception:  # no such library, or onnxruntime refuses it by a class of its own
+                names = ()
+            _operators[path] = frozenset(names)
+        return _operators[path]
+
+
+def add_operators(options: Any) -> None:
+    """Make the library's operators known to the sessions that ``options`` are for."""
+    options.register_custom_ops_library(str(_require_path()))
 
 
 def session_log(key: str) -> dict[str, Any] | None:

@@ -104,7 +104,7 @@ def session(
         path = library.library_path()
         if devices or path is None or _DOMAIN not in str(error):
             raise
-        held.register_custom_ops_library(str(path))
+        library.add_operators(held)
         made = _create(ort, model, held, chosen)
     if devices and library.PROVIDER not in made.get_providers():
         raise RuntimeUnavailableError(

@@ -6,8 +6,10 @@
 #include <mutex>
 
 #include "ep/executor.h"
+#include "ep/operators.h"
 #include "ep/packed.h"
 #include "ep/reference.h"
+#include "ep/training_ops.h"
 
 namespace onnxprune::ep {
 namespace {
@@ -16,59 +18,6 @@ constexpr int64_t kMostDense = int64_t{1} << 31;  // elements a weight may have 
 
 using abi::check;
 using abi::fn;
-using abi::guarded;
-
-// ---- reading a node through KernelInfo ------------------------------------------------------------
-
-bool absent(abi::Status* status) {
-  if (status == nullptr) return false;
-  fn().ReleaseStatus(status);
-  return true;
-}
-
-int64_t info_int(const abi::KernelInfo* info, const char* name, int64_t fallback) {
-  int64_t value = 0;
-  return absent(fn().KernelInfoGetAttribute_int64(info, name, &value)) ? fallback : value;
-}
-
-float info_float(const abi::KernelInfo* info, const char* name, float fallback) {
-  float value = 0;
-  return absent(fn().KernelInfoGetAttribute_float(info, name, &value)) ? fallback : value;
-}
-
-Shape info_ints(const abi::KernelInfo* info, const char* name) {
-  size_t count = 0;
-  if (absent(fn().KernelInfoGetAttributeArray_int64(info, name, nullptr, &count))) return {};
-  Shape out(count);
-  if (count > 0) check(fn().KernelInfoGetAttributeArray_int64(info, name, out.data(), &count));
-  return out;
-}
-
-std::string info_string(const abi::KernelInfo* info, const char* name, const std::string& fallback) {
-  size_t size = 0;
-  if (absent(fn().KernelInfoGetAttribute_string(info, name, nullptr, &size))) return fallback;
-  std::string out(size, '\0');
-  if (size > 0) check(fn().KernelInfoGetAttribute_string(info, name, out.data(), &size));
-  while (!out.empty() && out.back() == '\0') out.pop_back();
-  return out;
-}
-
-// A constant input, null when the input is absent or computed at run time.
-const abi::Value* info_constant(const abi::KernelInfo* info, size_t index) {
-  int constant = 0;
-  const abi::Value* value = nullptr;
-  if (absent(fn().KernelInfoGetConstantInput_tensor(info, index, &constant, &value))) return nullptr;
-  return constant ? value : nullptr;
-}
-
-std::string node_name(const abi::KernelInfo* info) {
-  size_t size = 0;
-  if (absent(fn().KernelInfo_GetNodeName(info, nullptr, &size)) || size == 0) return "";
-  std::string out(size, '\0');
-  if (absent(fn().KernelInfo_GetNodeName(info, out.data(), &size))) return "";
-  while (!out.empty() && out.back() == '\0') out.pop_back();
-  return out;
-}
 
 Blob constant_blob(const abi::KernelInfo* info, size_t index) {
   const abi::Value* value = info_constant(info, index);
@@ -78,33 +27,6 @@ Blob constant_blob(const abi::KernelInfo* info, size_t index) {
   Blob blob(static_cast<const uint8_t*>(abi::tensor_data(value)), static_cast<size_t>(desc.dims[0]));
   check_declared(blob, info_ints(info, "weight_shape"), info_int(info, "weight_dtype", 0));
   return blob;
-}
-
-struct Input {
-  Shape shape;
-  const float* data = nullptr;
-};
-
-// Input of a run; an absent optional one has no data.
-Input run_input(abi::KernelContext* context, size_t index) {
-  size_t count = 0;
-  check(fn().KernelContext_GetInputCount(context, &count));
-  const abi::Value* value = nullptr;
-  if (index < count) check(fn().KernelContext_GetInput(context, index, &value));
-  if (value == nullptr) return {};
-  abi::TensorDesc desc = abi::describe(value);
-  if (desc.type != abi::kFloat) throw abi::Error("onnxprune: an input is not float32", abi::kInvalidArgument);
-  return {desc.dims, static_cast<const float*>(abi::tensor_data(value))};
-}
-
-abi::Value* output_value(abi::KernelContext* context, const Shape& shape) {
-  abi::Value* value = nullptr;
-  check(fn().KernelContext_GetOutput(context, 0, shape.data(), shape.size(), &value));
-  return value;
-}
-
-float* run_output(abi::KernelContext* context, const Shape& shape) {
-  return static_cast<float*>(const_cast<void*>(abi::tensor_data(output_value(context, shape))));
 }
 
 void set_windows(const std::vector<Window>& windows, kernels::ConvGeometry* g) {
@@ -119,15 +41,9 @@ void set_windows(const std::vector<Window>& windows, kernels::ConvGeometry* g) {
 
 // ---- kernels ------------------------------------------------------------------------------------------
 
-class PackedKernel {
- public:
-  virtual ~PackedKernel() = default;
-  virtual void compute(abi::KernelContext* context) = 0;
-};
-
 // Convolutions, products and their added term. onnxruntime keeps the packed constant alive as long as
 // the kernel, so programs are made from it when an input shape first needs them.
-class WeightedKernel final : public PackedKernel {
+class WeightedKernel final : public OpKernel {
  public:
   enum Kind { conv, gemm, matmul };
 
@@ -280,7 +196,7 @@ class WeightedKernel final : public PackedKernel {
 };
 
 // The dense constant, decoded once when the model is loaded.
-class DecodeKernel final : public PackedKernel {
+class DecodeKernel final : public OpKernel {
  public:
   explicit DecodeKernel(const abi::KernelInfo* info) {
     Blob blob = constant_blob(info, 0);
@@ -330,68 +246,14 @@ void infer_decoded(abi::ShapeInferContext* context) {
 
 // ---- operators ----------------------------------------------------------------------------------------
 
-enum class PackedOp { conv, gemm, matmul, decode };
+constexpr Operator::Port kData{abi::kFloat}, kPacked{abi::kUint8}, kTerm{abi::kFloat, abi::kOptional};
 
-struct Operator : abi::CustomOp {
-  const char* name_text;
-  PackedOp which;
-  abi::ElementType result;  // undefined = whatever the model says
+template <WeightedKernel::Kind kind>
+OpKernel* make_weighted(const abi::KernelInfo* info) {
+  return new WeightedKernel(kind, info);
+}
 
-  Operator(const char* name, PackedOp op, abi::ElementType type) : abi::CustomOp{}, name_text(name), which(op), result(type) {
-    using abi::CustomOp;
-    version = static_cast<uint32_t>(fn().version);
-    get_name = [](const CustomOp* self) { return of(self).name_text; };
-    get_execution_provider = [](const CustomOp*) -> const char* { return nullptr; };  // the CPU's
-    input_count = [](const CustomOp* self) -> size_t {
-      return of(self).which == PackedOp::decode ? 1 : of(self).which == PackedOp::matmul ? 2 : 3;
-    };
-    input_type = [](const CustomOp* self, size_t i) {
-      return i == (of(self).which == PackedOp::decode ? 0u : 1u) ? abi::kUint8 : abi::kFloat;
-    };
-    output_count = [](const CustomOp*) -> size_t { return 1; };
-    output_type = [](const CustomOp* self, size_t) { return of(self).result; };
-    input_kind = [](const CustomOp*, size_t i) { return i == 2 ? abi::kOptional : abi::kRequired; };
-    output_kind = [](const CustomOp*, size_t) { return abi::kRequired; };
-    input_memory = [](const CustomOp*, size_t) { return abi::kMemoryDefault; };
-    variadic_input_min = variadic_output_min = [](const CustomOp*) { return 1; };
-    variadic_input_homogeneous = variadic_output_homogeneous = [](const CustomOp*) { return 1; };
-    start_version = [](const CustomOp*) { return 1; };
-    end_version = [](const CustomOp*) { return 1; };
-    create_kernel_v2 = [](const CustomOp* self, const abi::Table*, const abi::KernelInfo* info, void** kernel) -> abi::Status* {
-      *kernel = nullptr;
-      return guarded([&] { *kernel = make(of(self).which, info); });
-    };
-    kernel_compute_v2 = [](void* kernel, abi::KernelContext* context) -> abi::Status* {
-      return guarded([&] { static_cast<PackedKernel*>(kernel)->compute(context); });
-    };
-    if (op == PackedOp::decode)
-      infer_output_shape = [](const CustomOp*, abi::ShapeInferContext* context) -> abi::Status* {
-        return guarded([&] { infer_decoded(context); });
-      };
-    kernel_destroy = [](void* kernel) { delete static_cast<PackedKernel*>(kernel); };
-  }
-
-  static const Operator& of(const abi::CustomOp* self) { return *static_cast<const Operator*>(self); }
-  static PackedKernel* make(PackedOp which, const abi::KernelInfo* info) {
-    try {
-      switch (which) {
-        case PackedOp::conv:
-          return new WeightedKernel(WeightedKernel::conv, info);
-        case PackedOp::gemm:
-          return new WeightedKernel(WeightedKernel::gemm, info);
-        case PackedOp::matmul:
-          return new WeightedKernel(WeightedKernel::matmul, info);
-        case PackedOp::decode:
-          return new DecodeKernel(info);
-      }
-    } catch (const abi::Error&) {
-      throw;
-    } catch (const std::exception& e) {
-      throw abi::Error("onnxprune: node '" + node_name(info) + "': " + e.what(), abi::kInvalidArgument);
-    }
-    return nullptr;
-  }
-};
+OpKernel* make_decode(const abi::KernelInfo* info) { return new DecodeKernel(info); }
 
 }  // namespace
 
@@ -400,13 +262,15 @@ abi::CustomOpDomain* custom_op_domain() {
   static abi::CustomOpDomain* domain = nullptr;
   std::lock_guard<std::mutex> lock(mutex);
   if (domain != nullptr) return domain;
-  static const Operator operators[] = {{"SparseConv", PackedOp::conv, abi::kFloat},
-                                       {"SparseGemm", PackedOp::gemm, abi::kFloat},
-                                       {"SparseMatMul", PackedOp::matmul, abi::kFloat},
-                                       {"SparseDecode", PackedOp::decode, abi::kUndefined}};
+  static const Operator operators[] = {
+      {"SparseConv", {kData, kPacked, kTerm}, abi::kFloat, make_weighted<WeightedKernel::conv>},
+      {"SparseGemm", {kData, kPacked, kTerm}, abi::kFloat, make_weighted<WeightedKernel::gemm>},
+      {"SparseMatMul", {kData, kPacked}, abi::kFloat, make_weighted<WeightedKernel::matmul>},
+      {"SparseDecode", {kPacked}, abi::kUndefined, make_decode, infer_decoded}};
   abi::CustomOpDomain* made = nullptr;
   check(fn().CreateCustomOpDomain(kPackedDomain, &made));
   for (const Operator& op : operators) check(fn().CustomOpDomain_Add(made, &op));
+  add_training_ops(made);
   domain = made;
   return domain;
 }

@@ -1,13 +1,13 @@
 #include "ep/executor.h"
 
 #include <algorithm>
-#include <atomic>
 #include <chrono>
 #include <cstdlib>
 #include <limits>
 #include <numeric>
 #include <thread>
 
+#include "ep/operators.h"
 #include "ep/recurrent.h"
 #include "ep/trim.h"
 
@@ -23,28 +23,7 @@ class SessionParallel final : public Parallel {
  public:
   SessionParallel(abi::KernelContext* context, int threads) : context_(context), threads_(threads) {}
   int threads() const override { return threads_; }
-  void run(int chunks, const std::function<void(int)>& body) override {
-    struct Task {
-      const std::function<void(int)>* body;
-      std::atomic<bool> failed{false};
-      std::mutex mutex;
-      std::string message;
-    } task{&body, {}, {}, {}};
-    abi::check(abi::fn().KernelContext_ParallelFor(
-        context_,
-        [](void* data, size_t chunk) {
-          auto* t = static_cast<Task*>(data);
-          try {
-            (*t->body)(static_cast<int>(chunk));
-          } catch (const std::exception& e) {
-            std::lock_guard<std::mutex> lock(t->mutex);
-            t->failed = true;
-            t->message = e.what();
-          }
-        },
-        static_cast<size_t>(chunks), static_cast<size_t>(chunks), &task));
-    if (task.failed) throw abi::Error(task.message);
-  }
+  void run(int chunks, const std::function<void(int)>& body) override { parallel_for(context_, chunks, body); }
 
  private:
   abi::KernelContext* context_;

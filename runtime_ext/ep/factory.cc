@@ -7,6 +7,7 @@
 #include "ep/decisions.h"
 #include "ep/options.h"
 #include "ep/provider.h"
+#include "ep/training_ops.h"
 
 #define ONNXPRUNE_EXPORT extern "C" __attribute__((visibility("default")))
 
@@ -97,6 +98,8 @@ std::string library_info() {
                json_quote(kernels::isa_name(list[i].isa)) + ", \"usable\": " +
                (kernels::isa_supported(list[i].isa) ? "true" : "false") + "}";
   }
+  std::string training;
+  for (const std::string& name : training_op_names()) training += (training.empty() ? "" : ", ") + json_quote(name);
   std::string sets;
   for (kernels::Isa isa : {kernels::Isa::avx512, kernels::Isa::avx2, kernels::Isa::scalar})
     if (kernels::isa_supported(isa)) sets += (sets.empty() ? "" : ", ") + json_quote(kernels::isa_name(isa));
@@ -104,6 +107,7 @@ std::string library_info() {
   const bool generates = kernels::code_generation_available(&why);
   return "{\"version\": " + json_quote(kVersion) + ", \"provider\": " + json_quote(kProviderName) +
          ", \"interface_versions\": [" + std::to_string(abi::kOldest) + ", " + std::to_string(abi::kHighest) +
+         "], \"training_operators\": [" + training +
          "], \"isa\": " + json_quote(kernels::isa_name(kernels::active_isa())) + ", \"isa_supported\": [" + sets +
          "], \"code_generation\": " + (generates ? "true" : "false") + ", \"code_generation_reason\": " +
          json_quote(generates || why == nullptr ? "" : why) + ", \"kernels\": [" + kernels + "]}";

@@ -3,6 +3,7 @@
 
 #include "cells.h"
 #include "kept.h"
+#include "taps.h"
 #include "tiles.h"
 #include "transformer.h"
 #include "transpose.h"
@@ -24,6 +25,9 @@ inline onnxprune::kernels::OpsTable filled_table() {
   t.window_sum = window_sum;
   t.pool_row = pool_row;
   t.window_sums = window_sums;
+  t.tap_sums = tap_sums;
+  t.tap_dots = tap_dots;
+  t.clip_gradient = clip_gradient;
   t.winograd_outputs = winograd_outputs;
   t.winograd_input = winograd_input;
   t.winograd_sums = winograd_sums;

@@ -116,6 +116,15 @@ struct OpsTable {
   void (*pool_row)(bool maximum, const PoolRow& row);
   // Square windows of 3 or 5, stride 1 or 2 in both directions.
   void (*window_sums)(int kernel, int stride, const WindowRun& run);
+  // out[i] = bias + sum over t of weights[t] * in[offsets[t] + i], whole vectors.
+  void (*tap_sums)(const float* in, const std::int64_t* offsets, const float* weights,
+                   std::int64_t taps, float bias, float* out, std::int64_t vectors);
+  // sums[t] = sum over i of g[i] * in[offsets[t] + i], whole vectors.
+  void (*tap_dots)(const float* in, const std::int64_t* offsets, std::int64_t taps, const float* g,
+                   std::int64_t vectors, float* sums);
+  // out[i] = g[i] where low < y[i] < high, else 0.
+  void (*clip_gradient)(const float* y, const float* g, float low, float high, float* out,
+                        std::int64_t count);
   // See ops/winograd.h; `points` in each direction: 4 or 6.
   int (*winograd_outputs)(int points);  // output channels of a block of weights
   void (*winograd_input)(int points, const WinogradInput& job);

@@ -1,0 +1,183 @@
+// Depth-wise convolutions with weights of the moment, and their derivatives, against plain sums.
+#include "window/depthwise.h"
+
+#include <algorithm>
+#include <cmath>
+#include <limits>
+#include <string>
+#include <vector>
+
+#include "cpu.h"
+#include "harness.h"
+
+using namespace onnxprune::kernels;
+
+namespace {
+
+struct Case {
+  ConvGeometry g;
+  int images, height, width;
+
+  std::string text() const {
+    std::string s = std::to_string(images) + " images of " + std::to_string(g.groups) + " x " + std::to_string(height) +
+                    " x " + std::to_string(width) + ", kernel";
+    for (const int v : {g.kernel_h, g.kernel_w, g.stride_h, g.stride_w, g.dilation_h, g.dilation_w, g.pad_top,
+                        g.pad_left, g.pad_bottom, g.pad_right})
+      s += " " + std::to_string(v);
+    return s;
+  }
+};
+
+Case make_case(int images, int channels, int height, int width, int kh, int kw, int sh, int sw, int dh, int dw, int top,
+               int left, int bottom, int right) {
+  Case c{{}, images, height, width};
+  c.g.in_channels = c.g.out_channels = c.g.groups = channels;
+  c.g.kernel_h = kh, c.g.kernel_w = kw, c.g.stride_h = sh, c.g.stride_w = sw;
+  c.g.dilation_h = dh, c.g.dilation_w = dw;
+  c.g.pad_top = top, c.g.pad_left = left, c.g.pad_bottom = bottom, c.g.pad_right = right;
+  return c;
+}
+
+// use(index of y, of x, of w) for every product that the convolution sums.
+template <class Use>
+void products(const Case& c, int oh, int ow, Use&& use) {
+  const ConvGeometry& g = c.g;
+  for (int p = 0; p < c.images * g.groups; ++p)
+    for (int oy = 0; oy < oh; ++oy)
+      for (int ox = 0; ox < ow; ++ox)
+        for (int ky = 0; ky < g.kernel_h; ++ky)
+          for (int kx = 0; kx < g.kernel_w; ++kx) {
+            const int y = oy * g.stride_h + ky * g.dilation_h - g.pad_top;
+            const int x = ox * g.stride_w + kx * g.dilation_w - g.pad_left;
+            if (y < 0 || y >= c.height || x < 0 || x >= c.width) continue;
+            use(static_cast<std::size_t>((p * oh + oy) * ow + ox), static_cast<std::size_t>((p * c.height + y) * c.width + x),
+                static_cast<std::size_t>((p % g.groups * g.kernel_h + ky) * g.kernel_w + kx));
+          }
+}
+
+struct Sums {
+  std::vector<double> sum, size;
+  explicit Sums(std::size_t count) : sum(count), size(count) {}
+  void add(std::size_t at, double v) { sum[at] += v, size[at] += std::fabs(v); }
+  bool near(const std::vector<float>& got, double tolerance) const {
+    for (std::size_t i = 0; i < sum.size(); ++i)
+      if (!(std::fabs(got[i] - sum[i]) <= tolerance * size[i])) return false;
+    return true;
+  }
+};
+
+void check_case(const Case& c, std::uint64_t seed) {
+  if (!CHECK_SAY(Depthwise::check(c.g, c.images, c.height, c.width).ok(), c.text())) return;
+  const Depthwise d(c.g, c.images, c.height, c.width);
+  const int oh = static_cast<int>(d.out_height()), ow = static_cast<int>(d.out_width());
+  CHECK_SAY(oh == std::max(0, c.g.out_height(c.height)) && ow == std::max(0, c.g.out_width(c.width)), c.text());
+  testing::Random random(seed);
+  const auto filled = [&](std::int64_t count) {
+    std::vector<float> v(static_cast<std::size_t>(count));
+    for (float& x : v) x = random.symmetric();
+    return v;
+  };
+  const std::vector<float> x = filled(d.planes() * c.height * c.width), w = filled(d.channels() * c.g.taps());
+  const std::vector<float> g = filled(d.planes() * oh * ow), bias = filled(d.channels());
+  Sums y_want(g.size()), dx_want(x.size()), dw_want(w.size());
+  for (std::size_t i = 0; i < g.size(); ++i)
+    y_want.add(i, bias[i / static_cast<std::size_t>(oh * ow) % static_cast<std::size_t>(c.g.groups)]);
+  products(c, oh, ow, [&](std::size_t at, std::size_t from, std::size_t tap) {
+    y_want.add(at, double{x[from]} * w[tap]);
+    dx_want.add(from, double{g[at]} * w[tap]);
+    dw_want.add(tap, double{g[at]} * x[from]);
+  });
+  const float stale = std::numeric_limits<float>::quiet_NaN();
+  std::vector<float> y(g.size(), stale), dx(x.size(), stale), dw(w.size(), stale);
+  // In two parts, as two threads would.
+  const std::int64_t half = d.planes() / 2, some = d.channels() / 2;
+  d.run(x.data(), w.data(), bias.data(), y.data(), 0, half);
+  d.run(x.data(), w.data(), bias.data(), y.data(), half, d.planes());
+  d.input_gradient(g.data(), w.data(), dx.data(), 0, half);
+  d.input_gradient(g.data(), w.data(), dx.data(), half, d.planes());
+  d.weight_gradient(x.data(), g.data(), dw.data(), 0, some);
+  d.weight_gradient(x.data(), g.data(), dw.data(), some, d.channels());
+  CHECK_SAY(y_want.near(y, 1e-5), "values: " + c.text());
+  CHECK_SAY(dx_want.near(dx, 1e-5), "derivative of the input: " + c.text());
+  CHECK_SAY(dw_want.near(dw, 1e-5), "derivative of the weight: " + c.text());
+  // Other parts, the same bits.
+  std::vector<float> again(std::max({y.size(), dx.size(), dw.size()}), stale);
+  d.run(x.data(), w.data(), bias.data(), again.data(), 0, d.planes());
+  CHECK_SAY(std::equal(y.begin(), y.end(), again.begin()), "values in one part: " + c.text());
+  d.input_gradient(g.data(), w.data(), again.data(), 0, d.planes());
+  CHECK_SAY(std::equal(dx.begin(), dx.end(), again.begin()), "input in one part: " + c.text());
+  d.weight_gradient(x.data(), g.data(), again.data(), 0, d.channels());
+  CHECK_SAY(std::equal(dw.begin(), dw.end(), again.begin()), "weight in one part: " + c.text());
+}
+
+}  // namespace
+
+TEST(depthwise_in_the_usual_shapes) {
+  std::uint64_t seed = 1;
+  for (const int kernel : {3, 5, 7})
+    for (const int stride : {1, 2})
+      for (const int size : {1, 2, 7, 14, 33, 112})
+        check_case(make_case(2, 3, size, size, kernel, kernel, stride, stride, 1, 1, kernel / 2, kernel / 2, kernel / 2,
+                             kernel / 2), ++seed);
+}
+
+TEST(depthwise_of_one_row) {
+  std::uint64_t seed = 100;
+  for (const int width : {1, 5, 64, 3000})
+    for (const int stride : {1, 2, 3, 5})
+      check_case(make_case(2, 2, 1, width, 1, 4, 1, stride, 1, 2, 0, 5, 0, 3), ++seed);
+}
+
+TEST(depthwise_in_awkward_shapes) {
+  testing::Random random(7);
+  for (int i = 0; i < 400; ++i) {
+    const Case c = make_case(random.between(1, 3), random.between(1, 3), random.between(1, 24), random.between(1, 40),
+                             random.between(1, 7), random.between(1, 7), random.between(1, 4), random.between(1, 4),
+                             random.between(1, 3), random.between(1, 3), random.below(6), random.below(6),
+                             random.below(6), random.below(6));
+    check_case(c, static_cast<std::uint64_t>(1000 + i));
+  }
+}
+
+TEST(depthwise_of_nothing) {
+  check_case(make_case(0, 2, 5, 5, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1), 1);
+  check_case(make_case(1, 2, 2, 2, 5, 5, 1, 1, 1, 1, 0, 0, 0, 0), 2);  // the kernel does not fit
+  check_case(make_case(1, 2, 0, 4, 3, 3, 2, 2, 1, 1, 2, 2, 2, 2), 3);
+}
+
+TEST(depthwise_refuses_what_is_not) {
+  const Case good = make_case(1, 4, 5, 5, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1);
+  const auto refused = [&](auto&& change) {
+    Case c = good;
+    change(&c);
+    CHECK(!Depthwise::check(c.g, c.images, c.height, c.width).ok());
+  };
+  refused([](Case* c) { c->g.groups = 2; });
+  refused([](Case* c) { c->g.out_channels = 8; });
+  refused([](Case* c) { c->g.pad_left = -1; });
+  refused([](Case* c) { c->g.stride_w = 0; });
+  refused([](Case* c) { c->height = -1; });
+  refused([](Case* c) { c->g.stride_h = c->g.kernel_h = 1 << 12; });
+  ConvGeometry g = good.g;
+  g.pad_left = g.pad_right = g.pad_top = g.pad_bottom = 1 << 20;
+  CHECK(!Depthwise::check(g, std::int64_t{1} << 31, std::int64_t{1} << 31, std::int64_t{1} << 31).ok());
+}
+
+TEST(clip_gradient_within_the_limits_alone) {
+  testing::Random random(3);
+  const float inf = std::numeric_limits<float>::infinity();
+  for (const std::int64_t count : {0, 1, 7, 16, 37, 100}) {
+    std::vector<float> y(static_cast<std::size_t>(count)), g(y.size()), out(y.size(), 9.0f);
+    for (std::size_t i = 0; i < y.size(); ++i) {
+      y[i] = static_cast<float>(random.between(-1, 7));  // often a limit itself
+      g[i] = i % 5 == 0 ? inf : random.symmetric();
+    }
+    if (count > 3) y[3] = std::numeric_limits<float>::quiet_NaN();
+    for (const float high : {6.0f, inf}) {
+      clip_gradient(y.data(), g.data(), 0.0f, high, out.data(), count);
+      bool same = true;
+      for (std::size_t i = 0; i < y.size(); ++i) same = same && out[i] == (y[i] > 0.0f && y[i] < high ? g[i] : 0.0f);
+      CHECK(same);
+    }
+  }
+}

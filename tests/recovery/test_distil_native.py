@@ -1,0 +1,195 @@
+"""Training steps by the runtime library's operators, and the same steps without them."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnxruntime as ort
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from onnxprune.formats.weights import DOMAIN
+from onnxprune.recovery import distil_graph
+from onnxprune.recovery.distil_graph import Distillation, graph_of
+from onnxprune.runtime.library import library_path, training_operators
+
+
+@pytest.fixture(autouse=True)
+def _library():
+    if not training_operators():
+        assert library_path() is None, "there is a library, but it cannot be used"
+        pytest.skip("the runtime library is not built")
+
+
+def rand(*shape, seed):
+    return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def student(x, kernel, between=(), **how):
+    """A layer that mixes channels, a depth-wise one between activations, and one behind it."""
+    channels, rank = 6, len(kernel)
+    weights = {
+        "a": rand(channels, x[1], *[1] * rank, seed=1),
+        "b": rand(channels, 1, *kernel, seed=2),
+        "bias": rand(channels, seed=3),
+        "c": rand(4, channels, *[1] * rank, seed=4),
+    }
+    nodes = [
+        helper.make_node("Conv", ["x", "a"], ["s"]),
+        helper.make_node("Relu", ["s"], ["t"]),
+        helper.make_node("Conv", ["t", "b", "bias"], ["u"], group=channels, **how),
+        *(between or [helper.make_node("Clip", ["u", "low", "high"], ["v"])]),
+        helper.make_node("Conv", ["v", "c"], ["y"]),
+    ]
+    limits = {"low": np.float32(-0.5), "high": np.float32(2)}
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, x)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(np.asarray(v), n) for n, v in {**weights, **limits}.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    feed = {"x": rand(*x, seed=5)}
+    return graph_of(model, feed), feed, weights
+
+
+def step(made, native, monkeypatch, threads=1):
+    """Loss and derivatives, and the kinds of the nodes that gave them."""
+    graph, feed, weights = made
+    kinds = []
+
+    def session(model, *args, **kwargs):
+        proto = helper.onnx.load_model_from_string(model)
+        kinds.extend(n.op_type for n in proto.graph.node if n.domain == DOMAIN)
+        return open_session(model, *args, **kwargs)
+
+    open_session = distil_graph.session
+    with monkeypatch.context() as patch:
+        patch.setattr(distil_graph, "session", session)
+        if not native:
+            patch.setenv("ONNXPRUNE_LIBRARY", "/nowhere")
+        model = Distillation(graph, list(weights), {"y": 1.5}, threads=threads)
+    want = {"y": rand(*graph.shapes["y"], seed=6)}
+    loss, grads = model.run(feed, want, weights)
+    assert set(grads) == set(weights)
+    return loss, grads, set(kinds)
+
+
+def check(made, monkeypatch, kinds):
+    loss, grads, found = step(made, True, monkeypatch)
+    assert found == kinds
+    plain_loss, plain, none = step(made, False, monkeypatch)
+    assert not none
+    assert loss == pytest.approx(plain_loss, rel=1e-5)
+    for name, array in plain.items():
+        scale = max(float(np.abs(array).max()), 1e-6)
+        np.testing.assert_allclose(grads[name], array, rtol=1e-4, atol=1e-4 * scale, err_msg=name)
+
+
+ALL = {"DepthwiseConv", "DepthwiseConvInputGrad", "DepthwiseConvWeightGrad", "ClipGrad"}
+LAYERS = [
+    *(
+        ((2, 3, size, size), [k, k], {"pads": [k // 2] * 4, "strides": [s, s]})
+        for k in (3, 5, 7)
+        for s in (1, 2, 3)
+        for size in (3, 10)
+    ),
+    ((2, 3, 9, 8), [2, 4], {"pads": [0, 1, 1, 2], "strides": [1, 2]}),
+    ((2, 3, 2, 3), [3, 5], {"pads": [1, 3, 2, 1]}),
+    ((1, 3, 11, 9), [3, 3], {"dilations": [2, 3], "pads": [2, 3, 2, 3]}),
+    ((1, 3, 12, 13), [3, 3], {"dilations": [3, 2], "strides": [2, 3], "pads": [1, 0, 4, 2]}),
+    ((2, 3, 8, 9), [4, 4], {"auto_pad": "SAME_UPPER", "strides": [2, 2]}),
+    ((2, 3, 8, 9), [3, 3], {"auto_pad": "SAME_LOWER", "strides": [2, 2]}),
+    ((2, 3, 8, 9), [3, 3], {"auto_pad": "VALID", "strides": [2, 2]}),
+    ((2, 3, 31), [4], {"pads": [1, 3], "strides": [2]}),
+    ((2, 3, 6), [7], {"pads": [3, 3]}),
+    ((1, 3, 70, 75), [3, 3], {"pads": [1, 1, 1, 1]}),  # more than one band
+]
+
+
+@pytest.mark.parametrize(("x", "kernel", "how"), LAYERS)
+def test_steps_are_those_of_the_standard_operators(x, kernel, how, monkeypatch):
+    check(student(x, kernel, **how), monkeypatch, ALL)
+
+
+def test_three_directions_stay_with_the_standard_operators(monkeypatch):
+    check(student((1, 3, 4, 5, 6), [3, 3, 3], pads=[1] * 6), monkeypatch, {"ClipGrad"})
+
+
+@pytest.mark.parametrize(
+    ("kind", "how"),
+    [("HardSwish", {}), ("HardSigmoid", {"alpha": 0.3}), ("Relu", {}), ("AveragePool", {
+        "kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]})],
+)  # fmt: skip
+def test_what_else_uses_them(kind, how, monkeypatch):
+    made = student(
+        (2, 3, 9, 9), [3, 3], [helper.make_node(kind, ["u"], ["v"], **how)], pads=[1, 1, 1, 1]
+    )
+    check(made, monkeypatch, ALL)
+
+
+def test_same_bits_whatever_the_threads_and_the_run(monkeypatch):
+    made = student((3, 3, 40, 41), [5, 5], pads=[2, 2, 2, 2], strides=[2, 2])
+    loss, grads, _ = step(made, True, monkeypatch)
+    for threads in (1, 2, 3):
+        again, other, _ = step(made, True, monkeypatch, threads)
+        assert again == pytest.approx(loss, rel=1e-6)  # a sum of onnxruntime's own
+        # Those made by our operators from values that no order of sums has touched.
+        np.testing.assert_array_equal(grads["b"], other["b"])
+        np.testing.assert_array_equal(grads["a"], other["a"])
+
+
+def run_one(kind, inputs, **attributes):
+    names = [f"i{i}" for i in range(len(inputs))]
+    graph = helper.make_graph(
+        [helper.make_node(kind, names, ["o"], domain=DOMAIN, **attributes)],
+        "g",
+        [helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in names],
+        [helper.make_tensor_value_info("o", TensorProto.FLOAT, None)],
+    )
+    imports = [helper.make_opsetid("", 17), helper.make_opsetid(DOMAIN, 1)]
+    model = helper.make_model(graph, opset_imports=imports, ir_version=8)
+    options = ort.SessionOptions()
+    options.log_severity_level = 4
+    options.register_custom_ops_library(str(library_path()))
+    made = ort.InferenceSession(model.SerializeToString(), options, ["CPUExecutionProvider"])
+    return made.run(None, {n: np.zeros(s, np.float32) for n, s in zip(names, inputs, strict=True)})
+
+
+REFUSED = [
+    ("DepthwiseConv", [(1, 4, 5, 5), (4, 2, 3, 3)], {}),
+    ("DepthwiseConv", [(1, 4, 5, 5), (3, 1, 3, 3)], {}),
+    ("DepthwiseConv", [(1, 4), (4, 1)], {}),
+    ("DepthwiseConv", [(), ()], {}),
+    ("DepthwiseConv", [(1, 4, 5, 5, 5), (4, 1, 3, 3, 3)], {}),
+    ("DepthwiseConv", [(1, 4, 5, 5), (4, 1, 3)], {}),
+    ("DepthwiseConv", [(1, 4, 5, 5), (4, 1, 0, 3)], {}),
+    ("DepthwiseConv", [(1, 4, 5, 5), (4, 1, 3, 3), (5,)], {}),
+    ("DepthwiseConv", [(1, 4, 5, 5), (4, 1, 3, 3)], {"strides": [1]}),
+    ("DepthwiseConv", [(1, 4, 5, 5), (4, 1, 3, 3)], {"strides": [0, 1]}),
+    ("DepthwiseConv", [(1, 4, 5, 5), (4, 1, 3, 3)], {"pads": [-1, 0, 0, 0]}),
+    ("DepthwiseConv", [(1, 4, 5, 5), (4, 1, 3, 3)], {"pads": [1 << 40, 0, 0, 0]}),
+    ("DepthwiseConv", [(1, 4, 5, 5), (4, 1, 3, 3)], {"dilations": [1, -3]}),
+    ("DepthwiseConvInputGrad", [(1, 4, 5, 5), (4, 1, 3, 3)], {}),
+    ("DepthwiseConvInputGrad", [(1, 4, 5, 5), (4, 1, 3, 3)], {"size": [5, 5]}),
+    ("DepthwiseConvInputGrad", [(1, 4, 5, 5), (4, 1, 3, 3)], {"size": [7, -7]}),
+    ("DepthwiseConvInputGrad", [(1, 4, 5, 5), (4, 1, 3, 3)], {"size": [1 << 40, 1 << 40]}),
+    ("DepthwiseConvWeightGrad", [(1, 4, 5, 5), (1, 4, 5, 5)], {"kernel_shape": [3, 3]}),
+    ("DepthwiseConvWeightGrad", [(1, 4, 5, 5), (1, 4, 3, 3)], {"kernel_shape": [3]}),
+    ("DepthwiseConvWeightGrad", [(1, 4, 5, 5), (2, 4, 3, 3)], {"kernel_shape": [3, 3]}),
+    ("DepthwiseConvWeightGrad", [(), ()], {}),
+    ("ClipGrad", [(3, 4), (4, 3)], {"low": 0.0}),
+]
+
+
+@pytest.mark.parametrize(("kind", "inputs", "attributes"), REFUSED)
+def test_what_makes_no_sense_is_refused(kind, inputs, attributes):
+    with pytest.raises(Exception, match="onnxprune"):
+        run_one(kind, inputs, **attributes)
+
+
+def test_what_makes_sense_is_not():
+    assert run_one("DepthwiseConv", [(1, 4, 5, 5), (4, 1, 3, 3)])[0].shape == (1, 4, 3, 3)
+    made = run_one("DepthwiseConvInputGrad", [(1, 4, 2, 2), (4, 1, 3, 3)], size=[6, 5],
+                   strides=[2, 2])  # fmt: skip
+    assert made[0].shape == (1, 4, 6, 5)
