@@ -8,7 +8,7 @@ Reshape and sum of theirs a constant.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import onnx
@@ -29,12 +29,14 @@ class View:
         node: the node of the graph.
         dy: derivatives of the node's outputs; None where nothing depends on one.
         wants: which inputs need a derivative.
+        makers: the node that makes a value.
     """
 
     e: Emitter
     node: onnx.NodeProto
     dy: list[str | None]
     wants: list[bool]
+    makers: Mapping[str, onnx.NodeProto] = field(default_factory=dict)
 
     @property
     def g(self) -> str:
@@ -142,6 +144,7 @@ def backward(
             continue
         if any(name in reached for name in node.input):
             reached.update(name for name in node.output if name)
+    makers = {name: node for node in nodes for name in node.output if name}
     found: dict[str, str] = dict(seeds)
     for node in reversed(nodes):
         dy = [found.get(name) for name in node.output]
@@ -150,7 +153,7 @@ def backward(
             continue
         mark = len(e.nodes)
         try:
-            given = _rule_of(node)(View(e, node, dy, wants))
+            given = _rule_of(node)(View(e, node, dy, wants, makers))
         except NoGradient as stop:
             if ends is None:
                 raise

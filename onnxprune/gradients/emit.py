@@ -98,11 +98,14 @@ class Emitter:
         """``g`` where ``low < y < high``, else 0; a limit is a number, a value, or left out."""
         limits = {"low": ("Greater", low), "high": ("Less", high)}
         given = {n: (kind, limit) for n, (kind, limit) in limits.items() if limit != ""}
-        numbers = {n: self.known.get(x) if isinstance(x, str) else x for n, (_, x) in given.items()}
         if not given:
             return g
-        if all(x is not None and np.size(x) == 1 for x in numbers.values()):
-            attributes = {n: float(np.reshape(x, ())) for n, x in numbers.items()}
+        numbers = {
+            n: np.asarray(self.known.get(x, ()) if isinstance(x, str) else x)
+            for n, (_, x) in given.items()
+        }
+        if all(x.size == 1 for x in numbers.values()):
+            attributes = {n: float(x.item()) for n, x in numbers.items()}
             made = self.fast("ClipGrad", [y, g], self.shapes[g], **attributes)
             if made is not None:
                 return made
@@ -112,6 +115,25 @@ class Emitter:
         ]
         on = within[0] if len(within) == 1 else self.binary("And", *within)
         return self.mul(g, self.cast(on))  # Where itself takes several passes
+
+    def sigmoid_slope(self, g: str, y: str) -> str:
+        """Derivative before a sigmoid from that behind it, by its output ``y``."""
+        made = self.fast("SigmoidGrad", [y, g], self.shapes[g])
+        if made is not None:
+            return made
+        return self.mul(g, self.mul(y, self.binary("Sub", self.const(np.float32(1)), y)))
+
+    def squares(self, left: str, right: str, factor: float) -> tuple[str, str]:
+        """``factor`` times the sum of the squares of a difference, and its slope by ``left``."""
+        slope = self.fast("SquaredGap", [left, right], self.shapes[left], factor=factor)
+        if slope is not None:
+            loss = self._fresh("loss")
+            self.nodes[-1].output.append(loss)
+            self.shapes[loss] = ()
+            return loss, slope
+        gap = self.binary("Sub", left, right)
+        squares = self.sum(self.mul(gap, gap), range(len(self.shapes[gap])))
+        return self.scaled(squares, factor), self.scaled(gap, 2.0 * factor)
 
     def reshape(self, x: str, shape: Sequence[int]) -> str:
         """``x`` in another shape of as many elements."""

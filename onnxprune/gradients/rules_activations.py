@@ -162,7 +162,7 @@ def _before(v: View, kind: str, given: Sequence[float]) -> str:
         slope = given[0] if given else 0.01
         return e.mul(v.g, _either(v, _positive(v, v.y), _one(v), e.const(np.float32(slope))))
     if kind == "Sigmoid":
-        return e.mul(v.g, e.mul(v.y, e.binary("Sub", _one(v), v.y)))
+        return e.sigmoid_slope(v.g, v.y)
     if kind == "Tanh":
         return e.mul(v.g, e.binary("Sub", _one(v), e.mul(v.y, v.y)))
     if kind == "Clip":

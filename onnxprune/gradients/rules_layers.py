@@ -19,7 +19,7 @@ from onnxprune.gradients.backward import NoGradient, View, rule
 from onnxprune.gradients.emit import Emitter
 
 Parts = Sequence[str | None]
-#: Kernels of depth-wise layers are not larger than this in any direction.
+#: Kernels of trained layers are not larger than this in any direction.
 WIDEST = 64
 
 
@@ -59,13 +59,18 @@ class _Geometry:
         }
 
 
+def _common(weight: tuple[int, ...], geo: _Geometry) -> bool:
+    """Whether the runtime library's operators know windows like this."""
+    fits = max(geo.kernel) <= WIDEST and min(*geo.before, *geo.after) >= 0
+    return fits and len(weight) in (3, 4)
+
+
 def _fast(
     e: Emitter, kind: str, inputs: Sequence[str], shape: tuple[int, ...], weight: tuple[int, ...],
     geo: _Geometry, groups: int, **attributes: Any,
 ) -> str | None:  # fmt: skip
     """A depth-wise layer by an operator of the runtime library; None where there is none for it."""
-    each_its_own = weight[:2] == (groups, 1) and len(weight) in (3, 4)
-    if not each_its_own or min(*geo.before, *geo.after) < 0 or max(geo.kernel) > WIDEST:
+    if weight[:2] != (groups, 1) or not _common(weight, geo):
         return None
     return e.fast(kind, inputs, shape, **geo.attributes(), **attributes)
 
@@ -149,6 +154,13 @@ def _weight_gradient(
                     dilations=geo.strides, pads=[*geo.before, *room])  # fmt: skip
         # Pixels that no window reaches make it larger than the kernel.
         return e.reshape(e.slices(sums, axes, [0] * rank, geo.kernel, [1] * rank), shape)
+    columns = None
+    if groups == 1 and not geo.pointwise and _common(shape, geo):
+        columns = e.fast("ConvColumns", [x], (each * count, n * area), kernel_shape=geo.kernel,
+                         **geo.attributes())  # fmt: skip
+    if columns is not None:
+        rows = e.reshape(e.transpose(g, [1, 0, *axes]), [m, n * area])
+        return e.reshape(e.matmul(rows, e.transpose(columns, [1, 0])), shape)
     if groups > 1 or (count == 1 and each < area / 2):
         windows = _windows(v, x, geo, axes, [0, 0, *room], outer)
         flat = [e.reshape(w, [n, groups, each, area]) for w in windows]

@@ -44,6 +44,13 @@ def _sub(v: View) -> Parts:
 @rule("Mul")
 def _mul(v: View) -> Parts:
     a, b = v.x
+    for place, (x, share) in enumerate(((a, b), (b, a))):
+        maker = v.makers.get(share)
+        if maker is not None and maker.op_type == "Sigmoid" and maker.input[0] == x:
+            # Both factors' at once: nothing is left for the sigmoid to pass on.
+            made = v.e.fast("SiluGrad", [x, share, v.g], v.shape(place))
+            if made is not None:
+                return [made if i == place else None for i in (0, 1)]
     left = v.e.fit(v.e.mul(v.g, b), v.shape(0)) if v.wants[0] else None
     right = v.e.fit(v.e.mul(v.g, a), v.shape(1)) if v.wants[1] else None
     return [left, right]
@@ -82,8 +89,7 @@ def _clip(v: View) -> Parts:
 
 @rule("Sigmoid")
 def _sigmoid(v: View) -> Parts:
-    rest = v.e.binary("Sub", v.e.const(np.float32(1)), v.y)
-    return [v.e.mul(v.g, v.e.mul(v.y, rest))]
+    return [v.e.sigmoid_slope(v.g, v.y)]
 
 
 @rule("Tanh")

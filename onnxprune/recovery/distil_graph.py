@@ -200,11 +200,9 @@ class Distillation:
         losses: list[str] = []
         for name, spread in spreads.items():
             e.shapes[f"want/{name}"] = student.shapes[name]
-            gap = e.binary("Sub", name, f"want/{name}")
             factor = 1.0 / (max(spread, 1e-12) * max(int(np.prod(student.shapes[name])), 1))
-            squares = e.sum(e.mul(gap, gap), range(len(student.shapes[name])))
-            losses.append(e.scaled(squares, factor))
-            seeds[name] = e.scaled(gap, 2.0 * factor)
+            loss, seeds[name] = e.squares(name, f"want/{name}", factor)
+            losses.append(loss)
         for name in classes:
             divergence = _divergence(e, student, name) if name in spreads else None
             if divergence is not None:

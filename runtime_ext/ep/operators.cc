@@ -68,14 +68,14 @@ Input run_input(abi::KernelContext* context, size_t index) {
   return {desc.dims, static_cast<const float*>(abi::tensor_data(value))};
 }
 
-abi::Value* output_value(abi::KernelContext* context, const Shape& shape) {
+abi::Value* output_value(abi::KernelContext* context, const Shape& shape, size_t index) {
   abi::Value* value = nullptr;
-  check(fn().KernelContext_GetOutput(context, 0, shape.data(), shape.size(), &value));
+  check(fn().KernelContext_GetOutput(context, index, shape.data(), shape.size(), &value));
   return value;
 }
 
-float* run_output(abi::KernelContext* context, const Shape& shape) {
-  return static_cast<float*>(const_cast<void*>(abi::tensor_data(output_value(context, shape))));
+float* run_output(abi::KernelContext* context, const Shape& shape, size_t index) {
+  return static_cast<float*>(const_cast<void*>(abi::tensor_data(output_value(context, shape, index))));
 }
 
 void parallel_for(abi::KernelContext* context, int chunks, const std::function<void(int)>& body) {
@@ -118,8 +118,9 @@ OpKernel* make_kernel(Operator::Maker make, const abi::KernelInfo* info) {
 
 }  // namespace
 
-Operator::Operator(const char* name, std::array<Port, 3> ports, abi::ElementType type, Maker maker, Inference inference)
-    : abi::CustomOp{}, name_text(name), inputs(ports), result(type), make(maker), infer(inference) {
+Operator::Operator(const char* name, std::array<Port, 3> ports, abi::ElementType type, Maker maker, Inference inference,
+                   size_t results)
+    : abi::CustomOp{}, name_text(name), inputs(ports), result(type), outputs(results), make(maker), infer(inference) {
   using abi::CustomOp;
   version = static_cast<uint32_t>(fn().version);
   get_name = [](const CustomOp* self) { return of(self).name_text; };
@@ -130,7 +131,7 @@ Operator::Operator(const char* name, std::array<Port, 3> ports, abi::ElementType
     return count;
   };
   input_type = [](const CustomOp* self, size_t i) { return of(self).inputs[i].type; };
-  output_count = [](const CustomOp*) -> size_t { return 1; };
+  output_count = [](const CustomOp* self) -> size_t { return of(self).outputs; };
   output_type = [](const CustomOp* self, size_t) { return of(self).result; };
   input_kind = [](const CustomOp* self, size_t i) { return of(self).inputs[i].kind; };
   output_kind = [](const CustomOp*, size_t) { return abi::kRequired; };

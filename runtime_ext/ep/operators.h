@@ -28,8 +28,8 @@ struct Input {
 };
 // Input of a run; an absent optional one has no data.
 Input run_input(abi::KernelContext* context, size_t index);
-abi::Value* output_value(abi::KernelContext* context, const Shape& shape);
-float* run_output(abi::KernelContext* context, const Shape& shape);
+abi::Value* output_value(abi::KernelContext* context, const Shape& shape, size_t index = 0);
+float* run_output(abi::KernelContext* context, const Shape& shape, size_t index = 0);
 
 // body(0) ... body(chunks - 1) on the threads of the session; rethrows what one of them threw.
 void parallel_for(abi::KernelContext* context, int chunks, const std::function<void(int)>& body);
@@ -40,7 +40,7 @@ class OpKernel {
   virtual void compute(abi::KernelContext* context) = 0;
 };
 
-// An operator of one output that runs on the CPU.
+// An operator that runs on the CPU.
 struct Operator : abi::CustomOp {
   struct Port {
     abi::ElementType type = abi::kUndefined;  // no more inputs
@@ -51,12 +51,13 @@ struct Operator : abi::CustomOp {
 
   const char* name_text;
   std::array<Port, 3> inputs;
-  abi::ElementType result;  // undefined = whatever the model says
+  abi::ElementType result;  // of all outputs; undefined = whatever the model says
+  size_t outputs;
   Maker make;
   Inference infer;  // nullable
 
   Operator(const char* name, std::array<Port, 3> ports, abi::ElementType type, Maker maker,
-           Inference inference = nullptr);
+           Inference inference = nullptr, size_t results = 1);
 };
 
 }  // namespace onnxprune::ep

@@ -4,6 +4,8 @@
 #include <limits>
 
 #include "ep/operators.h"
+#include "gradients.h"
+#include "window/columns.h"
 #include "window/depthwise.h"
 
 namespace onnxprune::ep {
@@ -11,8 +13,8 @@ namespace {
 
 using kernels::Depthwise;
 
-constexpr int64_t kChunks = 32;          // pieces of work: enough for the threads of one session
-constexpr int64_t kElements = 16 << 10;  // of a piece of pointwise work
+constexpr int64_t kChunks = 32;  // pieces of work: enough for the threads of one session
+constexpr int64_t kElements = kernels::kGapPiece;  // of a piece of pointwise work
 
 [[noreturn]] void refuse(const std::string& what) {
   throw abi::Error("onnxprune: " + what, abi::kInvalidArgument);
@@ -39,31 +41,41 @@ Input required(abi::KernelContext* context, size_t index) {
   return input;
 }
 
+// Elements of tensors of one shape, in pieces.
+void share_elements(abi::KernelContext* context, const Shape& shape, const std::function<void(int64_t, int64_t)>& body) {
+  int64_t count = 1;
+  for (const int64_t n : shape) count *= n;
+  share(context, (count + kElements - 1) / kElements,
+        [&](int64_t first, int64_t last) { body(first * kElements, std::min(count, last * kElements)); });
+}
+
+void check_same(const char* name, const Input& a, const Input& b) {
+  if (a.shape != b.shape) refuse(std::string(name) + ": shapes " + to_string(a.shape) + " and " + to_string(b.shape));
+}
+
 // Strides, dilations and pads of a node, in the standard's words; one or two directions.
-class DepthwiseKernel : public OpKernel {
+class WindowKernel : public OpKernel {
  public:
-  explicit DepthwiseKernel(const abi::KernelInfo* info)
+  explicit WindowKernel(const abi::KernelInfo* info)
       : strides_(info_ints(info, "strides")),
         dilations_(info_ints(info, "dilations")),
         pads_(info_ints(info, "pads")) {}
 
  protected:
-  // For tensors [N, C, ...pixels] and kernels [C, 1, ...kernel].
-  Depthwise depthwise(const Shape& x, const Shape& w) const {
-    const size_t rank = x.size() - 2;
-    if (x.size() < 3 || rank > 2 || w.size() != x.size() || w[0] != x[1] || w[1] != 1)
-      refuse("depth-wise convolution: of " + to_string(x) + " with a kernel of " + to_string(w));
+  // For tensors [N, C, ...pixels] and a kernel.
+  kernels::ConvGeometry geometry(const Shape& x, const Shape& kernel) const {
+    const size_t rank = kernel.size();
+    if (rank < 1 || rank > 2 || x.size() != rank + 2)
+      refuse("convolution of " + to_string(x) + " with a kernel of " + to_string(kernel));
     const auto number = [&](const Shape& list, size_t count, size_t i, int64_t fallback) {
       if (!list.empty() && list.size() != count)
-        refuse("depth-wise convolution: " + std::to_string(list.size()) + " numbers where " + std::to_string(count) +
-               " are needed");
+        refuse("convolution: " + std::to_string(list.size()) + " numbers where " + std::to_string(count) + " are needed");
       return narrow(list.empty() ? fallback : list[i]);
     };
     kernels::ConvGeometry g;
     g.in_channels = g.out_channels = g.groups = narrow(x[1]);
-    const auto direction = [&](size_t i, int32_t* kernel, int32_t* stride, int32_t* dilation, int32_t* before,
-                               int32_t* after) {
-      *kernel = narrow(w[2 + i]);
+    const auto direction = [&](size_t i, int32_t* size, int32_t* stride, int32_t* dilation, int32_t* before, int32_t* after) {
+      *size = narrow(kernel[i]);
       *stride = number(strides_, rank, i, 1);
       *dilation = number(dilations_, rank, i, 1);
       *before = number(pads_, 2 * rank, i, 0);
@@ -71,10 +83,27 @@ class DepthwiseKernel : public OpKernel {
     };
     if (rank == 2) direction(0, &g.kernel_h, &g.stride_h, &g.dilation_h, &g.pad_top, &g.pad_bottom);
     direction(rank - 1, &g.kernel_w, &g.stride_w, &g.dilation_w, &g.pad_left, &g.pad_right);
-    const int64_t height = rank == 2 ? x[2] : 1, width = x.back();
-    const kernels::Status status = Depthwise::check(g, x[0], height, width);
+    return g;
+  }
+  static int64_t height(const Shape& x) { return x.size() == 4 ? x[2] : 1; }
+
+ private:
+  Shape strides_, dilations_, pads_;
+};
+
+class DepthwiseKernel : public WindowKernel {
+ public:
+  using WindowKernel::WindowKernel;
+
+ protected:
+  // For tensors [N, C, ...pixels] and kernels [C, 1, ...kernel].
+  Depthwise depthwise(const Shape& x, const Shape& w) const {
+    if (x.size() < 3 || w.size() < 3 || w[0] != x[1] || w[1] != 1)
+      refuse("depth-wise convolution of " + to_string(x) + " with a kernel of " + to_string(w));
+    const kernels::ConvGeometry g = geometry(x, Shape(w.begin() + 2, w.end()));
+    const kernels::Status status = Depthwise::check(g, x[0], height(x), x.back());
     if (!status.ok()) refuse(status.message);
-    return Depthwise(g, x[0], height, width);
+    return Depthwise(g, x[0], height(x), x.back());
   }
 
   static Shape output_shape(const Depthwise& d, Shape x) {
@@ -87,9 +116,6 @@ class DepthwiseKernel : public OpKernel {
       refuse("depth-wise convolution of " + to_string(x) + ": a derivative of shape " + to_string(g) + " instead of " +
              to_string(output_shape(d, x)));
   }
-
- private:
-  Shape strides_, dilations_, pads_;
 };
 
 // y = DepthwiseConv(x, w, b?)
@@ -148,6 +174,28 @@ class WeightGradKernel final : public DepthwiseKernel {
   Shape kernel_;
 };
 
+// matrix = ConvColumns(x), [C * kernel, N * outputs]; attribute `kernel_shape`.
+class ColumnsKernel final : public WindowKernel {
+ public:
+  explicit ColumnsKernel(const abi::KernelInfo* info) : WindowKernel(info), kernel_(info_ints(info, "kernel_shape")) {}
+  void compute(abi::KernelContext* context) override {
+    const Input x = required(context, 0);
+    const kernels::ConvGeometry g = geometry(x.shape, kernel_);
+    const int64_t images = x.shape[0], rows = height(x.shape), columns = x.shape.back();
+    const kernels::Status status = kernels::check_window(g, images, rows, columns);
+    if (!status.ok()) refuse(status.message);
+    const int64_t lines = int64_t{g.in_channels} * g.taps();
+    const int64_t pixels = kernels::rows_of(g, rows).out * kernels::columns_of(g, columns).out;
+    float* const matrix = run_output(context, {lines, images * pixels});
+    share(context, lines, [&](int64_t first, int64_t last) {
+      kernels::window_columns(g, images, rows, columns, x.data, matrix, first, last);
+    });
+  }
+
+ private:
+  Shape kernel_;
+};
+
 // dx = ClipGrad(y, g): g where low < y < high, else 0.
 class ClipGradKernel final : public OpKernel {
  public:
@@ -156,18 +204,67 @@ class ClipGradKernel final : public OpKernel {
         high_(info_float(info, "high", std::numeric_limits<float>::infinity())) {}
   void compute(abi::KernelContext* context) override {
     const Input y = required(context, 0), g = required(context, 1);
-    if (y.shape != g.shape) refuse("ClipGrad: shapes " + to_string(y.shape) + " and " + to_string(g.shape));
-    int64_t count = 1;
-    for (const int64_t n : y.shape) count *= n;
+    check_same("ClipGrad", y, g);
     float* const dx = run_output(context, y.shape);
-    share(context, (count + kElements - 1) / kElements, [&](int64_t first, int64_t last) {
-      const int64_t begin = first * kElements, end = std::min(count, last * kElements);
+    share_elements(context, y.shape, [&](int64_t begin, int64_t end) {
       kernels::clip_gradient(y.data + begin, g.data + begin, low_, high_, dx + begin, end - begin);
     });
   }
 
  private:
   float low_, high_;
+};
+
+// dx = SigmoidGrad(y, g): g y (1 - y).
+class SigmoidGradKernel final : public OpKernel {
+ public:
+  explicit SigmoidGradKernel(const abi::KernelInfo*) {}
+  void compute(abi::KernelContext* context) override {
+    const Input y = required(context, 0), g = required(context, 1);
+    check_same("SigmoidGrad", y, g);
+    float* const dx = run_output(context, y.shape);
+    share_elements(context, y.shape, [&](int64_t begin, int64_t end) {
+      kernels::sigmoid_gradient(y.data + begin, g.data + begin, dx + begin, end - begin);
+    });
+  }
+};
+
+// dx = SiluGrad(x, s, g) of x s, where s is the sigmoid of x.
+class SiluGradKernel final : public OpKernel {
+ public:
+  explicit SiluGradKernel(const abi::KernelInfo*) {}
+  void compute(abi::KernelContext* context) override {
+    const Input x = required(context, 0), s = required(context, 1), g = required(context, 2);
+    check_same("SiluGrad", x, s);
+    check_same("SiluGrad", x, g);
+    float* const dx = run_output(context, x.shape);
+    share_elements(context, x.shape, [&](int64_t begin, int64_t end) {
+      kernels::silu_gradient(x.data + begin, s.data + begin, g.data + begin, dx + begin, end - begin);
+    });
+  }
+};
+
+// slope, loss = SquaredGap(a, b): loss = factor * sum (a - b)^2, slope its derivative by a.
+class SquaredGapKernel final : public OpKernel {
+ public:
+  explicit SquaredGapKernel(const abi::KernelInfo* info) : factor_(info_float(info, "factor", 1.0f)) {}
+  void compute(abi::KernelContext* context) override {
+    const Input a = required(context, 0), b = required(context, 1);
+    check_same("SquaredGap", a, b);
+    float *const slope = run_output(context, a.shape), *const loss = run_output(context, {}, 1);
+    int64_t count = 1;
+    for (const int64_t n : a.shape) count *= n;
+    std::vector<float> sums(static_cast<size_t>((count + kElements - 1) / kElements));
+    share(context, static_cast<int64_t>(sums.size()), [&](int64_t first, int64_t last) {
+      kernels::squared_gap(a.data, b.data, factor_, slope, sums.data(), count, first, last);
+    });
+    double total = 0;
+    for (const float sum : sums) total += static_cast<double>(sum);
+    *loss = static_cast<float>(total * static_cast<double>(factor_));
+  }
+
+ private:
+  float factor_;
 };
 
 constexpr Operator::Port kTensor{abi::kFloat}, kTerm{abi::kFloat, abi::kOptional};
@@ -181,12 +278,17 @@ struct Entry {
   const char* name;
   std::array<Operator::Port, 3> inputs;
   Operator::Maker make;
+  size_t outputs = 1;
 };
 constexpr Entry kEntries[] = {
     {"DepthwiseConv", {kTensor, kTensor, kTerm}, make<ConvKernel>},
     {"DepthwiseConvInputGrad", {kTensor, kTensor}, make<InputGradKernel>},
     {"DepthwiseConvWeightGrad", {kTensor, kTensor}, make<WeightGradKernel>},
+    {"ConvColumns", {kTensor}, make<ColumnsKernel>},
     {"ClipGrad", {kTensor, kTensor}, make<ClipGradKernel>},
+    {"SigmoidGrad", {kTensor, kTensor}, make<SigmoidGradKernel>},
+    {"SiluGrad", {kTensor, kTensor, kTensor}, make<SiluGradKernel>},
+    {"SquaredGap", {kTensor, kTensor}, make<SquaredGapKernel>, 2},
 };
 
 }  // namespace
@@ -200,7 +302,7 @@ std::vector<std::string> training_op_names() {
 void add_training_ops(abi::CustomOpDomain* domain) {
   for (const Entry& entry : kEntries) {
     // onnxruntime may look at it until the process ends.
-    const auto* op = new Operator(entry.name, entry.inputs, abi::kFloat, entry.make);
+    const auto* op = new Operator(entry.name, entry.inputs, abi::kFloat, entry.make, nullptr, entry.outputs);
     abi::check(abi::fn().CustomOpDomain_Add(domain, op));
   }
 }

@@ -9,6 +9,7 @@
 
 #include "cpu.h"
 #include "harness.h"
+#include "window/columns.h"
 
 using namespace onnxprune::kernels;
 
@@ -163,21 +164,26 @@ TEST(depthwise_refuses_what_is_not) {
   CHECK(!Depthwise::check(g, std::int64_t{1} << 31, std::int64_t{1} << 31, std::int64_t{1} << 31).ok());
 }
 
-TEST(clip_gradient_within_the_limits_alone) {
-  testing::Random random(3);
-  const float inf = std::numeric_limits<float>::infinity();
-  for (const std::int64_t count : {0, 1, 7, 16, 37, 100}) {
-    std::vector<float> y(static_cast<std::size_t>(count)), g(y.size()), out(y.size(), 9.0f);
-    for (std::size_t i = 0; i < y.size(); ++i) {
-      y[i] = static_cast<float>(random.between(-1, 7));  // often a limit itself
-      g[i] = i % 5 == 0 ? inf : random.symmetric();
-    }
-    if (count > 3) y[3] = std::numeric_limits<float>::quiet_NaN();
-    for (const float high : {6.0f, inf}) {
-      clip_gradient(y.data(), g.data(), 0.0f, high, out.data(), count);
-      bool same = true;
-      for (std::size_t i = 0; i < y.size(); ++i) same = same && out[i] == (y[i] > 0.0f && y[i] < high ? g[i] : 0.0f);
-      CHECK(same);
-    }
+TEST(window_columns_are_what_the_taps_meet) {
+  testing::Random random(9);
+  for (int i = 0; i < 200; ++i) {
+    const Case c = make_case(random.between(0, 3), random.between(1, 3), random.between(0, 9), random.between(1, 20),
+                             random.between(1, 5), random.between(1, 5), random.between(1, 4), random.between(1, 4),
+                             random.between(1, 3), random.between(1, 3), random.below(6), random.below(6),
+                             random.below(6), random.below(6));
+    if (!CHECK(check_window(c.g, c.images, c.height, c.width).ok())) return;
+    const int oh = static_cast<int>(rows_of(c.g, c.height).out), ow = static_cast<int>(columns_of(c.g, c.width).out);
+    std::vector<float> x(static_cast<std::size_t>(c.images * c.g.groups * c.height * c.width));
+    for (float& v : x) v = random.symmetric();
+    const int lines = c.g.groups * c.g.taps(), pixels = c.images * oh * ow;
+    std::vector<float> want(static_cast<std::size_t>(lines * pixels)), got(want.size(), 9.0f);
+    products(c, oh, ow, [&](std::size_t at, std::size_t from, std::size_t tap) {
+      const int plane = static_cast<int>(at) / (oh * ow), image = plane / c.g.groups;
+      want[tap * static_cast<std::size_t>(pixels) + static_cast<std::size_t>(image * oh * ow) +
+           at % static_cast<std::size_t>(oh * ow)] = x[from];
+    });
+    window_columns(c.g, c.images, c.height, c.width, x.data(), got.data(), 0, lines / 2);
+    window_columns(c.g, c.images, c.height, c.width, x.data(), got.data(), lines / 2, lines);
+    CHECK_SAY(want == got, c.text());
   }
 }

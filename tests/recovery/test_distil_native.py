@@ -86,7 +86,13 @@ def check(made, monkeypatch, kinds):
         np.testing.assert_allclose(grads[name], array, rtol=1e-4, atol=1e-4 * scale, err_msg=name)
 
 
-ALL = {"DepthwiseConv", "DepthwiseConvInputGrad", "DepthwiseConvWeightGrad", "ClipGrad"}
+ALL = {
+    "DepthwiseConv",
+    "DepthwiseConvInputGrad",
+    "DepthwiseConvWeightGrad",
+    "ClipGrad",
+    "SquaredGap",
+}
 LAYERS = [
     *(
         ((2, 3, size, size), [k, k], {"pads": [k // 2] * 4, "strides": [s, s]})
@@ -113,19 +119,68 @@ def test_steps_are_those_of_the_standard_operators(x, kernel, how, monkeypatch):
 
 
 def test_three_directions_stay_with_the_standard_operators(monkeypatch):
-    check(student((1, 3, 4, 5, 6), [3, 3, 3], pads=[1] * 6), monkeypatch, {"ClipGrad"})
+    check(
+        student((1, 3, 4, 5, 6), [3, 3, 3], pads=[1] * 6), monkeypatch, {"ClipGrad", "SquaredGap"}
+    )
 
 
 @pytest.mark.parametrize(
-    ("kind", "how"),
-    [("HardSwish", {}), ("HardSigmoid", {"alpha": 0.3}), ("Relu", {}), ("AveragePool", {
-        "kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]})],
-)  # fmt: skip
-def test_what_else_uses_them(kind, how, monkeypatch):
+    ("kind", "how", "also"),
+    [
+        ("HardSwish", {}, set()),
+        ("HardSigmoid", {"alpha": 0.3}, set()),
+        ("Relu", {}, set()),
+        ("Sigmoid", {}, {"SigmoidGrad"}),
+        (
+            "AveragePool",
+            {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]},
+            set(),
+        ),
+    ],
+)
+def test_what_else_uses_them(kind, how, also, monkeypatch):
     made = student(
         (2, 3, 9, 9), [3, 3], [helper.make_node(kind, ["u"], ["v"], **how)], pads=[1, 1, 1, 1]
     )
-    check(made, monkeypatch, ALL)
+    check(made, monkeypatch, ALL | also)
+
+
+@pytest.mark.parametrize("inputs", [["u", "z"], ["z", "u"]])
+@pytest.mark.parametrize("again", [False, True])
+def test_sigmoid_linear_units(inputs, again, monkeypatch):
+    between = [helper.make_node("Sigmoid", ["u"], ["z"]), helper.make_node("Mul", inputs, ["m"])]
+    if again:  # something else reads the sigmoid: its derivative comes by itself, too
+        between.append(helper.make_node("Mul", ["m", "z"], ["v"]))
+    else:
+        between.append(helper.make_node("Identity", ["m"], ["v"]))
+    made = student((2, 3, 9, 9), [3, 3], between, pads=[1, 1, 1, 1])
+    also = {"SiluGrad", "SigmoidGrad"} if again else {"SiluGrad"}
+    check(made, monkeypatch, ALL | also)
+
+
+@pytest.mark.parametrize(
+    ("x", "w", "how"),
+    [
+        ((2, 3, 9, 8), (4, 3, 3, 3), {"pads": [1, 1, 1, 1]}),
+        ((2, 3, 9, 8), (4, 3, 2, 5), {"pads": [0, 2, 1, 1], "strides": [2, 3]}),
+        ((2, 3, 9, 8), (4, 3, 1, 1), {"strides": [2, 2]}),
+        ((2, 3, 9, 8), (4, 3, 3, 3), {"auto_pad": "SAME_UPPER", "strides": [2, 2]}),
+        ((2, 3, 9, 8), (4, 3, 3, 3), {"dilations": [2, 3], "pads": [2, 3, 1, 2]}),
+        ((2, 3, 19), (4, 3, 4), {"pads": [1, 3], "strides": [3]}),
+    ],
+)
+def test_layers_that_mix_channels(x, w, how, monkeypatch):
+    weights = {"w": rand(*w, seed=1)}
+    graph = helper.make_graph(
+        [helper.make_node("Conv", ["x", "w"], ["y"], **how)],
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, x)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+        [numpy_helper.from_array(weights["w"], "w")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    feed = {"x": rand(*x, seed=5)}
+    check((graph_of(model, feed), feed, weights), monkeypatch, {"ConvColumns", "SquaredGap"})
 
 
 def test_same_bits_whatever_the_threads_and_the_run(monkeypatch):
@@ -178,7 +233,14 @@ REFUSED = [
     ("DepthwiseConvWeightGrad", [(1, 4, 5, 5), (1, 4, 3, 3)], {"kernel_shape": [3]}),
     ("DepthwiseConvWeightGrad", [(1, 4, 5, 5), (2, 4, 3, 3)], {"kernel_shape": [3, 3]}),
     ("DepthwiseConvWeightGrad", [(), ()], {}),
+    ("ConvColumns", [(1, 4, 5, 5)], {}),
+    ("ConvColumns", [(1, 4, 5, 5)], {"kernel_shape": [3]}),
+    ("ConvColumns", [(1, 4, 5, 5)], {"kernel_shape": [3, 0]}),
+    ("ConvColumns", [()], {"kernel_shape": [3, 3]}),
     ("ClipGrad", [(3, 4), (4, 3)], {"low": 0.0}),
+    ("SigmoidGrad", [(3, 4), (4, 3)], {}),
+    ("SiluGrad", [(3, 4), (3, 4), (12,)], {}),
+    ("SquaredGap", [(3, 4), (3, 1)], {}),
 ]
 
 

@@ -3,6 +3,7 @@
 
 #include "cells.h"
 #include "kept.h"
+#include "slopes.h"
 #include "taps.h"
 #include "tiles.h"
 #include "transformer.h"
@@ -28,6 +29,9 @@ inline onnxprune::kernels::OpsTable filled_table() {
   t.tap_sums = tap_sums;
   t.tap_dots = tap_dots;
   t.clip_gradient = clip_gradient;
+  t.sigmoid_gradient = sigmoid_gradient;
+  t.silu_gradient = silu_gradient;
+  t.squared_gap = squared_gap;
   t.winograd_outputs = winograd_outputs;
   t.winograd_input = winograd_input;
   t.winograd_sums = winograd_sums;

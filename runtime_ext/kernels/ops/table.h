@@ -122,9 +122,14 @@ struct OpsTable {
   // sums[t] = sum over i of g[i] * in[offsets[t] + i], whole vectors.
   void (*tap_dots)(const float* in, const std::int64_t* offsets, std::int64_t taps, const float* g,
                    std::int64_t vectors, float* sums);
-  // out[i] = g[i] where low < y[i] < high, else 0.
+  // See gradients.h. The gap's slope is factor * (a[i] - b[i]), and what is returned the sum of squares.
   void (*clip_gradient)(const float* y, const float* g, float low, float high, float* out,
                         std::int64_t count);
+  void (*sigmoid_gradient)(const float* y, const float* g, float* out, std::int64_t count);
+  void (*silu_gradient)(const float* x, const float* s, const float* g, float* out,
+                        std::int64_t count);
+  float (*squared_gap)(const float* a, const float* b, float factor, float* slope,
+                       std::int64_t count);
   // See ops/winograd.h; `points` in each direction: 4 or 6.
   int (*winograd_outputs)(int points);  // output channels of a block of weights
   void (*winograd_input)(int points, const WinogradInput& job);

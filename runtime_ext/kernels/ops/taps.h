@@ -72,14 +72,4 @@ void tap_dots(const float* in, const std::int64_t* offsets, std::int64_t taps, c
   }
 }
 
-void clip_gradient(const float* y, const float* g, float low, float high, float* out,
-                   std::int64_t count) {
-  const Reg least = splat(low), most = splat(high), none = Simd::zero();
-  for_vectors(count, [&](std::int64_t i, int lanes) {
-    const Reg v = read(y + i, lanes);
-    const Reg below = Simd::where_less(v, most, read(g + i, lanes), none);
-    write(out + i, Simd::where_less(least, v, below, none), lanes, nullptr, 0);
-  });
-}
-
 }  // namespace

@@ -9,73 +9,24 @@ namespace {
 
 // Floats of a band's phases: they and what is made of them should stay in the first cache.
 constexpr std::int64_t kBand = 6 << 10;
-constexpr std::int64_t kMostPixels = std::int64_t{1} << 31;
-constexpr std::int32_t kMostPhases = 1 << 10;
-
-// to[i] = from[i * step]. The common steps without a multiplication, so that vectors serve.
-void take(const float* from, std::int64_t step, std::int64_t count, float* to) {
-  if (step == 1) {
-    std::copy(from, from + count, to);
-  } else if (step == 2) {
-    for (std::int64_t i = 0; i < count; ++i) to[i] = from[2 * i];
-  } else {
-    for (std::int64_t i = 0; i < count; ++i) to[i] = from[i * step];
-  }
-}
+constexpr double kMostHeld = 1 << 30;
 
 void zero(float* begin, float* end) { std::fill(begin, end, 0.0f); }
 
 }  // namespace
 
-std::int64_t Depthwise::Axis::find(std::int64_t phase) const {
-  const auto at = std::find(phases.begin(), phases.end(), phase);
-  return at == phases.end() ? -1 : at - phases.begin();
-}
-
-void Depthwise::Axis::inside(std::int64_t phase, std::int64_t count, std::int64_t* begin,
-                             std::int64_t* end) const {
-  const auto up = [&](std::int64_t v) { return v > 0 ? (v + stride - 1) / stride : 0; };
-  *end = std::min(count, up(size + pad - phase));
-  *begin = std::min(*end, up(pad - phase));
-}
-
-Depthwise::Axis Depthwise::axis(std::int64_t size, std::int32_t kernel, std::int32_t stride,
-                                std::int32_t dilation, std::int32_t before, std::int32_t after) {
-  Axis a;
-  a.size = size, a.kernel = kernel, a.stride = stride, a.dilation = dilation, a.pad = before;
-  const std::int64_t room = size + before + after - ((a.kernel - 1) * a.dilation + 1);
-  a.out = room < 0 ? 0 : room / a.stride + 1;
-  for (std::int64_t tap = 0; tap < a.kernel && tap < a.stride; ++tap) {
-    const std::int64_t phase = tap * a.dilation % a.stride;
-    if (a.find(phase) < 0) a.phases.push_back(phase);
-  }
-  return a;
-}
-
 Status Depthwise::check(const ConvGeometry& g, std::int64_t images, std::int64_t height,
                         std::int64_t width) {
-  if (Status status = check_geometry(g); !status.ok()) return status;
+  if (Status status = check_window(g, images, height, width); !status.ok()) return status;
   if (g.groups != g.in_channels || g.groups != g.out_channels)
     return failure(Code::invalid_argument,
                    "depth-wise convolution: %d groups, but %d input and %d output channels",
                    g.groups, g.in_channels, g.out_channels);
-  for (const std::int64_t n : {images, height, width})
-    if (n < 0 || n > kMostPixels)
-      return failure(Code::invalid_argument, "depth-wise convolution: a size of %lld",
-                     static_cast<long long>(n));
-  if (std::min(g.kernel_h, g.stride_h) > kMostPhases ||
-      std::min(g.kernel_w, g.stride_w) > kMostPhases)
-    return failure(Code::unsupported, "depth-wise convolution: strides of %d, %d are too large",
-                   g.stride_h, g.stride_w);
-  const Axis rows = axis(height, g.kernel_h, g.stride_h, g.dilation_h, g.pad_top, g.pad_bottom);
-  const Axis columns = axis(width, g.kernel_w, g.stride_w, g.dilation_w, g.pad_left, g.pad_right);
-  const std::int64_t phases = static_cast<std::int64_t>(rows.phases.size() * columns.phases.size());
+  const WindowAxis rows = rows_of(g, height), columns = columns_of(g, width);
   const double held = static_cast<double>(columns.out + columns.reach()) *
-                      static_cast<double>(3 * rows.reach() + 8) * static_cast<double>(phases);
-  const double planes = static_cast<double>(images) * g.in_channels;
-  const double pixels = std::max(static_cast<double>(height) * static_cast<double>(width),
-                                 static_cast<double>(rows.out) * static_cast<double>(columns.out));
-  if (held > kMostPixels || planes * pixels > 1e15)
+                      static_cast<double>(3 * rows.reach() + 8) *
+                      static_cast<double>(rows.phases.size() * columns.phases.size());
+  if (held > kMostHeld)
     return failure(Code::unsupported, "depth-wise convolution: %lld x %lld pixels are too many",
                    static_cast<long long>(height), static_cast<long long>(width));
   return {};
@@ -87,8 +38,8 @@ Depthwise::Depthwise(const ConvGeometry& g, std::int64_t images, std::int64_t he
       images_(images),
       channels_(g.in_channels),
       taps_(g.taps()),
-      rows_(axis(height, g.kernel_h, g.stride_h, g.dilation_h, g.pad_top, g.pad_bottom)),
-      columns_(axis(width, g.kernel_w, g.stride_w, g.dilation_w, g.pad_left, g.pad_right)),
+      rows_(rows_of(g, height)),
+      columns_(columns_of(g, width)),
       pitch_(columns_.out + columns_.reach()) {}
 
 std::int64_t Depthwise::phases() const {
@@ -273,11 +224,6 @@ void Depthwise::weight_gradient(const float* x, const float* g, float* dw, std::
     for (std::int64_t t = 0; t < taps_; ++t)
       dw[channel * taps_ + t] = static_cast<float>(totals[static_cast<std::size_t>(t)]);
   }
-}
-
-void clip_gradient(const float* y, const float* g, float low, float high, float* out,
-                   std::int64_t count) {
-  ops_table(active_isa()).clip_gradient(y, g, low, high, out, count);
 }
 
 }  // namespace onnxprune::kernels

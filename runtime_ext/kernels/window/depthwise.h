@@ -11,6 +11,7 @@
 
 #include "../layout.h"
 #include "../ops/table.h"
+#include "axis.h"
 
 namespace onnxprune::kernels {
 
@@ -40,26 +41,11 @@ class Depthwise {
                        std::int64_t last) const;
 
  private:
-  // One direction. Pixel i is pixel (i + pad) / stride of phase (i + pad) % stride.
-  struct Axis {
-    std::int64_t size = 1, out = 1, kernel = 1, stride = 1, dilation = 1, pad = 0;
-    std::vector<std::int64_t> phases;  // that a tap reads
-
-    std::int64_t shift(std::int64_t tap) const { return tap * dilation / stride; }
-    std::int64_t reach() const { return shift(kernel - 1); }
-    // Place among `phases`; -1 where no tap reads it.
-    std::int64_t find(std::int64_t phase) const;
-    std::int64_t phase_of(std::int64_t tap) const { return find(tap * dilation % stride); }
-    // Pixels begin .. end - 1 of the first `count` of a phase are of the tensor, not padding.
-    void inside(std::int64_t phase, std::int64_t count, std::int64_t* begin, std::int64_t* end) const;
-  };
   // Rows of all phases in memory: so many in a band, and floats from phase to phase.
   struct Bands {
     std::int64_t rows = 1, phase = 0;
   };
 
-  static Axis axis(std::int64_t size, std::int32_t kernel, std::int32_t stride,
-                   std::int32_t dilation, std::int32_t before, std::int32_t after);
   std::int64_t phases() const;
   std::int64_t phase_of(std::int64_t ky, std::int64_t kx) const;  // of both directions
   std::int64_t vectors(std::int64_t rows) const;
@@ -73,12 +59,8 @@ class Depthwise {
 
   const OpsTable& ops_;
   std::int64_t images_, channels_, taps_;
-  Axis rows_, columns_;
+  WindowAxis rows_, columns_;
   std::int64_t pitch_;
 };
-
-// out[i] = g[i] where low < y[i] < high, else 0: what a clip passes on, by its output.
-void clip_gradient(const float* y, const float* g, float low, float high, float* out,
-                   std::int64_t count);
 
 }  // namespace onnxprune::kernels

@@ -1,0 +1,75 @@
+#include "axis.h"
+
+#include <algorithm>
+
+namespace onnxprune::kernels {
+namespace {
+
+constexpr std::int64_t kMostPixels = std::int64_t{1} << 31;
+constexpr std::int32_t kMostPhases = 1 << 10;
+
+}  // namespace
+
+WindowAxis::WindowAxis(std::int64_t size, std::int32_t kernel, std::int32_t stride,
+                       std::int32_t dilation, std::int32_t before, std::int32_t after)
+    : size(size), kernel(kernel), stride(stride), dilation(dilation), pad(before) {
+  const std::int64_t room = size + before + after - ((this->kernel - 1) * dilation + 1);
+  out = room < 0 ? 0 : room / stride + 1;
+  for (std::int64_t tap = 0; tap < kernel && tap < stride; ++tap) {
+    const std::int64_t phase = tap * dilation % stride;
+    if (find(phase) < 0) phases.push_back(phase);
+  }
+}
+
+std::int64_t WindowAxis::find(std::int64_t phase) const {
+  const auto at = std::find(phases.begin(), phases.end(), phase);
+  return at == phases.end() ? -1 : at - phases.begin();
+}
+
+void WindowAxis::inside(std::int64_t offset, std::int64_t count, std::int64_t* begin,
+                        std::int64_t* end) const {
+  const auto up = [&](std::int64_t v) { return v > 0 ? (v + stride - 1) / stride : 0; };
+  *end = std::min(count, up(size + pad - offset));
+  *begin = std::min(*end, up(pad - offset));
+}
+
+WindowAxis rows_of(const ConvGeometry& g, std::int64_t height) {
+  return {height, g.kernel_h, g.stride_h, g.dilation_h, g.pad_top, g.pad_bottom};
+}
+
+WindowAxis columns_of(const ConvGeometry& g, std::int64_t width) {
+  return {width, g.kernel_w, g.stride_w, g.dilation_w, g.pad_left, g.pad_right};
+}
+
+Status check_window(const ConvGeometry& g, std::int64_t images, std::int64_t height,
+                    std::int64_t width) {
+  if (Status status = check_geometry(g); !status.ok()) return status;
+  for (const std::int64_t n : {images, height, width})
+    if (n < 0 || n > kMostPixels)
+      return failure(Code::invalid_argument, "convolution: a size of %lld",
+                     static_cast<long long>(n));
+  if (std::min(g.kernel_h, g.stride_h) > kMostPhases ||
+      std::min(g.kernel_w, g.stride_w) > kMostPhases)
+    return failure(Code::unsupported, "convolution: strides of %d, %d are too large", g.stride_h,
+                   g.stride_w);
+  const WindowAxis rows = rows_of(g, height), columns = columns_of(g, width);
+  const double pixels = std::max(static_cast<double>(height) * static_cast<double>(width),
+                                 static_cast<double>(rows.out) * static_cast<double>(columns.out));
+  if (static_cast<double>(images) * g.in_channels * g.taps() * pixels > 1e15)
+    return failure(Code::unsupported, "convolution: %lld x %lld pixels are too many",
+                   static_cast<long long>(height), static_cast<long long>(width));
+  return {};
+}
+
+// The common steps without a multiplication, so that vectors serve.
+void take(const float* from, std::int64_t step, std::int64_t count, float* to) {
+  if (step == 1) {
+    std::copy(from, from + count, to);
+  } else if (step == 2) {
+    for (std::int64_t i = 0; i < count; ++i) to[i] = from[2 * i];
+  } else {
+    for (std::int64_t i = 0; i < count; ++i) to[i] = from[i * step];
+  }
+}
+
+}  // namespace onnxprune::kernels
