@@ -11,6 +11,7 @@ from __future__ import annotations
 import numpy as np
 import scipy.linalg
 
+from onnxprune.calibration.blas import side_by_side
 from onnxprune.errors import DataError
 from onnxprune.recovery.pcg import masked_cg
 from onnxprune.recovery.problem import F64, Ints, Mask, Quadratic
@@ -46,15 +47,21 @@ def solve_on_mask(
     if flops > flops_limit:
         return masked_cg(problem, mask, start=start)
     solution = np.zeros(problem.shape)
-    for rows, keep in zip(supports, kept, strict=True):
+    if use_dual:
+        _ = problem.inverse  # worked out once, before several need it
+
+    def solve(rows: Ints) -> None:
+        keep = int(mask[rows[0]].sum())
         if keep == 0:
-            continue
+            return
         if keep == mask.shape[1]:
             solution[rows] = problem.target[rows]
         elif use_dual and mask.shape[1] - keep < keep:
             solution[rows] = _solve_removed(problem, mask[rows[0]], rows)
         else:
             solution[rows] = _solve_kept(problem, mask[rows[0]], rows)
+
+    side_by_side(solve, supports)
     return solution
 
 
