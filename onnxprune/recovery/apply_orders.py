@@ -15,15 +15,13 @@ from onnxprune.passes.permute import permute_units
 from onnxprune.patterns import Pattern
 from onnxprune.proof.equivalence import Proof, compare
 from onnxprune.proof.staging import Stage, Staged
-from onnxprune.recovery.apply import Feed, Progress, quiet, rows_of
+from onnxprune.recovery.apply import Feed, Progress, quiet
 from onnxprune.recovery.evidence import weight_scores
 from onnxprune.recovery.orders import Masks, Ordered, find_orders, ties
 from onnxprune.rules.analysis import Analyzer, analyze
 
 #: Feeds that a new order is proved on.
 PROOF_FEEDS = 2
-#: Samples behind the scores of weights, which only say which go well together.
-SCORE_SAMPLES = 128
 
 
 @dataclass(frozen=True)
@@ -70,9 +68,8 @@ def reorder(
     scores = None
     if measured and feeds:
         scores = weight_scores(
-            analyzer, parse_criterion("obs"), feeds[:: _stride(feeds)], tensors=masks, seed=seed,
-            progress=progress,
-        )  # fmt: skip
+            analyzer, parse_criterion("obs"), feeds, tensors=masks, seed=seed, progress=progress
+        )
         scores = {n: s / max(float(s.sum()), 1e-30) for n, s in scores.items()}
     orders = find_orders(analyzer, pattern, masks, scores, seed=seed)
     if not orders:
@@ -99,10 +96,6 @@ def reorder(
     if done is None:
         return None
     return Reordered(analyze(done[0]), tuple(orders), tuple(refused), done[1].as_dict())
-
-
-def _stride(feeds: Sequence[Feed]) -> int:
-    return max(1, sum(map(rows_of, feeds)) // SCORE_SAMPLES)
 
 
 def _compare(staged: Staged, analyzer: Analyzer, inputs: Any, want: Any) -> Proof:

@@ -17,12 +17,14 @@ searched: their order, and the order inside, changes nothing.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import combinations
 
 import numpy as np
 from scipy.optimize import linear_sum_assignment
 
+from onnxprune.calibration.blas import side_by_side
 from onnxprune.errors import UsageError
 from onnxprune.recovery.bucket_rules import F32, BucketRule
 from onnxprune.recovery.problem import F64, Ints
@@ -31,8 +33,11 @@ from onnxprune.recovery.problem import F64, Ints
 MAX_SPLITS = 200
 #: Relative gains below this are rounding of the fp32 search.
 NOISE = 1e-6
-#: Entries handled at once when many buckets are scored.
-CHUNK = 1 << 21
+#: Entries handled at once when many buckets are scored: what the caches hold; and from how many
+#: on several threads share them.
+CHUNK, SHARED = 1 << 18, 1 << 20
+#: Entries, over their bucket size, of the splits of pairs that are listed at once.
+PAIRS = 1 << 21
 #: A round of assignment moves may take this share of the budget; of more buckets it takes parts.
 ROUND = 1 / 16
 
@@ -106,6 +111,11 @@ def search_permutation(
     return Permutation(best.ravel(), value, before, rule.upper(scores))
 
 
+def _one_by_one(work: Callable[[int], None], items: Iterable[int]) -> None:
+    for item in items:
+        work(item)
+
+
 def _kick(buckets: Ints, rng: np.random.Generator) -> Ints:
     """Shuffle the channels of an eighth of the buckets (at least two) among themselves."""
     count = min(len(buckets), max(2, len(buckets) // 8))
@@ -154,11 +164,15 @@ class _Search:
         """Worth of each bucket [B] of channels [B, m]."""
         out = np.empty(len(buckets))
         step = max(1, CHUNK // max(1, self.m * self.columns.shape[1]))
-        for start in range(0, len(buckets), step):
+
+        def judge(start: int) -> None:
             part = buckets[start : start + step]
             lanes = [self.columns[part[:, i]] for i in range(self.m)]
             out[start : start + step] = self.rule.value(lanes, self.limits)
-        self.spent += buckets.size * self.columns.shape[1]
+
+        entries = buckets.size * self.columns.shape[1]
+        (side_by_side if entries >= SHARED else _one_by_one)(judge, range(0, len(buckets), step))
+        self.spent += entries
         return out
 
     def assign(self, buckets: Ints, rounds: int, rng: np.random.Generator | None = None) -> Ints:
@@ -244,7 +258,7 @@ class _Search:
         """Gain and number of the best split of every pair."""
         gains = np.empty(len(pairs))
         splits = np.empty(len(pairs), dtype=np.int64)
-        step = max(1, CHUNK // max(1, len(self.left) * self.columns.shape[1]))
+        step = max(1, PAIRS // max(1, len(self.left) * self.columns.shape[1]))
         for start in range(0, len(pairs), step):
             part = pairs[start : start + step]
             both = np.concatenate([buckets[part[:, 0]], buckets[part[:, 1]]], axis=1)
