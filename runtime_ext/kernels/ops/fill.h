@@ -26,6 +26,7 @@ inline onnxprune::kernels::OpsTable filled_table() {
   t.window_sum = window_sum;
   t.pool_row = pool_row;
   t.window_sums = window_sums;
+  t.interleave = interleave;
   t.tap_sums = tap_sums;
   t.tap_dots = tap_dots;
   t.clip_gradient = clip_gradient;

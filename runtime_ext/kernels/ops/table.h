@@ -116,6 +116,8 @@ struct OpsTable {
   void (*pool_row)(bool maximum, const PoolRow& row);
   // Square windows of 3 or 5, stride 1 or 2 in both directions.
   void (*window_sums)(int kernel, int stride, const WindowRun& run);
+  // out[2 i] = even[i], out[2 i + 1] = odd[i], `count` floats in all.
+  void (*interleave)(const float* even, const float* odd, float* out, std::int64_t count);
   // out[i] = bias + sum over t of weights[t] * in[offsets[t] + i], whole vectors.
   void (*tap_sums)(const float* in, const std::int64_t* offsets, const float* weights,
                    std::int64_t taps, float bias, float* out, std::int64_t vectors);

@@ -6,6 +6,16 @@
 
 namespace {
 
+void interleave(const float* even, const float* odd, float* out, std::int64_t count) {
+  std::int64_t i = 0;
+  for (; 2 * (i + kW) <= count; i += kW) {
+    const Reg a = Simd::load(even + i), b = Simd::load(odd + i);
+    Simd::store(out + 2 * i, Simd::interleave_low(a, b));
+    Simd::store(out + 2 * i + kW, Simd::interleave_high(a, b));
+  }
+  for (i = 2 * i; i < count; ++i) out[i] = i % 2 == 0 ? even[i / 2] : odd[i / 2];
+}
+
 template <int V>
 inline void tap_sums_at(const float* in, const std::int64_t* offsets, const float* weights,
                         std::int64_t taps, float bias, float* out) {

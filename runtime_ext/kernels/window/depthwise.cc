@@ -120,13 +120,23 @@ void Depthwise::join(const float* from, std::int64_t first, std::int64_t count, 
   const std::int64_t step = columns_.stride, width = columns_.size;
   const std::int64_t begin = std::max<std::int64_t>(0, first * rows_.stride - rows_.pad);
   const std::int64_t end = std::min(rows_.size, (first + count) * rows_.stride - rows_.pad);
+  // Whether what lies in the phases is all of a row.
+  const bool whole = static_cast<std::int64_t>(columns_.phases.size()) == step &&
+                     columns_.pad + width <= pitch_ * step;
   for (std::int64_t y = begin; y < end; ++y) {
     float* const row = plane + y * width;
     const std::int64_t place = rows_.find((y + rows_.pad) % rows_.stride);
-    zero(row, row + width);
+    if (place < 0 || !whole) zero(row, row + width);
     if (place < 0) continue;
     const float* in = from + ((y + rows_.pad) / rows_.stride - first) * pitch_ +
                       place * static_cast<std::int64_t>(columns_.phases.size()) * bands.phase;
+    if (whole && step == 2) {
+      const auto pixels = [&](std::int64_t x) {
+        return in + columns_.find(x % 2) * bands.phase + x / 2;
+      };
+      ops_.interleave(pixels(columns_.pad), pixels(columns_.pad + 1), row, width);
+      continue;
+    }
     for (const std::int64_t phase : columns_.phases) {
       std::int64_t i, last;
       columns_.inside(phase, pitch_, &i, &last);
