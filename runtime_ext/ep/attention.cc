@@ -65,6 +65,7 @@ void check_attention(const AttentionSpec& s) {
   for (int32_t n : {s.dim, s.value_dim, s.q_step, s.k_step, s.v_step})
     if (n < 1 || n > kMost) misfit("features of a head");
   if (s.roles.size() < 2 || s.roles.size() > 16) misfit("axes of the scores");
+  if (s.mask_gap < 0 || s.mask_gap > 16) misfit("axes of the mask");
   if (s.q_tokens < -1 || s.k_tokens < -1 || s.q_tokens == 0 || s.k_tokens == 0) misfit("number of tokens");
   for (const auto* axes : {&s.k_axes, &s.v_axes}) {
     const int32_t rank = static_cast<int32_t>(axes->offset.size());
@@ -74,6 +75,7 @@ void check_attention(const AttentionSpec& s) {
     for (int64_t first : axes->offset)
       if (first < 0 || first > kMost) misfit("first element");
   }
+  if (!s.mask.empty() && s.mask_of != AttentionSpec::MaskOf::floats) misfit("mask");
   if (!s.mask.empty() && (count(s.mask_shape) != static_cast<int64_t>(s.mask.size()) || s.mask_shape.size() > s.roles.size()))
     misfit("mask");
 }
@@ -113,12 +115,20 @@ kernels::Attention attention_arguments(const AttentionSpec& spec, const Shape& q
   a.scale = spec.scale;
   a.mask_scale = spec.mask_scale;
   a.fill = spec.fill;
+  a.denied = spec.denied;
+  a.mask_of = spec.mask_of;
+  a.empty = spec.empty;
+  a.causal = spec.causal != AttentionSpec::Causal::no;
+  if (spec.causal == AttentionSpec::Causal::from_last) a.past = k_tokens - q_tokens;
+  if (a.past < 0) misfit("more queries than keys");
   if (mask == nullptr) return a;
   int64_t stride = 1;
   const size_t rank = spec.roles.size();
-  if (mask->size() > rank) misfit("a mask of shape " + to_string(*mask));
-  for (size_t back = 1; back <= mask->size(); ++back) {  // from the last axis on
-    const int64_t size = (*mask)[mask->size() - back];
+  Shape sizes = *mask;
+  if (!sizes.empty()) sizes.insert(sizes.begin() + 1, static_cast<size_t>(spec.mask_gap), 1);
+  if (sizes.size() > rank) misfit("a mask of shape " + to_string(*mask));
+  for (size_t back = 1; back <= sizes.size(); ++back) {  // from the last axis on
+    const int64_t size = sizes[sizes.size() - back];
     const size_t axis = rank - back;
     int64_t wanted = 1, *to = nullptr;
     if (back == 1) {

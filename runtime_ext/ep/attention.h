@@ -25,6 +25,16 @@ struct AttentionSpec {
   int32_t q_step = 1, k_step = 1, v_step = 1;   // from one feature of a head to the next
   int64_t q_tokens = -1, k_tokens = -1;      // of one batch; -1: the operand's last axis but one
   float scale = 1, mask_scale = 1, fill = 0;
+  using MaskOf = kernels::Attention::MaskOf;
+  using Empty = kernels::Attention::Empty;
+  MaskOf mask_of = MaskOf::floats;  // an operand, not a constant, may be of other numbers; they stand for 0 and
+  float denied = 0;
+  Empty empty = Empty::keep;
+  // Which keys a query sees: all of them; as many as there are queries up to it; or so many behind those that
+  // there are more than queries.
+  enum class Causal : uint8_t { no, from_first, from_last };
+  Causal causal = Causal::no;
+  int32_t mask_gap = 0;  // axes of 1 that the mask lacks behind its first one
   // Axes of the scores, outermost first; the last two are queries and keys. A mask aligns with them at
   // the end. At most one batch and one head axis.
   enum Role : uint8_t { one = 0, batch = 1, head = 2 };

@@ -43,11 +43,11 @@ Program build_program(const Graph& graph, const Lowering& lowering, const std::v
     if (fresh) ++program.value_count;
     return where->second;
   };
-  // Quantised values enter and leave as integers. Lengths of sequences, int32, stay what they are.
+  // Quantised values enter and leave as integers. Lengths of sequences and masks stay what they are.
   const auto crosses = [&](int value, int inner, OpKind kind) {
     const GraphValue& v = graph.value(value);
     (kind == OpKind::decode ? program.input_types : program.output_types).push_back(v.desc.type);
-    if (v.desc.type == abi::kFloat || v.desc.type == abi::kInt32) return inner;
+    if (enters_as_is(v.desc.type)) return inner;
     const int outer = program.value_count++;
     Op op;
     op.kind = kind;

@@ -67,7 +67,7 @@ void InstanceBuilder::emit_attention(const Op& op, Form form) {
                      now.k.data = f.at(*k);
                      now.v.data = f.at(*v);
                      now.out = f.at(*out) + now.layout.lead;
-                     if (mask || !held->mask.empty()) now.mask = mask ? f.at(*mask) : held->mask.data();
+                     if (mask || !held->mask.empty()) now.mask = mask ? static_cast<const void*>(f.at(*mask)) : held->mask.data();
                      now.run(first, last, scratch);
                    });
   // The scratch depends on whether there is a mask, whose place is known only when it runs.

@@ -5,6 +5,7 @@
 #include <unordered_map>
 
 #include "ep/infer.h"
+#include "ep/lower_attention.h"
 #include "ep/lower_internal.h"
 #include "ep/packed.h"
 #include "ep/serialize.h"
@@ -249,6 +250,7 @@ void lower_node(const LowerContext& context, int index, Unit* unit) {
   if (!node.domain.empty() && node.domain != "com.microsoft" && !is_packed(node))
     throw Unsupported("operator of domain '" + node.domain + "'");
   if (lower_recurrent(context, node, unit)) return;
+  if (is_attention(node)) throw Unsupported(why_no_attention(context, index));
   if (node.out.empty() || node.out[0] < 0) throw Unsupported("it has no output");
   for (size_t i = 1; i < node.out.size() && node.op != "Split"; ++i)
     if (node.out[i] >= 0) throw Unsupported("it has more than one output");

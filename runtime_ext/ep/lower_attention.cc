@@ -1,13 +1,11 @@
-// Attention written out: two products of activations with a softmax between them, the operands cut
-// into heads by reshapes and transpositions in any order.
+// Attention, however the graph states it, as one operation: which features of which planes are heads, and
+// where tokens lie.
+#include "ep/lower_attention.h"
+
 #include <algorithm>
-#include <cmath>
 #include <limits>
 
-#include "ep/lower_internal.h"
 #include "ep/lower_operands.h"
-#include "ep/trace.h"
-#include "ep/weave.h"
 
 namespace onnxprune::ep {
 namespace {
@@ -19,6 +17,7 @@ struct Operand {
   Woven woven;
   // Axes of a tensor that is read as onnxruntime keeps it.
   AttentionSpec::Axes axes;
+  bool cached = false;  // made here, behind what was before
 
   const std::vector<Atoms>& atoms() const { return woven.traced.axes; }
   int source() const { return woven.traced.source; }
@@ -56,23 +55,34 @@ class Match {
   bool run(Unit* unit) {
     const GraphNode& node = graph_.node(last_);
     auto result = tracer_.trace(node.out[0]);
-    if (!result || result->scale != 1.0 || graph_.value(result->source).producer == last_) return false;
+    if (!result || result->scale != 1.0) return false;
     for (int64_t offset : result->offset)
       if (offset != 0) return false;
-    const GraphNode* mixed = product(result->source);
-    if (mixed == nullptr || !scores(mixed->in[0])) return false;
-    const GraphNode* compared = product(score_);
-    if (compared == nullptr) return false;
-    if (!operand(compared->in[0], &q_) || !operand(compared->in[1], &k_) || !operand(mixed->in[1], &v_)) return false;
+    stated_ = {};
+    if (!read(*result)) return false;
+    q_.woven = std::move(stated_.q);
+    k_.woven = std::move(stated_.k);
+    v_.woven = std::move(stated_.v);
+    k_.cached = stated_.k_cache.past >= 0;
+    v_.cached = stated_.v_cache.past >= 0;
+    spec_ = std::move(stated_.spec);
     const size_t rank = q_.atoms().size();
     if (rank < 2 || k_.atoms().size() != rank || v_.atoms().size() != rank || result->axes.empty()) return false;
     if (!leading(rank) || !features(rank) || !order(rank) || !result_fits(*result, rank)) return false;
-    spec_.scale = static_cast<float>(scale_ * q_.woven.traced.scale * k_.woven.traced.scale);
+    spec_.scale = static_cast<float>(stated_.scale * q_.woven.traced.scale * k_.woven.traced.scale);
     if (v_.woven.traced.scale != 1.0 || !mask(rank)) return false;
     OperandParts parts(context_, &tracer_, &weaver_);
     std::vector<int> in;
-    for (Operand* o : {&q_, &k_, &v_}) in.push_back(o->axes.dense() ? parts.cache(o->woven, o->axes) : parts.planes(o->woven));
-    if (operand_mask_) in.push_back(mask_);
+    Operand* const operands[3] = {&q_, &k_, &v_};
+    for (size_t i = 0; i < 3; ++i)
+      if (!stated_.bias[i].empty()) parts.add_first(operands[i]->woven, stated_.bias[i]);
+    for (size_t i = 0; i < 3; ++i) {
+      const Operand& o = *operands[i];
+      const StatedAttention::Cache* cache = i == 0 ? nullptr : i == 1 ? &stated_.k_cache : &stated_.v_cache;
+      if (cache != nullptr && cache->present >= 0) parts.append(cache->present, cache->past, cache->added);
+      in.push_back(o.cached ? o.source() : o.axes.dense() ? parts.cache(o.woven, o.axes) : parts.planes(o.woven));
+    }
+    if (operand_mask_) in.push_back(stated_.mask);
     std::vector<int> kept = parts.read();
     kept.insert(kept.end(), in.begin(), in.end());
     kept.push_back(node.out[0]);
@@ -89,101 +99,17 @@ class Match {
   const std::set<int>& shared_tables() const { return shared_; }
 
  private:
-  // The product of two activations that makes `value`.
-  const GraphNode* product(int value) {
-    const int producer = graph_.value(value).producer;
-    if (producer < 0) return nullptr;
-    const GraphNode& node = graph_.node(producer);
-    if (node.op != "MatMul" || !node.domain.empty()) return nullptr;
-    for (int v : node.in)
-      if (v < 0 || graph_.is_constant(v)) return nullptr;
-    tracer_.include(producer);
-    return &node;
-  }
-
-  // Softmax over the last axis, and what is done to the scores before it.
-  bool scores(int value) {
-    int producer = graph_.value(value).producer;
+  // What ends in `result`.
+  bool read(const Traced& result) {
+    const int producer = graph_.value(result.source).producer;
     if (producer < 0) return false;
-    const GraphNode& softmax = graph_.node(producer);
-    const int64_t rank = static_cast<int64_t>(graph_.value(value).desc.dims.size());
-    if (softmax.op != "Softmax" || !softmax.domain.empty() || rank < 2) return false;
-    int64_t axis = attr_int(softmax, "axis", softmax.since < 13 ? 1 : -1);
-    if (axis < 0) axis += rank;
-    if (axis != rank - 1) return false;
-    tracer_.include(producer);
-    score_ = softmax.in[0];
-    for (;;) {
-      producer = graph_.value(score_).producer;
-      if (producer < 0 || !graph_.node(producer).domain.empty()) return false;
-      const GraphNode& node = graph_.node(producer);
-      if (node.op == "MatMul") return true;
-      tracer_.include(producer);
-      const int a = Graph::input(node, 0), b = Graph::input(node, 1);
-      const bool scales = node.op == "Mul" || node.op == "Div";
-      const auto right = scales ? tracer_.number(b) : std::nullopt;
-      const auto left = node.op == "Mul" && !right ? tracer_.number(a) : std::nullopt;
-      if (right) {
-        scale_ *= node.op == "Mul" ? *right : 1.0 / *right;
-        score_ = a;
-      } else if (left) {
-        scale_ *= *left;
-        score_ = b;
-      } else if (node.op == "Add" && mask_ < 0) {
-        // The scores are the operand that comes from a product.
-        const bool first = from_product(a);
-        mask_ = first ? b : a;
-        score_ = first ? a : b;
-        spec_.mask_scale = static_cast<float>(scale_);
-        if (!(scale_ > 0)) return false;
-      } else if (node.op == "Where" && mask_ < 0) {
-        if (!where_mask(node)) return false;
-      } else {
-        return false;
-      }
-    }
-  }
-  bool from_product(int value) const {
-    for (int depth = 0; depth < 8 && value >= 0; ++depth) {
-      const int producer = graph_.value(value).producer;
-      if (producer < 0) return false;
-      const GraphNode& node = graph_.node(producer);
-      if (node.op == "MatMul") return true;
-      if (node.op != "Mul" && node.op != "Div") return false;
-      if (tracer_.number(Graph::input(node, 1))) value = Graph::input(node, 0);
-      else if (tracer_.number(Graph::input(node, 0))) value = Graph::input(node, 1);
-      else return false;
-    }
-    return false;
-  }
-  // Where with a constant condition and a constant number for what is masked.
-  bool where_mask(const GraphNode& node) {
-    const int condition = Graph::input(node, 0);
-    if (!graph_.is_constant(condition)) return false;
-    float c = 0;
-    const bool keeps = scalar_constant(graph_, Graph::input(node, 2), &c);
-    if (!keeps && !scalar_constant(graph_, Graph::input(node, 1), &c)) return false;
-    const Constant bits = constant(graph_.value(condition));
-    if (bits.desc.type != abi::kBool) return false;
-    const auto* at = static_cast<const uint8_t*>(bits.data);
-    spec_.mask_shape = bits.desc.dims;
-    for (int64_t i = 0; i < bits.size(); ++i)
-      spec_.mask.push_back((at[i] != 0) == keeps ? 0.0f : -std::numeric_limits<float>::infinity());
-    if (spec_.mask.empty()) return false;
-    spec_.fill = static_cast<float>(c * scale_);
-    where_ = true;
-    mask_ = condition;
-    score_ = Graph::input(node, keeps ? 1 : 2);
-    return true;
-  }
-
-  bool operand(int value, Operand* out) {
-    auto woven = weaver_.weave(value);
-    if (!woven || graph_.is_constant(woven->traced.source)) return false;
-    const GraphValue& source = graph_.value(woven->traced.source);
-    if (!source.ranked || source.desc.type != abi::kFloat) return false;
-    out->woven = std::move(*woven);
-    return out->woven.feature_axis() >= 1;
+    const bool named = is_attention(graph_.node(producer));
+    if (named ? !read_named_attention(context_, &tracer_, &weaver_, producer, &stated_)
+              : producer == last_ || !read_spelled_attention(context_, &tracer_, &weaver_, result.source, &stated_))
+      return false;
+    if (named && !stated_.joined && producer == last_)
+      throw Unsupported("its heads lie on an axis of their own and nothing joins them behind it");
+    return !stated_.joined || producer == last_;
   }
 
   // Batch and head axes of the three operands. Keys and values need not be in planes: what an axis means
@@ -238,6 +164,7 @@ class Match {
     for (size_t i = 0; planes && i < roles.size(); ++i) planes = all(*o, atoms[i], roles[i] != AttentionSpec::head);
     for (int64_t offset : leading_offsets(*o)) planes &= offset == 0;
     if (!o->woven.plain()) return planes;
+    if (o->cached) planes = false;
     // A cache for one head of one batch may look like planes.
     const int maker = graph_.value(o->source()).producer;
     if (planes && (maker < 0 || graph_.node(maker).op != "Concat" || o->woven.feature_axis() < 2)) return true;
@@ -337,6 +264,7 @@ class Match {
     Atoms rows, expected_rows, expected_features;
     for (size_t i = 0; i + 1 < result.axes.size(); ++i) rows.insert(rows.end(), result.axes[i].begin(), result.axes[i].end());
     const Dims dims = tracer_.dims_of(result.source);
+    if (stated_.joined) return true;
     if (dims.size() != rank) return false;
     auto whole = [&](size_t axis, Atoms* to) {
       if (dims[axis].value != 1) to->push_back({static_cast<int>(axis), 1, dims[axis]});
@@ -357,22 +285,28 @@ class Match {
   }
 
   bool mask(size_t rank) {
-    if (mask_ < 0) return true;
-    if (where_) return spec_.mask_shape.size() <= rank;
-    const GraphValue& v = graph_.value(mask_);
-    if (!v.ranked || v.desc.type != abi::kFloat || v.desc.dims.size() > rank) return false;
-    if (v.constant) {
-      const Constant c = constant(v);
-      spec_.mask_shape = c.desc.dims;
-      spec_.mask.assign(c.floats(), c.floats() + c.size());
-      return !spec_.mask.empty();
-    }
+    if (!spec_.mask.empty()) return spec_.mask_shape.size() + static_cast<size_t>(spec_.mask_gap) <= rank;
+    if (stated_.mask < 0) return true;
+    const GraphValue& v = graph_.value(stated_.mask);
+    const bool bytes = spec_.mask_of == AttentionSpec::MaskOf::shown_bytes || spec_.mask_of == AttentionSpec::MaskOf::hidden_bytes;
+    const int32_t type = spec_.mask_of == AttentionSpec::MaskOf::floats ? abi::kFloat : bytes ? abi::kBool : abi::kInt32;
+    if (!v.ranked || v.desc.type != type || v.desc.dims.size() + static_cast<size_t>(spec_.mask_gap) > rank)
+      throw Unsupported("a mask of another type or of more axes than the scores");
+    if (v.constant) return constant_mask(constant(v), bytes);
     operand_mask_ = true;
     return true;
   }
+  bool constant_mask(const Constant& c, bool bytes) {
+    if (spec_.mask_of == AttentionSpec::MaskOf::shown_ints) throw Unsupported("a constant mask of whole numbers");
+    spec_.mask_shape = c.desc.dims;
+    const auto* at = static_cast<const uint8_t*>(c.data);
+    const bool hidden = spec_.mask_of == AttentionSpec::MaskOf::hidden_bytes;
+    for (int64_t i = 0; i < c.size(); ++i) spec_.mask.push_back(!bytes ? c.floats()[i] : (at[i] != 0) != hidden ? 0.0f : spec_.denied);
+    spec_.mask_of = AttentionSpec::MaskOf::floats;
+    return !spec_.mask.empty();
+  }
 
   void fill(const GraphNode& node, std::vector<int> in, Unit* unit) {
-    if (!where_) spec_.fill = -std::numeric_limits<float>::infinity();
     Op& op = unit->op;
     op.kind = OpKind::attention;
     op.in = std::move(in);
@@ -408,9 +342,8 @@ class Match {
   Weaver weaver_;
   int last_;
   std::set<int> shared_;
-  int score_ = -1, mask_ = -1;
-  bool where_ = false, operand_mask_ = false;
-  double scale_ = 1;
+  StatedAttention stated_;
+  bool operand_mask_ = false;
   Operand q_, k_, v_;
   AttentionSpec spec_;
 };
@@ -419,11 +352,13 @@ class Match {
 
 bool lower_attention(const LowerContext& context, int last, Unit* unit) {
   const GraphNode& node = context.graph.node(last);
-  if (!node.domain.empty() || node.out.size() != 1 || node.out[0] < 0) return false;
-  if (node.op != "Reshape" && node.op != "Transpose" && node.op != "Squeeze" && node.op != "Flatten") return false;
+  if (node.out.empty() || node.out[0] < 0) return false;
+  const bool moves = node.domain.empty() && (node.op == "Reshape" || node.op == "Transpose" || node.op == "Squeeze" || node.op == "Flatten");
+  if (!moves && !is_attention(node)) return false;
   const GraphValue& out = context.graph.value(node.out[0]);
   if (!out.ranked || out.desc.type != abi::kFloat || out.desc.dims.size() < 2) return false;
   try {
+    if (is_packed_attention(node)) return lower_packed_attention(context, last, unit);
     std::set<int> stops;
     for (;;) {
       Match match(context, last, stops);
@@ -438,6 +373,21 @@ bool lower_attention(const LowerContext& context, int last, Unit* unit) {
   } catch (const std::invalid_argument&) {
     return false;
   }
+}
+
+std::string why_no_attention(const LowerContext& context, int last) {
+  Unit unit;
+  try {
+    if (is_packed_attention(context.graph.node(last)))
+      lower_packed_attention(context, last, &unit);
+    else
+      Match(context, last, {}).run(&unit);
+  } catch (const Unsupported& e) {
+    return e.what();
+  } catch (const std::invalid_argument& e) {
+    return e.what();
+  }
+  return "its operands are not heads of planes of features";
 }
 
 }  // namespace onnxprune::ep

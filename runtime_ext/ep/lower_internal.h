@@ -75,6 +75,8 @@ void lower_norm(const LowerContext& context, const GraphNode& node, Unit* unit);
 // when there is none; true with all of the unit filled in.
 bool lower_norm_chain(const LowerContext& context, int last, Unit* unit);
 bool lower_attention(const LowerContext& context, int last, Unit* unit);
+// Why a node that is an attention by itself could not be lowered.
+std::string why_no_attention(const LowerContext& context, int last);
 bool lower_composite(const LowerContext& context, int last, Unit* unit);
 // A product of rows between reshapes that flatten all leading axes and restore them.
 bool lower_flat_product(const LowerContext& context, int last, Unit* unit);

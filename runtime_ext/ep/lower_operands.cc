@@ -1,7 +1,6 @@
 #include "ep/lower_operands.h"
 
 #include <algorithm>
-#include <map>
 
 namespace onnxprune::ep {
 
@@ -15,7 +14,10 @@ int OperandParts::add(Unit unit) {
 }
 
 int OperandParts::planes(const Woven& w) {
-  if (w.plain()) return w.traced.source;
+  if (w.plain()) {
+    const auto other = replaced_.find(w.traced.source);
+    return other == replaced_.end() ? w.traced.source : other->second;
+  }
   for (const auto& [known, value] : made_)
     if (known.traced.source == w.traced.source && known.planes == w.planes) return value;
   auto spec = std::make_shared<SumsSpec>();
@@ -53,6 +55,9 @@ int OperandParts::planes(const Woven& w) {
       spec->terms.push_back({number(term.a), term.a_plane, number(term.b), term.b_plane, static_cast<float>(term.factor)});
     spec->starts.push_back(static_cast<int32_t>(spec->terms.size()));
   }
+  // Where all tokens are on one axis they are cut by numbers, which the weaver has compared.
+  const Dims& whole = context_.of(w.traced.source);
+  if (whole.size() == 2 && whole[0].known()) spec->sequence = 1;
   check_sums(*spec, unit.op.in.size());
   unit.op.sums = std::move(spec);
   unit.dims = context_.of(w.traced.source);
@@ -132,6 +137,37 @@ int OperandParts::cache(const Woven& w, const AttentionSpec::Axes& axes) {
   unit.dims = context_.of(value);
   shown_.push_back(value);
   return add(std::move(unit));
+}
+
+void OperandParts::add_first(const Woven& w, std::vector<float> bias) {
+  const int value = w.traced.source;
+  if (!w.plain() || replaced_.count(value) != 0) throw Unsupported("a bias of an operand that is not one by itself");
+  Unit unit;
+  unit.op.kind = OpKind::affine;
+  unit.op.in = {value};
+  unit.op.shift = std::move(bias);
+  unit.dims = context_.of(value);
+  replaced_.emplace(value, add(std::move(unit)));
+}
+
+void OperandParts::append(int present, int past, const Woven& added) {
+  auto spec = std::make_shared<SpreadSpec>();
+  Unit unit;
+  unit.op.kind = OpKind::spread;
+  if (past >= 0) {
+    spec->axis = 2;
+    spec->parts.emplace_back();
+    unit.op.in.push_back(past);
+  }
+  spec->parts.emplace_back();
+  if (!part(added, &spec->parts.back())) throw Unsupported("what is put into a cache has other axes than tokens and features");
+  unit.op.in.push_back(planes(added));
+  check_spread(*spec);
+  unit.op.spread = std::move(spec);
+  unit.op.out = present;
+  unit.dims = context_.of(present);
+  shown_.push_back(present);
+  add(std::move(unit));
 }
 
 // Whether something that reads `value` outside of the collected nodes leads back to one of them.

@@ -2,6 +2,7 @@
 // keys and values are put behind.
 #pragma once
 
+#include <map>
 #include <set>
 #include <utility>
 #include <vector>
@@ -20,6 +21,10 @@ class OperandParts {
   int planes(const Woven& w);
   // The value that the tensor `w` is part of. Where planes are put behind it in the graph, that too is done.
   int cache(const Woven& w, const AttentionSpec::Axes& axes);
+  // Adds a constant to the features of an operand before anything else is done with it.
+  void add_first(const Woven& w, std::vector<float> bias);
+  // Makes `present`: `past` (-1: none), as it is kept, and behind it, along the last axis but one, `added`.
+  void append(int present, int past, const Woven& added);
   // Values that the collected nodes make and others read, though they lead back to none of `operands` and no part
   // of a cache: tables that are moved once for many.
   std::set<int> shared_tables(std::vector<int> operands) const;
@@ -41,6 +46,7 @@ class OperandParts {
   Weaver& weaver_;
   std::vector<Unit> units_;
   std::vector<std::pair<Woven, int>> made_;  // planes, and the value that holds them
+  std::map<int, int> replaced_;              // values, and what is read for them
   std::vector<int> shown_;  // values of the graph that units make
 };
 

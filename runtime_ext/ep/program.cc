@@ -4,6 +4,7 @@
 #include <cmath>
 #include <stdexcept>
 
+#include "abi/types.h"
 #include "ep/packed.h"
 #include "ep/recurrent.h"
 
@@ -305,6 +306,20 @@ Shape op_shape(const Program& program, const Op& op, const std::vector<Shape>& s
 }
 
 }  // namespace
+
+int32_t operand_type(const Op& op, size_t k) {
+  if (op.kind == OpKind::recurrent && k == 1 && (op.recurrent->operands & kLengths)) return abi::kInt32;
+  if (op.kind != OpKind::attention || k != 3) return abi::kFloat;
+  switch (op.attention->mask_of) {
+    case AttentionSpec::MaskOf::floats: return abi::kFloat;
+    case AttentionSpec::MaskOf::shown_bytes:
+    case AttentionSpec::MaskOf::hidden_bytes: return abi::kBool;
+    case AttentionSpec::MaskOf::shown_ints: return abi::kInt32;
+  }
+  return abi::kFloat;
+}
+
+bool enters_as_is(int32_t type) { return type == abi::kFloat || type == abi::kInt32 || type == abi::kBool; }
 
 void fuse(Program* program) {
   for (bool changed = true; changed;) {

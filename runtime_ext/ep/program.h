@@ -104,6 +104,11 @@ struct Op {
   bool has_weight() const { return kind == OpKind::conv || kind == OpKind::recurrent; }
 };
 
+// Of operand `k`: float, except lengths of sequences and masks.
+int32_t operand_type(const Op& op, size_t k);
+// Whether values of a type enter a program as they are, without a decode op.
+bool enters_as_is(int32_t type);
+
 // Values that are quantised in the graph (Lowering::zeros) are held as floats: q minus its zero point.
 struct Program {
   Domain domain = Domain::image;
@@ -114,8 +119,8 @@ struct Program {
   std::vector<Shape> input_shapes;    // as far as known when compiled, -1 = open
   std::vector<int> output_ranks;
   std::vector<int32_t> input_types, output_types;  // abi::ElementType of each: float (also where there is
-                                                   // none), 8-bit integers to be decoded and encoded, or
-                                                   // int32: lengths of sequences
+                                                   // none), 8-bit integers to be decoded and encoded, or what
+                                                   // operand_type says
 };
 
 // Folds affine ops, activations and residual additions into the weighted sums before them. Weights

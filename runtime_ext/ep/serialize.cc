@@ -105,6 +105,11 @@ void write_attention(Writer* w, const AttentionSpec& s) {
   w->put(s.scale);
   w->put(s.mask_scale);
   w->put(s.fill);
+  w->put(static_cast<uint8_t>(s.mask_of));
+  w->put(s.denied);
+  w->put(static_cast<uint8_t>(s.empty));
+  w->put(static_cast<uint8_t>(s.causal));
+  w->put(s.mask_gap);
   w->list(s.roles);
   w->list(s.mask_shape);
   w->list(s.mask);
@@ -123,6 +128,11 @@ std::shared_ptr<const AttentionSpec> read_attention(Reader* r) {
   s->scale = r->get<float>();
   s->mask_scale = r->get<float>();
   s->fill = r->get<float>();
+  s->mask_of = r->get_enum(AttentionSpec::MaskOf::shown_ints);
+  s->denied = r->get<float>();
+  s->empty = r->get_enum(AttentionSpec::Empty::zero_masked);
+  s->causal = r->get_enum(AttentionSpec::Causal::from_last);
+  s->mask_gap = r->get<int32_t>();
   s->roles = r->list<uint8_t>();
   s->mask_shape = r->list<int64_t>();
   s->mask = r->list<float>();
@@ -208,6 +218,7 @@ void write_sums(Writer* w, const SumsSpec& s) {
     w->put(table.tokens);
     w->list(table.planes);
   }
+  w->put(s.sequence);
 }
 
 std::shared_ptr<const SumsSpec> read_sums(Reader* r, size_t operands) {
@@ -220,6 +231,7 @@ std::shared_ptr<const SumsSpec> read_sums(Reader* r, size_t operands) {
     const int64_t tokens = r->get<int64_t>();
     s->tables.push_back({tokens, r->list<float>()});
   }
+  s->sequence = r->get<int64_t>();
   try {
     check_sums(*s, operands);
   } catch (const std::invalid_argument& e) {
@@ -450,13 +462,12 @@ void check_borders(const Program& program) {
     known = program.output_types[i];
   }
   for (int32_t t : type)
-    if (t != abi::kFloat && t != abi::kUint8 && t != abi::kInt8 && t != abi::kInt32) damaged("types at the border");
+    if (t != abi::kUint8 && t != abi::kInt8 && !enters_as_is(t)) damaged("types at the border");
   std::vector<int32_t> left = type;  // of which the crossing has not been seen
   for (const Op& op : program.ops) {
     const int32_t integers = op.signs ? abi::kInt8 : abi::kUint8;
-    const bool lengths = op.kind == OpKind::recurrent && (op.recurrent->operands & kLengths);
     for (size_t k = 0; k < op.in.size(); ++k) {
-      const int32_t expected = op.kind == OpKind::decode ? integers : lengths && k == 1 ? abi::kInt32 : abi::kFloat;
+      const int32_t expected = op.kind == OpKind::decode ? integers : operand_type(op, k);
       if (type[static_cast<size_t>(op.in[k])] != expected) damaged("types at the border");
     }
     if (op.residual >= 0 && type[static_cast<size_t>(op.residual)] != abi::kFloat) damaged("types at the border");

@@ -21,6 +21,7 @@ int64_t tokens_of(const Shape& shape) {
 void check_sums(const SumsSpec& s, size_t operands) {
   const auto bad = [] { misfit("sums of products: terms"); };
   const size_t all = operands + s.tables.size();
+  if (s.sequence < -1 || s.sequence == 0) bad();
   if (s.starts.size() < 2 || s.starts.front() != 0 || static_cast<size_t>(s.starts.back()) != s.terms.size()) bad();
   for (size_t p = 1; p < s.starts.size(); ++p)
     if (s.starts[p] <= s.starts[p - 1] || s.starts[p] - s.starts[p - 1] > 8) bad();
@@ -44,7 +45,7 @@ Shape sums_shape(const SumsSpec& spec, const std::vector<Shape>& operands) {
     tokens.push_back(table.tokens);
   }
   const Shape& first = operands[0];
-  const int64_t inner = first.size() > 1 ? first[first.size() - 2] : 1;
+  const int64_t inner = spec.sequence > 0 ? spec.sequence : first.size() > 1 ? first[first.size() - 2] : 1;
   const auto wrong = [&](size_t k) {
     misfit("sums of products: operands of shapes " + to_string(first) + " and " +
            (k < operands.size() ? to_string(operands[k]) : "[" + std::to_string(tokens[k]) + "]"));

@@ -18,6 +18,9 @@ struct SumsSpec {
   std::vector<kernels::PlaneSums::Term> terms;
   std::vector<int32_t> starts;  // of each plane's terms, and the end
   std::vector<Table> tables;
+  // Other tables than those of one token repeat by whole sequences, of so many tokens; -1: the last axis but one
+  // of the first operand.
+  int64_t sequence = -1;
 };
 
 // Throws std::invalid_argument where terms do not fit each other or (after loading) `operands`.

@@ -145,10 +145,20 @@ struct Attention {
   Operand q, k, v;
   float scale = 1.0f;
   // Null, or added to the scores after `mask_scale` (> 0) times: floats from batch to batch and so
-  // on, 0 where it does not vary. Where it is -infinity the score becomes `fill`.
-  const float* mask = nullptr;
+  // on, 0 where it does not vary. Where it is -infinity the score becomes `fill`. A mask of other
+  // numbers than floats stands for 0 and `denied`.
+  enum class MaskOf : std::uint8_t { floats, shown_bytes, hidden_bytes, shown_ints };  // shown: above 0
+  const void* mask = nullptr;
+  MaskOf mask_of = MaskOf::floats;
   std::int64_t mask_batch = 0, mask_head = 0, mask_q = 0, mask_k = 0;
-  float mask_scale = 1.0f, fill = 0.0f;
+  float mask_scale = 1.0f, fill = 0.0f, denied = 0.0f;
+  // Query t sees keys 0 .. past + t, and no others.
+  bool causal = false;
+  std::int64_t past = 0;
+  // What becomes of weights that are not numbers: with `zero_nan` zeros; with `zero_masked` those of
+  // queries that a mask hides all keys from, where the least float hides as -infinity does.
+  enum class Empty : std::uint8_t { keep, zero_nan, zero_masked };
+  Empty empty = Empty::keep;
   float* out = nullptr;  // feature h * value_dim + d; borders as in `layout`
   PlaneLayout layout;
 

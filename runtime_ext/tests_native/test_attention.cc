@@ -1,4 +1,5 @@
 // Attention, and what it computes before: sums of products of planes, and planes put behind a cache.
+#include <algorithm>
 #include <cmath>
 #include <cstdint>
 #include <limits>
@@ -12,9 +13,11 @@ using testing::only_pixels_differ;
 using testing::Random;
 using testing::random_floats;
 
+constexpr float kInfinity = std::numeric_limits<float>::infinity();
+
 TEST(attention) {
   Random random(13);
-  for (int i = 0; i < 60; ++i) {
+  for (int i = 0; i < 200; ++i) {
     Attention a;
     a.heads = random.between(1, 4);
     a.dim = random.between(1, 20);
@@ -25,6 +28,11 @@ TEST(attention) {
     a.scale = 0.3f;
     const bool shared = random.below(2) != 0;  // all heads of queries on one of keys
     const int mask = random.below(4);          // none, by key, by element, by element and head
+    const int numbers = random.below(4);       // of the mask: floats, bytes that show or hide, whole numbers
+    a.mask_of = static_cast<Attention::MaskOf>(numbers);
+    a.causal = random.below(3) == 0;
+    a.past = random.below(2) != 0 ? random.between(0, 20) : 0;
+    a.empty = static_cast<Attention::Empty>(random.below(3));
     // Keys and values as a cache keeps them: [batch][head][token][feature].
     const bool cache = random.below(3) == 0;
     if (cache && random.below(2) != 0) a.q_tokens = random.between(1, 5);
@@ -64,10 +72,25 @@ TEST(attention) {
       if (mask > 1) a.mask_q = a.k_tokens;
       if (mask == 3) a.mask_head = static_cast<std::int64_t>(a.q_tokens) * a.k_tokens;
       a.mask_scale = 0.5f;
-      a.fill = -3.0f;
+      a.fill = a.empty == Attention::Empty::keep ? -3.0f : -kInfinity;
+      a.denied = random.below(2) != 0 ? -kInfinity : -2.0f;
+      const bool least = a.empty == Attention::Empty::zero_masked;
       for (std::size_t m = 0; m < masks.size(); m += 5)
-        masks[m] = -std::numeric_limits<float>::infinity();
+        masks[m] = least && m % 2 != 0 ? std::numeric_limits<float>::lowest() : -kInfinity;
+      // Some queries see nothing.
+      for (std::size_t row = 0; row + static_cast<std::size_t>(a.k_tokens) <= masks.size(); row += 3 * static_cast<std::size_t>(a.k_tokens))
+        std::fill_n(masks.begin() + static_cast<std::ptrdiff_t>(row), a.k_tokens, -kInfinity);
     }
+    // The same in other numbers: what is hidden, and 0 where it is shown.
+    std::vector<std::uint8_t> bytes;
+    std::vector<std::int32_t> whole;
+    for (float& m : masks) {
+      const bool shown = m >= -1.0f;
+      bytes.push_back(shown == (a.mask_of == Attention::MaskOf::shown_bytes) ? 1 : 0);
+      whole.push_back(shown ? random.between(1, 3) : -random.between(0, 2));
+      if (mask > 0 && numbers > 0) m = shown ? 0.0f : a.denied / a.mask_scale;
+    }
+    if (mask > 0 && numbers > 0) a.mask = numbers == 3 ? static_cast<const void*>(whole.data()) : bytes.data();
     const int features = a.heads * a.value_dim;
     std::vector<float> out(static_cast<std::size_t>(ql.buffer_floats(features)), 9.0f);
     a.layout = ql;
@@ -84,6 +107,7 @@ TEST(attention) {
         for (int t = 0; t < a.q_tokens; ++t) {
           std::vector<double> score(static_cast<std::size_t>(a.k_tokens));
           double total = 0.0;
+          bool nothing = true;
           for (int s = 0; s < a.k_tokens; ++s) {
             double sum = 0.0;
             for (int d = 0; d < a.dim; ++d)
@@ -91,8 +115,10 @@ TEST(attention) {
             sum *= 0.3f;
             if (mask > 0) {
               const float m = masks[b * a.mask_batch + h * a.mask_head + t * a.mask_q + s];
-              sum = std::isinf(m) ? -3.0 : sum + 0.5 * m;
+              sum = m <= std::numeric_limits<float>::lowest() ? a.fill : sum + 0.5 * m;
             }
+            if (a.causal && s > t + a.past) sum = -kInfinity;
+            nothing = nothing && sum == -kInfinity;
             total += score[s] = std::exp(sum);
           }
           for (int d = 0; d < a.value_dim; ++d) {
@@ -101,7 +127,8 @@ TEST(attention) {
               want += score[s] / total * number(a.v, b, h, s, d);
             const double got =
                 a.out[(h * a.value_dim + d) * ql.plane_stride + b * a.q_tokens + t];
-            right = right && std::fabs(got - want) < 1e-5;
+            const bool zero = nothing && a.empty != Attention::Empty::keep;
+            right = right && (nothing && !zero ? std::isnan(got) : std::fabs(got - (zero ? 0.0 : want)) < 1e-5);
           }
         }
       }

@@ -84,6 +84,8 @@ def assert_close(actual: Array, expected: Array, reduction: int = 1, where: str 
     if expected.size == 0:
         return
     assert np.array_equal(np.isnan(actual), np.isnan(expected)), where
+    if np.isnan(expected).all():
+        return
     limit = 1e-5 * max(1.0, float(np.sqrt(reduction)) / 32)
     scale = max(float(np.nanmax(np.abs(expected))), 1.0)
     error = float(np.nanmax(np.abs(actual - expected))) / scale
