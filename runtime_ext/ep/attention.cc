@@ -65,6 +65,7 @@ void check_attention(const AttentionSpec& s) {
   for (int32_t n : {s.dim, s.value_dim, s.q_step, s.k_step, s.v_step})
     if (n < 1 || n > kMost) misfit("features of a head");
   if (s.roles.size() < 2 || s.roles.size() > 16) misfit("axes of the scores");
+  if (s.causal != AttentionSpec::Causal::no && s.fill != -std::numeric_limits<float>::infinity()) misfit("mask");
   if (s.mask_gap < 0 || s.mask_gap > 16) misfit("axes of the mask");
   if (s.q_tokens < -1 || s.k_tokens < -1 || s.q_tokens == 0 || s.k_tokens == 0) misfit("number of tokens");
   for (const auto* axes : {&s.k_axes, &s.v_axes}) {

@@ -310,6 +310,7 @@ double CostModel::ours(const Graph& graph, const Lowering& lowering, const Unit&
     case OpKind::sums:
       return kOurSums * static_cast<double>(unit.op.sums->terms.size()) / static_cast<double>(unit.op.sums->starts.size() - 1) * out;
     case OpKind::spread:
+    case OpKind::lookup:
       return kSpread * out;
     case OpKind::recurrent:
       return ours_recurrent(graph, lowering, unit);
@@ -415,6 +416,7 @@ double CostModel::cpu(const Graph& graph, const Lowering& lowering, const Unit& 
       // A product and its share of a sum each; halves are cut and put together.
       return 3 * kFuseless * static_cast<double>(unit.op.sums->terms.size()) / static_cast<double>(unit.op.sums->starts.size() - 1) * out;
     case OpKind::spread:
+    case OpKind::lookup:
       return kCpuSpread * out;
     case OpKind::recurrent:
       return cpu_recurrent(lowering, unit);

@@ -135,6 +135,8 @@ void InstanceBuilder::emit(const Op& op, const OpPlan& o) {
       return emit_attention(op, o.out);
     case OpKind::sums:
       return emit_sums(op, o.out);
+    case OpKind::lookup:
+      return emit_lookup(op, o.out);
     case OpKind::spread:
       return emit_spread(op);
     case OpKind::recurrent:

@@ -74,6 +74,7 @@ class InstanceBuilder {
   void emit_norm(const Op& op, Form form);
   void emit_attention(const Op& op, Form form);
   void emit_sums(const Op& op, Form form);
+  void emit_lookup(const Op& op, Form form);
   void emit_spread(const Op& op);
   void emit_recurrent(const Op& op);
   void lay_out();

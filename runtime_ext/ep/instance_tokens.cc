@@ -1,6 +1,9 @@
 #include "ep/instance_builder.h"
 
+#include <algorithm>
 #include <cstring>
+#include <stdexcept>
+#include <string>
 
 #include "ep/attention.h"
 #include "ep/sums.h"
@@ -98,6 +101,25 @@ void InstanceBuilder::emit_sums(const Op& op, Form form) {
     for (size_t i = 0; i < in.size(); ++i) now[i].data = f.at(*in[i]);
     job->run(now.data(), f.at(*out), first, last);
     (void)spec;  // keeps the tables
+  });
+}
+
+void InstanceBuilder::emit_lookup(const Op& op, Form form) {
+  const std::shared_ptr<const SumsSpec> spec = op.sums;
+  const PlaneLayout l = layout(op.out, form);
+  const int64_t tokens = value(op.out).view.pixels(), planes = value(op.out).view.channels;
+  auto in = use(op.in[0], kDense), out = use(op.out, form);
+  add(op.label, "lookup", planes, moving(4 * tokens * planes), [=](const Frame& f, int64_t first, int64_t last, void*) {
+    const SumsSpec::Table& table = spec->tables[0];
+    const auto* positions = reinterpret_cast<const int64_t*>(f.at(*in));
+    for (int64_t t = 0; t < tokens; ++t)
+      if (positions[t] < 0 || positions[t] >= table.tokens)
+        throw std::invalid_argument("onnxprune: position " + std::to_string(positions[t]) + " of tables for " + std::to_string(table.tokens));
+    for (int64_t p = first; p < last; ++p) {
+      float* const plane = f.at(*out) + p * l.plane_stride;
+      std::fill(plane, plane + l.plane_stride, 0.0f);
+      for (int64_t t = 0; t < tokens; ++t) plane[l.lead + t] = table.planes[at64(p * table.tokens + positions[t])];
+    }
   });
 }
 

@@ -112,6 +112,10 @@ class Planner {
           o.out = planes_of(op.out);
           for (int v : op.in) demand(v, planes_of(v));
           continue;
+        case OpKind::lookup:
+          o.in = kDense;
+          o.out = planes_of(op.out);
+          break;
         case OpKind::spread:
           o.in = o.out = kDense;
           for (size_t k = 0; k < op.in.size(); ++k)

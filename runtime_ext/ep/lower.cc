@@ -79,6 +79,12 @@ void WeightInput::give(int64_t row_stride, int64_t column_stride, Unit* unit) co
   unit->packed = blob != nullptr;
 }
 
+bool is_read(const Graph& graph, int value) {
+  if (value < 0) return false;
+  const GraphValue& v = graph.value(value);
+  return v.graph_output || v.uses > 0 || !v.consumers.empty();
+}
+
 bool scalar_constant(const Graph& graph, int value, float* out) {
   if (!graph.is_constant(value)) return false;
   const GraphValue& v = graph.value(value);
@@ -250,17 +256,21 @@ void lower_node(const LowerContext& context, int index, Unit* unit) {
   if (!node.domain.empty() && node.domain != "com.microsoft" && !is_packed(node))
     throw Unsupported("operator of domain '" + node.domain + "'");
   if (lower_recurrent(context, node, unit)) return;
-  if (is_attention(node)) throw Unsupported(why_no_attention(context, index));
   if (node.out.empty() || node.out[0] < 0) throw Unsupported("it has no output");
-  for (size_t i = 1; i < node.out.size() && node.op != "Split"; ++i)
-    if (node.out[i] >= 0) throw Unsupported("it has more than one output");
+  // Normalisations of onnxruntime give the sum that they normalise as their last result.
+  const bool sums = node.op.rfind("Skip", 0) == 0;
+  for (size_t i = 1; i < node.out.size() && node.op != "Split" && !is_attention(node); ++i)
+    if (is_read(context.graph, node.out[i]) && !(sums && i == 3)) throw Unsupported("it has more than one output");
   const GraphValue& out = context.graph.value(node.out[0]);
   if (!out.ranked || (out.desc.type != abi::kFloat && node.op != "QuantizeLinear"))
     throw Unsupported("its output is not float32");
+  if (is_attention(node)) throw Unsupported(why_no_attention(context, index));
   unit->op.out = node.out[0];
   if (lower_activation(context, node, unit)) return;
   const auto& table = node.domain == "com.microsoft" ? microsoft_families() : families();
   auto family = table.find(is_packed(node) && node.op.rfind("Sparse", 0) == 0 ? node.op.substr(6) : node.op);
+  if (node.op == "RotaryEmbedding")
+    throw Unsupported("no attention reads it, or its tables are neither constant nor one row for each token");
   if (family == table.end()) throw Unsupported("no sparse or planar form of " + node.op);
   family->second(context, node, unit);
 }
@@ -276,6 +286,7 @@ void see_forms(const Unit& unit, std::vector<bool>* planes, std::vector<bool>* k
     bool dense = false;
     if (op.kind == OpKind::attention)
       dense = k > 2 || (k == 1 && op.attention->k_axes.dense()) || (k == 2 && op.attention->v_axes.dense());
+    if (op.kind == OpKind::lookup) dense = true;
     if (op.kind == OpKind::spread) dense = !op.spread->parts[k].in_planes();
     see(op.in[k], dense);
   }

@@ -356,7 +356,9 @@ bool lower_attention(const LowerContext& context, int last, Unit* unit) {
   const bool moves = node.domain.empty() && (node.op == "Reshape" || node.op == "Transpose" || node.op == "Squeeze" || node.op == "Flatten");
   if (!moves && !is_attention(node)) return false;
   const GraphValue& out = context.graph.value(node.out[0]);
-  if (!out.ranked || out.desc.type != abi::kFloat || out.desc.dims.size() < 2) return false;
+  if (!out.ranked || out.desc.type != abi::kFloat) return false;
+  // Without a bias onnxruntime does not state the shape of such a node's result.
+  if (out.desc.dims.size() < 2 && !is_packed_attention(node)) return false;
   try {
     if (is_packed_attention(node)) return lower_packed_attention(context, last, unit);
     std::set<int> stops;

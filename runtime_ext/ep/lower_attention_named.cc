@@ -10,6 +10,30 @@ namespace {
 constexpr float kInfinity = std::numeric_limits<float>::infinity();
 constexpr int64_t kMostHeads = 1 << 16;
 
+// Masks of onnxruntime's own operators: whole numbers, [batch, keys] or [batch, queries, keys], of which those
+// above zero show a key; or numbers to be added.
+void read_masks(const LowerContext& context, const GraphNode& node, size_t padding, size_t added, StatedAttention* out) {
+  out->spec.fill = -kInfinity;
+  const int shown = Graph::input(node, padding);
+  out->mask = Graph::input(node, added);
+  if (shown < 0) {
+    if (out->mask < 0) return;
+    const GraphValue& v = context.graph.value(out->mask);
+    if (v.constant || !v.ranked || v.desc.type != abi::kFloat || v.desc.dims.size() != 4)
+      throw Unsupported("numbers added to the scores that are constant or no float32 tensor of four axes");
+    return;
+  }
+  if (out->mask >= 0) throw Unsupported("two masks");
+  const GraphValue& v = context.graph.value(shown);
+  const size_t rank = v.desc.dims.size();
+  if (v.constant || !v.ranked || v.desc.type != abi::kInt32 || (rank != 2 && rank != 3))
+    throw Unsupported("a mask that is constant, or neither [batch, keys] nor [batch, queries, keys]");
+  out->mask = shown;
+  out->spec.mask_of = AttentionSpec::MaskOf::shown_ints;
+  out->spec.denied = attr_float(node, "mask_filter_value", -10000.0f);
+  out->spec.mask_gap = rank == 2 ? 2 : 1;
+}
+
 class Named {
  public:
   Named(const LowerContext& context, Tracer* tracer, Weaver* weaver, int index, StatedAttention* out)
@@ -22,11 +46,7 @@ class Named {
 
  private:
   int input(size_t i) const { return Graph::input(node_, i); }
-  bool used(size_t output) const {
-    if (output >= node_.out.size() || node_.out[output] < 0) return false;
-    const GraphValue& v = graph_.value(node_.out[output]);
-    return v.graph_output || v.uses > 0 || !v.consumers.empty();
-  }
+  bool used(size_t output) const { return output < node_.out.size() && is_read(graph_, node_.out[output]); }
   void absent(size_t i, const char* what) const {
     if (input(i) >= 0) throw Unsupported(what);
   }
@@ -60,26 +80,10 @@ class Named {
     biases();
     caches(6, 1);
     scale("scale");
-    absent_both(4, 5);
-    if (input(4) >= 0) padding(input(4));
-    else out_.mask = input(5);
+    read_masks(context_, node_, 4, 5, &out_);
     if (attr_int(node_, "unidirectional", 0) != 0) causal();
     finish();
   }
-  void absent_both(size_t i, size_t k) const {
-    if (input(i) >= 0 && input(k) >= 0) throw Unsupported("two masks");
-  }
-
-  // Whole numbers, [batch, keys] or [batch, queries, keys], of which those above zero show a key.
-  void padding(int value) {
-    const size_t rank = graph_.value(value).desc.dims.size();
-    if (rank != 2 && rank != 3) throw Unsupported("a mask that is neither [batch, keys] nor [batch, queries, keys]");
-    out_.mask = value;
-    out_.spec.mask_of = AttentionSpec::MaskOf::shown_ints;
-    out_.spec.denied = attr_float(node_, "mask_filter_value", -10000.0f);
-    out_.spec.mask_gap = rank == 2 ? 2 : 1;
-  }
-
   Woven woven(int value) {
     auto w = value < 0 || graph_.is_constant(value) ? std::nullopt : weaver_.weave(value);
     if (!w || graph_.is_constant(w->traced.source)) throw Unsupported("an operand is constant or no tensor of floats");
@@ -235,8 +239,76 @@ bool read_named_attention(const LowerContext& context, Tracer* tracer, Weaver* w
 }
 
 bool lower_packed_attention(const LowerContext& context, int index, Unit* unit) {
-  (void)context, (void)index, (void)unit;
-  throw Unsupported("weights inside");
+  const GraphNode& node = context.graph.node(index);
+  if (node.out.size() > 1 && is_read(context.graph, node.out[1])) throw Unsupported("its keys and values are read");
+  for (size_t i : {4, 6})
+    if (Graph::input(node, i) >= 0) throw Unsupported("keys and values of before");
+  if (attr_int(node, "do_rotary", 0) != 0) throw Unsupported("it rotates queries and keys");
+  const int x = context.activation(node, 0);
+  const Constant weight = context.weight(node, 1, "the weight");
+  const Dims& dims = context.of(x);
+  const int64_t heads = attr_int(node, "num_heads", 0);
+  if (dims.size() != 3 || weight.desc.dims.size() != 2 || weight.size() == 0) throw Unsupported("its input has not three axes, or its weight is no matrix");
+  const int64_t in = weight.desc.dims[0], out = weight.desc.dims[1];
+  if (dims[2].known() && dims[2].value != in) throw Unsupported("the input does not fit the weight");
+  std::vector<int64_t> sizes = attr_ints(node, "qkv_hidden_sizes");
+  if (sizes.empty()) sizes.assign(3, out / 3);
+  if (sizes.size() != 3 || heads < 1 || heads > kMostHeads || in * out > INT32_MAX) throw Unsupported("sizes that do not fit the weight");
+  for (int64_t size : sizes)
+    if (size < 1 || size % heads != 0) throw Unsupported("its heads do not divide the features");
+  if (sizes[0] + sizes[1] + sizes[2] != out || sizes[0] != sizes[1]) throw Unsupported("sizes that do not fit the weight");
+
+  *unit = {};
+  unit->before.emplace_back();
+  Unit& sum = unit->before.back();
+  sum.op.kind = OpKind::conv;
+  sum.op.label = context.graph.label(node) + " (queries, keys and values)";
+  sum.op.in = {x};
+  sum.op.geometry = kernels::matmul_geometry(static_cast<int32_t>(in), static_cast<int32_t>(out));
+  sum.op.source = std::make_shared<WeightSource>();
+  if (Graph::input(node, 2) >= 0) {
+    const Constant bias = context.weight(node, 2, "the bias");
+    if (bias.size() != out) throw Unsupported("the bias does not fit the weight");
+    sum.op.source->bias.assign(bias.floats(), bias.floats() + out);
+  }
+  sum.supported = true;
+  sum.domains = bit(Domain::tokens);
+  sum.dims = dims;
+  sum.dims[2] = Dim::of(out);
+  WeightInput matrix;
+  matrix.dims = weight.desc.dims;
+  matrix.dense = weight.floats();
+  matrix.give(1, out, &sum);
+
+  StatedAttention stated;
+  read_masks(context, node, 3, 5, &stated);
+  AttentionSpec spec = std::move(stated.spec);
+  if (attr_int(node, "unidirectional", 0) != 0) spec.causal = AttentionSpec::Causal::from_first;
+  const float scale = attr_float(node, "scale", 0);
+  if (scale < 0) throw Unsupported("a negative scale");
+  spec.dim = static_cast<int32_t>(sizes[0] / heads);
+  spec.value_dim = static_cast<int32_t>(sizes[2] / heads);
+  spec.scale = scale > 0 ? scale : static_cast<float>(1.0 / std::sqrt(static_cast<double>(spec.dim)));
+  for (int64_t h = 0; h < heads; ++h) {
+    spec.q_head.push_back(static_cast<int32_t>(h * spec.dim));
+    spec.k_head.push_back(static_cast<int32_t>(sizes[0] + h * spec.dim));
+    spec.v_head.push_back(static_cast<int32_t>(sizes[0] + sizes[1] + h * spec.value_dim));
+  }
+  spec.roles = {AttentionSpec::batch, AttentionSpec::head, AttentionSpec::one, AttentionSpec::one};
+  check_attention(spec);
+  Op& op = unit->op;
+  op.kind = OpKind::attention;
+  op.in.assign(3, kBefore);
+  if (stated.mask >= 0) op.in.push_back(stated.mask);
+  op.out = node.out[0];
+  op.label = context.graph.label(node);
+  op.attention = std::make_shared<const AttentionSpec>(std::move(spec));
+  unit->anchor = true;
+  unit->domains = bit(Domain::tokens);
+  unit->dims = dims;
+  unit->dims[2] = Dim::of(sizes[2]);
+  unit->nodes = {index};
+  return true;
 }
 
 }  // namespace onnxprune::ep

@@ -100,6 +100,8 @@ void lower_quantised(const LowerContext& context, const QuantisedChain& chain, U
 void lower_quantise(const LowerContext& context, const GraphNode& node, Unit* unit);
 void lower_dequantise(const LowerContext& context, const GraphNode& node, Unit* unit);
 
+// Whether there is such a value (not -1) and anybody reads it.
+bool is_read(const Graph& graph, int value);
 // Scalar constant of one element behind a value, if it is one.
 bool scalar_constant(const Graph& graph, int value, float* out);
 

@@ -1,6 +1,7 @@
 // Normalisation over the features of each token: as one node, or spelled out as means, differences
 // and a root.
 #include <cmath>
+#include <utility>
 
 #include "ep/lower_internal.h"
 #include "ep/trace.h"
@@ -23,6 +24,26 @@ void set_norm(const LowerContext& context, std::vector<int> in, Unit* unit) {
   unit->dims = context.of(unit->op.in[0]);
   if (unit->dims.size() < 2 || !unit->dims.back().known() || unit->dims.back().value < 1)
     throw Unsupported("the number of features is not known");
+}
+
+// The sum that is normalised as a value by itself, made before: `sum` of the graph, of the operands and the bias.
+int shown_sum(const LowerContext& context, int sum, const std::vector<int>& in, Unit* unit) {
+  const auto add = [&](OpKind kind, std::vector<int> from) -> Op& {
+    unit->before.emplace_back();
+    Unit& before = unit->before.back();
+    before.op.kind = kind;
+    before.op.in = std::move(from);
+    before.op.label = context.graph.value(sum).name;
+    before.domains = bit(Domain::tokens);
+    before.dims = context.of(in[0]);
+    before.supported = true;
+    return before.op;
+  };
+  Op& both = add(OpKind::binary, in);
+  both.binary = kernels::Binary::add;
+  if (!unit->op.bias.empty()) add(OpKind::affine, {kBefore}).shift = std::exchange(unit->op.bias, {});
+  unit->before.back().op.out = sum;
+  return sum;
 }
 
 // Walks a spelled-out normalisation from its end.
@@ -246,7 +267,9 @@ void lower_norm(const LowerContext& context, const GraphNode& node, Unit* unit) 
     op.bias = per_feature(context, node, bias, dims, "the bias");
   op.epsilon = attr_float(node, "epsilon", skip ? 1e-12f : 1e-5f);
   op.centred = !root;
+  if (skip && node.out.size() > 3 && is_read(context.graph, node.out[3])) in = {shown_sum(context, node.out[3], in, unit)};
   set_norm(context, std::move(in), unit);
+  unit->dims = dims;
 }
 
 }  // namespace onnxprune::ep

@@ -13,6 +13,52 @@ int OperandParts::add(Unit unit) {
   return made >= 0 ? made : kBefore - static_cast<int>(units_.size()) + 1;
 }
 
+namespace {
+
+// Cosines and sines as planes of all positions.
+SumsSpec::Table all_positions(const Graph& graph, const Lookup& lookup) {
+  SumsSpec::Table out;
+  for (int value : {lookup.cos, lookup.sin}) {
+    const Constant c = constant(graph.value(value));
+    const int64_t planes = c.desc.dims[1];
+    out.tokens = c.desc.dims[0];
+    if (c.size() == 0) throw Unsupported("an empty table");
+    for (int64_t p = 0; p < planes; ++p)
+      for (int64_t t = 0; t < out.tokens; ++t) out.planes.push_back(c.floats()[t * planes + p]);
+  }
+  return out;
+}
+
+// The rows of constant positions.
+SumsSpec::Table constant_rows(const Graph& graph, const Lookup& lookup) {
+  const SumsSpec::Table all = all_positions(graph, lookup);
+  const Constant c = constant(graph.value(lookup.positions));
+  if (c.size() == 0) throw Unsupported("no positions");
+  std::vector<int64_t> positions(c.ints(), c.ints() + c.size());
+  for (int64_t t = 1; t < lookup.tokens; ++t) positions.push_back(positions[0] + t);
+  SumsSpec::Table out{static_cast<int64_t>(positions.size()), {}};
+  for (size_t p = 0; p < all.planes.size(); p += static_cast<size_t>(all.tokens))
+    for (int64_t at : positions) {
+      if (at < 0 || at >= all.tokens) throw Unsupported("a position that the table does not have");
+      out.planes.push_back(all.planes[p + static_cast<size_t>(at)]);
+    }
+  return out;
+}
+
+}  // namespace
+
+int OperandParts::looked_up(const Lookup& lookup) {
+  auto spec = std::make_shared<SumsSpec>();
+  spec->tables.push_back(all_positions(graph_, lookup));
+  Unit unit;
+  unit.op.kind = OpKind::lookup;
+  unit.op.in = {lookup.positions};
+  unit.dims = context_.of(lookup.positions);
+  unit.dims.push_back(Dim::of(static_cast<int64_t>(spec->tables[0].planes.size()) / spec->tables[0].tokens));
+  unit.op.sums = std::move(spec);
+  return add(std::move(unit));
+}
+
 int OperandParts::planes(const Woven& w) {
   if (w.plain()) {
     const auto other = replaced_.find(w.traced.source);
@@ -29,7 +75,20 @@ int OperandParts::planes(const Woven& w) {
   for (const auto& terms : w.planes)
     for (const Product& term : terms)
       for (int v : {term.a, term.b}) {
-        if (v < 0 || numbers.count(v) != 0 || tables.count(v) != 0) continue;
+        if (v == -1 || numbers.count(v) != 0 || tables.count(v) != 0) continue;
+        if (v <= kLookup) {
+          const Lookup& lookup = weaver_.lookups()[static_cast<size_t>(kLookup - v)];
+          if (graph_.is_constant(lookup.positions)) {
+            tables.emplace(v, static_cast<int32_t>(tables.size()));
+            spec->tables.push_back(constant_rows(graph_, lookup));
+            continue;
+          }
+          auto [known, fresh] = looked_up_.emplace(kLookup - v, 0);
+          if (fresh) known->second = looked_up(lookup);
+          numbers.emplace(v, static_cast<int32_t>(unit.op.in.size()));
+          unit.op.in.push_back(known->second);
+          continue;
+        }
         if (graph_.is_constant(v)) {
           tables.emplace(v, static_cast<int32_t>(tables.size()));
           const Constant c = constant(graph_.value(v));
@@ -45,7 +104,7 @@ int OperandParts::planes(const Woven& w) {
         }
       }
   const auto number = [&](int v) {
-    if (v < 0) return -1;
+    if (v == -1) return -1;
     const auto known = numbers.find(v);
     return known != numbers.end() ? known->second : static_cast<int32_t>(unit.op.in.size()) + tables.at(v);
   };

@@ -37,6 +37,7 @@ class OperandParts {
 
  private:
   int add(Unit unit);
+  int looked_up(const Lookup& lookup);
   bool part(const Woven& w, SpreadSpec::Part* part);
   bool follows_itself(int value) const;
 
@@ -47,6 +48,7 @@ class OperandParts {
   std::vector<Unit> units_;
   std::vector<std::pair<Woven, int>> made_;  // planes, and the value that holds them
   std::map<int, int> replaced_;              // values, and what is read for them
+  std::map<int, int> looked_up_;             // lookups by number, and the value that holds the rows
   std::vector<int> shown_;  // values of the graph that units make
 };
 

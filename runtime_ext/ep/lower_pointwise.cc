@@ -256,6 +256,34 @@ bool match_gelu(const GraphNode& last, Matcher* m, int* x, int (*match_erf)(Matc
   return false;
 }
 
+// A constant added to the features first.
+void add_bias(const LowerContext& context, const GraphNode& node, Unit* unit) {
+  const Constant bias = context.weight(node, 1, "the bias");
+  if (unit->dims.empty() || !(unit->dims.back() == Dim::of(bias.size())) || bias.desc.dims.size() != 1)
+    throw Unsupported("a bias that is not one number per feature");
+  unit->op.kind = OpKind::affine;
+  unit->op.shift.assign(bias.floats(), bias.floats() + bias.size());
+  unit->domains = bit(Domain::tokens);
+}
+
+// f(alpha x) / alpha.
+void scale_inside(const LowerContext& context, float alpha, Unit* unit) {
+  if (alpha == 1.0f) return;
+  if (!(alpha > 0)) throw Unsupported("a factor that is not above zero");
+  unit->before.emplace_back();
+  Unit& inside = unit->before.back();
+  inside.op = unit->op;
+  inside.op.kind = OpKind::affine;
+  inside.op.scale = {alpha};
+  inside.domains = unit->domains;
+  inside.dims = context.of(unit->op.in[0]);
+  inside.supported = true;
+  unit->op.kind = OpKind::affine;
+  unit->op.in = {kBefore};
+  unit->op.epilogue = {};
+  unit->op.scale = {1.0f / alpha};
+}
+
 }  // namespace
 
 bool lower_composite(const LowerContext& context, int last, Unit* unit) {
@@ -312,9 +340,15 @@ bool lower_activation(const LowerContext& context, const GraphNode& node, Unit* 
     what = Activation::sigmoid;
   } else if (standard && node.op == "Tanh") {
     what = Activation::tanh;
-  } else if (node.op == "FastGelu" && node.domain == "com.microsoft") {
-    if (Graph::input(node, 1) >= 0) throw Unsupported("a bias inside FastGelu");
-    what = Activation::gelu_tanh;
+  } else if ((node.op == "FastGelu" || node.op == "BiasGelu") && node.domain == "com.microsoft") {
+    what = node.op == "FastGelu" ? Activation::gelu_tanh : Activation::gelu_erf;
+    set(context, context.activation(node, 0), what, alpha, beta, unit);
+    if (Graph::input(node, 1) >= 0) add_bias(context, node, unit);
+    return true;
+  } else if ((node.op == "QuickGelu" && node.domain == "com.microsoft") || (standard && node.op == "Swish")) {
+    set(context, context.activation(node, 0), Activation::silu, alpha, beta, unit);
+    scale_inside(context, attr_float(node, "alpha", standard ? 1.0f : 1.702f), unit);
+    return true;
   } else if (node.op == "Gelu") {
     std::string mode = attr_string(node, "approximate", "none");
     while (!mode.empty() && mode.back() == '\0') mode.pop_back();

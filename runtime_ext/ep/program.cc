@@ -270,6 +270,12 @@ Shape op_shape(const Program& program, const Op& op, const std::vector<Shape>& s
       for (size_t i = 0; i < op.in.size(); ++i) operands.push_back(in(i));
       return op.kind == OpKind::sums ? sums_shape(*op.sums, operands) : spread_shape(*op.spread, operands);
     }
+    case OpKind::lookup: {
+      const SumsSpec::Table& table = op.sums->tables[0];
+      Shape out = in(0);
+      out.push_back(static_cast<int64_t>(table.planes.size()) / table.tokens);
+      return out;
+    }
     case OpKind::recurrent:
       break;  // has several results
     case OpKind::decode:
@@ -309,6 +315,7 @@ Shape op_shape(const Program& program, const Op& op, const std::vector<Shape>& s
 
 int32_t operand_type(const Op& op, size_t k) {
   if (op.kind == OpKind::recurrent && k == 1 && (op.recurrent->operands & kLengths)) return abi::kInt32;
+  if (op.kind == OpKind::lookup) return abi::kInt64;
   if (op.kind != OpKind::attention || k != 3) return abi::kFloat;
   switch (op.attention->mask_of) {
     case AttentionSpec::MaskOf::floats: return abi::kFloat;
@@ -319,7 +326,9 @@ int32_t operand_type(const Op& op, size_t k) {
   return abi::kFloat;
 }
 
-bool enters_as_is(int32_t type) { return type == abi::kFloat || type == abi::kInt32 || type == abi::kBool; }
+bool enters_as_is(int32_t type) {
+  return type == abi::kFloat || type == abi::kInt32 || type == abi::kInt64 || type == abi::kBool;
+}
 
 void fuse(Program* program) {
   for (bool changed = true; changed;) {

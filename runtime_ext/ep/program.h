@@ -41,6 +41,7 @@ enum class OpKind : uint8_t {
   pick,         // image, tokens: some of the channels, in any order
   sums,         // tokens: sums of products of planes (rotary embeddings)
   spread,       // tokens: planes to a tensor that is as onnxruntime keeps it (a key-value cache)
+  lookup,       // tokens: planes of a constant table by the position of each token (int64)
   interleave,   // image: several channels become one with as many times the pixels
 };
 
@@ -104,7 +105,7 @@ struct Op {
   bool has_weight() const { return kind == OpKind::conv || kind == OpKind::recurrent; }
 };
 
-// Of operand `k`: float, except lengths of sequences and masks.
+// Of operand `k`: float, except lengths of sequences, masks and positions.
 int32_t operand_type(const Op& op, size_t k);
 // Whether values of a type enter a program as they are, without a decode op.
 bool enters_as_is(int32_t type);

@@ -221,7 +221,7 @@ void write_sums(Writer* w, const SumsSpec& s) {
   w->put(s.sequence);
 }
 
-std::shared_ptr<const SumsSpec> read_sums(Reader* r, size_t operands) {
+std::shared_ptr<const SumsSpec> read_sums(Reader* r, size_t operands, void (*check)(const SumsSpec&, size_t)) {
   auto s = std::make_shared<SumsSpec>();
   s->terms = r->list<kernels::PlaneSums::Term>();
   s->starts = r->list<int32_t>();
@@ -233,7 +233,7 @@ std::shared_ptr<const SumsSpec> read_sums(Reader* r, size_t operands) {
   }
   s->sequence = r->get<int64_t>();
   try {
-    check_sums(*s, operands);
+    check(*s, operands);
   } catch (const std::invalid_argument& e) {
     damaged(e.what());
   }
@@ -304,7 +304,7 @@ void write_op(Writer* w, const Op& op) {
   if (op.kind == OpKind::attention) write_attention(w, *op.attention);
   if (op.kind == OpKind::resize) write_resize(w, *op.resize);
   if (op.kind == OpKind::recurrent) write_recurrent(w, *op.recurrent);
-  if (op.kind == OpKind::sums) write_sums(w, *op.sums);
+  if (op.kind == OpKind::sums || op.kind == OpKind::lookup) write_sums(w, *op.sums);
   if (op.kind == OpKind::spread) write_spread(w, *op.spread);
 }
 
@@ -356,7 +356,8 @@ Op read_op(Reader* r) {
   if (op.kind == OpKind::attention) op.attention = read_attention(r);
   if (op.kind == OpKind::resize) op.resize = read_resize(r);
   if (op.kind == OpKind::recurrent) op.recurrent = read_recurrent(r);
-  if (op.kind == OpKind::sums) op.sums = read_sums(r, op.in.size());
+  if (op.kind == OpKind::sums) op.sums = read_sums(r, op.in.size(), check_sums);
+  if (op.kind == OpKind::lookup) op.sums = read_sums(r, op.in.size(), check_lookup);
   if (op.kind == OpKind::spread) op.spread = read_spread(r);
   const std::vector<uint8_t> blob = r->list<uint8_t>();
   if (op.has_weight()) {
@@ -437,7 +438,7 @@ void check_order(const Program& program) {
     if (residual != (op.residual >= 0) || (residual && op.kind != OpKind::conv)) damaged("residual");
     if (residual) read(op.residual);
     if (op.more.size() != (op.kind == OpKind::recurrent ? bits(op.recurrent->results) - 1 : 0)) damaged("number of results");
-    const bool tokens = op.kind == OpKind::recurrent || op.kind == OpKind::sums || op.kind == OpKind::spread;
+    const bool tokens = op.kind == OpKind::recurrent || op.kind == OpKind::sums || op.kind == OpKind::spread || op.kind == OpKind::lookup;
     if (tokens && program.domain != Domain::tokens) damaged("domain");
     make(op.out);
     for (int v : op.more) make(v);

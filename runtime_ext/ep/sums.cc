@@ -33,6 +33,12 @@ void check_sums(const SumsSpec& s, size_t operands) {
     if (table.tokens < 1 || table.planes.size() % static_cast<size_t>(table.tokens) != 0) misfit("sums of products: a table");
 }
 
+void check_lookup(const SumsSpec& s, size_t operands) {
+  if (operands != 1 || !s.terms.empty() || s.tables.size() != 1) misfit("lookup: operands");
+  const SumsSpec::Table& table = s.tables[0];
+  if (table.tokens < 1 || table.planes.empty() || table.planes.size() % static_cast<size_t>(table.tokens) != 0) misfit("lookup: a table");
+}
+
 Shape sums_shape(const SumsSpec& spec, const std::vector<Shape>& operands) {
   std::vector<int64_t> planes, tokens;
   for (const Shape& shape : operands) {

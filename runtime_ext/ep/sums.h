@@ -25,6 +25,8 @@ struct SumsSpec {
 
 // Throws std::invalid_argument where terms do not fit each other or (after loading) `operands`.
 void check_sums(const SumsSpec& spec, size_t operands);
+// The same where there is a table and nothing else, to be looked up in.
+void check_lookup(const SumsSpec& spec, size_t operands);
 // Shape of the result. Throws when the operands do not fit.
 Shape sums_shape(const SumsSpec& spec, const std::vector<Shape>& operands);
 

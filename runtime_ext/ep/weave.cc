@@ -6,7 +6,6 @@ namespace onnxprune::ep {
 namespace {
 
 constexpr int kDeepest = 24;              // nodes between an operand and what it is made of
-constexpr size_t kMostTerms = 8;          // of one plane
 constexpr int64_t kMostPlanes = 1 << 18;
 
 // Axes aligned at the end: the atoms of axis `i` of `rank`.
@@ -192,14 +191,14 @@ std::optional<Woven> Weaver::product(const Woven& x, const Woven& table) const {
   Woven out = fresh(x, sizes);
   for (size_t p = 0; p < left->size(); ++p) {
     const std::vector<Product> other = terms(table, (*right)[p]);
-    if (other.size() != 1 || other[0].b >= 0) return std::nullopt;
+    if (other.size() != 1 || other[0].b != -1) return std::nullopt;
     std::vector<Product> own = terms(x, (*left)[p]);
     for (Product& term : own) {
       term.factor *= other[0].factor;
       if (numbers) {
         term.factor *= numbers->floats()[other[0].a_plane];
       } else {
-        if (term.b >= 0) return std::nullopt;
+        if (term.b != -1) return std::nullopt;
         term.b = other[0].a, term.b_plane = other[0].a_plane;
       }
     }
@@ -277,6 +276,7 @@ std::optional<Woven> Weaver::joined(const std::vector<Woven>& parts, int64_t axi
 }
 
 std::optional<Woven> Weaver::made(const GraphNode& node, int depth) {
+  if (node.op == "RotaryEmbedding") return rotated(node, depth);
   if (!node.domain.empty() || node.out.size() != 1) return std::nullopt;
   if (node.op == "Neg") {
     auto x = weave(node.in[0], depth + 1);

@@ -152,7 +152,7 @@ struct Attention {
   MaskOf mask_of = MaskOf::floats;
   std::int64_t mask_batch = 0, mask_head = 0, mask_q = 0, mask_k = 0;
   float mask_scale = 1.0f, fill = 0.0f, denied = 0.0f;
-  // Query t sees keys 0 .. past + t, and no others.
+  // Query t sees keys 0 .. past + t, and no others (`fill` is then -infinity).
   bool causal = false;
   std::int64_t past = 0;
   // What becomes of weights that are not numbers: with `zero_nan` zeros; with `zero_masked` those of

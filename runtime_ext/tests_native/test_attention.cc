@@ -31,6 +31,7 @@ TEST(attention) {
     const int numbers = random.below(4);       // of the mask: floats, bytes that show or hide, whole numbers
     a.mask_of = static_cast<Attention::MaskOf>(numbers);
     a.causal = random.below(3) == 0;
+    if (a.causal) a.fill = -kInfinity;
     a.past = random.below(2) != 0 ? random.between(0, 20) : 0;
     a.empty = static_cast<Attention::Empty>(random.below(3));
     // Keys and values as a cache keeps them: [batch][head][token][feature].
@@ -72,7 +73,7 @@ TEST(attention) {
       if (mask > 1) a.mask_q = a.k_tokens;
       if (mask == 3) a.mask_head = static_cast<std::int64_t>(a.q_tokens) * a.k_tokens;
       a.mask_scale = 0.5f;
-      a.fill = a.empty == Attention::Empty::keep ? -3.0f : -kInfinity;
+      a.fill = a.empty == Attention::Empty::keep && !a.causal ? -3.0f : -kInfinity;
       a.denied = random.below(2) != 0 ? -kInfinity : -2.0f;
       const bool least = a.empty == Attention::Empty::zero_masked;
       for (std::size_t m = 0; m < masks.size(); m += 5)

@@ -33,7 +33,7 @@ def linear(net: Net, x: str, inputs: int, outputs: int) -> str:
 
 
 def dense(net: Net, x: str, inputs: int) -> str:
-    """Add a product without zeros, which would be skipped where the CPU provider makes NaN of them."""
+    """Add a product without zeros: those are skipped, where the CPU provider makes NaN of them."""
     return net.add("MatMul", x, net.weight(inputs, FEATURES, sparsity=0))
 
 
@@ -124,9 +124,7 @@ def test_rows_that_are_masked_altogether(f: Form, isa: str, threads: int) -> Non
     net = Net(f.tokens)
     feeds: dict[str, Array] = {}
     y = safe_attention(net, f, feeds)
-    session = compare(
-        net.model(y), [feeds], force=True, isa=isa, threads=threads, reduction=4000
-    )
+    session = compare(net.model(y), [feeds], force=True, isa=isa, threads=threads, reduction=4000)
     softmax = [d for d in runtime.explain(session) if d.op == "Softmax"]
     assert [d.kernel for d in softmax] == ["planes"], [d.reason for d in softmax]
 
