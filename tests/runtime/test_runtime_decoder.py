@@ -393,6 +393,30 @@ def test_products_between_reshapes(rank: int, dynamic: bool) -> None:
     assert len({d.group for d in decisions if d.claimed}) == 1
 
 
+def test_flattened_rows_with_tables_of_one_sequence() -> None:
+    """Tokens of all sequences on one axis, as torch exports products with a bias: tables repeat."""
+    f = Form(3, 9, 2, 2, 8, "half", True, "constant", "", 0, False, "none", False)
+    net = Net(9)
+    x = net.input("x", [27, FEATURES])
+    feeds: dict[str, Array] = feed(net.rng, {"x": [27, FEATURES]})
+    cos, sin = tables(net, f, feeds, "")
+    q, k, v = (
+        net.add(
+            "Transpose",
+            net.add("Reshape", linear(net, x, FEATURES, 16), ints(net, 3, 9, 2, 8)),
+            perm=[0, 2, 1, 3],
+        )
+        for _ in range(3)
+    )
+    q, k = (rotated(net, z, f, cos, sin) for z in (q, k))
+    scores = net.add("MatMul", q, net.add("Transpose", k, perm=[0, 1, 3, 2]))
+    mixed = net.add("MatMul", net.add("Softmax", scores, axis=-1), v)
+    joined = net.add("Reshape", net.add("Transpose", mixed, perm=[0, 2, 1, 3]), ints(net, 27, 16))
+    y = linear(net, joined, 16, FEATURES)
+    session = compare(net.model(y), [feeds], force=True, reduction=4000)
+    assert "Softmax" in claimed_ops(session)
+
+
 def test_a_flat_product_read_elsewhere_is_left_alone() -> None:
     net = Net(8)
     x = net.input("x", ["a", "b", FEATURES])
