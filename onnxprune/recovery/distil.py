@@ -41,6 +41,9 @@ BATCH = 96
 #: How often the held-out samples are looked at, in epochs.
 LOOK = 2
 MOMENTUM, MEMORY = 0.9, 0.95
+#: What is judged and returned is a running mean of the weights over about so many epochs: single
+#: steps leave noise, and held-out samples would choose by it.
+AVERAGE = 0.5
 #: Added to a second moment of inputs, relative to its mean diagonal, where columns are plenty.
 DAMPING = 1e-2
 #: Numbers in the inverses of a layer's rows; beyond it the rows share the inverse of all inputs.
@@ -184,6 +187,7 @@ def train(
     }
     sizes = {n: _energy(spaces.get(n), now[n]) / counts[n] for n in names}
     scale = {n: max(float(np.sqrt(size)), 1e-8) for n, size in sizes.items()}
+    mean = {n: a.copy() for n, a in now.items()}
     first = {n: np.zeros_like(now[n]) for n in names}
     second = dict.fromkeys(names, 0.0)
     rng = np.random.default_rng(seed)
@@ -191,6 +195,7 @@ def train(
     history: list[tuple[int, float | None, float | None]] = [(0, None, least)]
     join = min(len(lessons), max(1, -(-batch // rows_of(lessons.feeds[0]))))
     total, step, since = epochs * (len(lessons) // join), 0, 0
+    share = np.float32(1 / max(1.0, AVERAGE * total / epochs))
     limit, calmer = 0.0, [replace(lessons, variety=Variety()), lessons]
     patience = LOOK * max(2, int(PATIENCE * epochs / LOOK))
     workers = cores() if threads_of(lessons.feeds, batch) == 1 else 1
@@ -221,8 +226,8 @@ def train(
 
     def back(gentler: float) -> None:
         """Go on from the best weights so far."""
-        nonlocal now, first, second, since, rate
-        now = {n: a.copy() for n, a in best.items()}
+        nonlocal now, mean, first, second, since, rate
+        now, mean = ({n: a.copy() for n, a in best.items()} for _ in range(2))
         first, second = {n: np.zeros_like(now[n]) for n in names}, dict.fromkeys(names, 0.0)
         since, rate = 0, gentler * rate
 
@@ -249,13 +254,14 @@ def train(
                 root = np.sqrt(second[name] / (1 - MEMORY**since)) + 1e-30
                 length = size * scale[name] / (root * (1 - MOMENTUM**since))
                 now[name] -= np.float32(length) * first[name]
+                mean[name] += share * (now[name] - mean[name])
             if progress is not None:
                 progress("train", step / total)
         if epoch % LOOK == 0 or epoch == epochs:
-            seen = held_out(now)
+            seen = held_out(mean)
             history.append((epoch, float(np.mean(losses)), seen))
             if seen < least:
-                best, least = {n: a.copy() for n, a in now.items()}, seen
+                best, least = {n: a.copy() for n, a in mean.items()}, seen
             elif not seen <= ASTRAY * least:
                 back(GENTLER)
             elif least == history[0][2] and epoch % patience == 0:

@@ -18,6 +18,8 @@ from onnxprune.recovery.problem import F64, Ints, Mask, Quadratic
 
 #: Above this many floating-point operations the factorisations give way to conjugate gradients.
 DIRECT_FLOPS_LIMIT = 6e12
+#: From so many on several threads share the supports.
+SHARED_FLOPS = 1e8
 
 
 def solve_on_mask(
@@ -61,7 +63,11 @@ def solve_on_mask(
         else:
             solution[rows] = _solve_kept(problem, mask[rows[0]], rows)
 
-    side_by_side(solve, supports)
+    if flops < SHARED_FLOPS:
+        for rows in supports:
+            solve(rows)
+    else:
+        side_by_side(solve, supports)
     return solution
 
 

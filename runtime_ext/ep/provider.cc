@@ -257,11 +257,21 @@ Provider::Prepared Provider::prepare(const Graph& graph, const Lowering& lowerin
   return prepared;
 }
 
-void Provider::prepare_all(const Graph& graph, const Lowering& lowering, const std::vector<Group>& groups) {
-  for (const Group& group : groups) {
+// A group that cannot be made ready stays with the CPU provider; the others do not suffer for it.
+void Provider::prepare_all(const Graph& graph, const Lowering& lowering, Selection* selection) {
+  std::vector<Group>& groups = selection->groups;
+  const auto fails = [&](const Group& group) {
     const std::string key = key_of(graph, lowering, group);
-    if (prepared_.find(key) == prepared_.end()) prepared_.emplace(key, prepare(graph, lowering, group));
-  }
+    if (prepared_.find(key) != prepared_.end()) return false;
+    try {
+      prepared_.emplace(key, prepare(graph, lowering, group));
+      return false;
+    } catch (const std::exception& error) {
+      for (int u : group.units) selection->reasons[static_cast<size_t>(u)] = std::string("cannot be made ready: ") + error.what();
+      return true;
+    }
+  };
+  groups.erase(std::remove_if(groups.begin(), groups.end(), fails), groups.end());
 }
 
 // Where nothing is claimed, `compile` never comes.
@@ -440,7 +450,7 @@ Provider::Verdict Provider::decide(const Graph& graph, Lowering* lowering) {
   Scene usual{costs_, {}};
   verdict.selection = select(graph, *lowering, options_, {usual});
   // Saving a compiled model needs the weights that planning lets go of, so `compile` starts afresh then.
-  if (!options_.context_enable) prepare_all(graph, *lowering, verdict.selection.groups);
+  if (!options_.context_enable) prepare_all(graph, *lowering, &verdict.selection);
   if (options_.timing && !options_.force && !options_.context_enable &&
       std::any_of(verdict.selection.groups.begin(), verdict.selection.groups.end(), doubtful)) {
     const std::chrono::duration<double, std::micro> packing = std::chrono::steady_clock::now() - start;
@@ -451,7 +461,7 @@ Provider::Verdict Provider::decide(const Graph& graph, Lowering* lowering) {
     usual.measured = measure(graph, *lowering, unclear, costs_, budget);
     usual.costs.cpu_factor = std::max(dense_factor(), slower(graph, *lowering, usual.measured));
     verdict.selection = select(graph, *lowering, options_, {usual});
-    prepare_all(graph, *lowering, verdict.selection.groups);
+    prepare_all(graph, *lowering, &verdict.selection);
   }
   if (!options_.force && drop_losers_when_small(graph, *lowering, true, &verdict.selection)) {
     // Some of it may lose nowhere: the more small sizes count, the less of what does.
@@ -459,7 +469,7 @@ Provider::Verdict Provider::decide(const Graph& graph, Lowering* lowering) {
     for (size_t round = 0; round < kSmallShares.size(); ++round) {
       for (size_t i = 1; i < scenes.size(); ++i) scenes[i].weight *= kSmallShares[round];
       verdict.selection = select(graph, *lowering, options_, scenes);
-      if (!options_.context_enable) prepare_all(graph, *lowering, verdict.selection.groups);
+      if (!options_.context_enable) prepare_all(graph, *lowering, &verdict.selection);
       if (!drop_losers_when_small(graph, *lowering, round + 1 < kSmallShares.size(), &verdict.selection)) break;
     }
   }
@@ -489,8 +499,8 @@ void Provider::claim(const Graph& graph, abi::GraphSupport* support) {
   if (!verdict) verdict = verdicts().keep(digest, std::make_unique<const Verdict>(decide(graph, &lowering)));
   lately().use(verdict, sizeof *verdict + verdict->estimates.size() * sizeof verdict->estimates.front());
   verdicts_.push_back(verdict);
-  const Selection& selection = verdict->selection;
-  if (!options_.context_enable) prepare_all(graph, lowering, selection.groups);
+  Selection selection = verdict->selection;
+  if (!options_.context_enable) prepare_all(graph, lowering, &selection);
   finish_claims(graph, lowering, selection.groups);
   std::vector<int> group_of(lowering.units.size(), -1);
   for (const Group& group : selection.groups) {

@@ -49,7 +49,7 @@ class Provider : public abi::Ep {
   std::string key_of(const Graph& graph, const Lowering& lowering, const Group& group) const;
   ExecutorOptions executor_options(int group) const;
   Prepared prepare(const Graph& graph, const Lowering& lowering, const Group& group) const;
-  void prepare_all(const Graph& graph, const Lowering& lowering, const std::vector<Group>& groups);
+  void prepare_all(const Graph& graph, const Lowering& lowering, Selection* selection);
   // True when the prediction is too close to call.
   static bool doubtful(const Group& group);
   // Measured cycles by unit for groups whose shapes are known well enough; running them takes about
