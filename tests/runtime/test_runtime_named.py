@@ -223,6 +223,8 @@ def test_attention_with_its_weights(
         ("QuickGelu", MICROSOFT, {}, False),
         ("QuickGelu", MICROSOFT, {"alpha": 1.0}, False),
         ("QuickGelu", MICROSOFT, {"alpha": 0.5}, False),
+        ("Swish", "", {}, False),
+        ("Swish", "", {"alpha": 1.5}, False),
     ],
 )
 def test_activations_by_name(
@@ -233,7 +235,8 @@ def test_activations_by_name(
     inputs = [x, net.vector(20)] if bias else [x]
     y = linear(net, net.add(op, *inputs, domain=domain, **options), 20, FEATURES)
     feeds = [feed(net.rng, {"x": [b, t, FEATURES]}) for b, t in ((1, 1), (3, 17))]
-    session = compare(finish(net, y), feeds, force=True, isa=isa, reduction=200)
+    model = finish(net, y, opset=24 if op == "Swish" else 23)
+    session = compare(model, feeds, force=True, isa=isa, reduction=200)
     assert op in claimed_ops(session)
 
 
@@ -268,3 +271,13 @@ def test_results_of_a_norm_that_nobody_reads() -> None:
     session = compare(finish(net, y), [feed(net.rng, {"x": [2, 9, FEATURES]})], force=True,
                       reduction=200)  # fmt: skip
     assert "LayerNormalization" in claimed_ops(session)
+
+
+@pytest.mark.parametrize("isa", ISAS)
+def test_root_mean_square_norms(isa: str) -> None:
+    net = Net()
+    x = linear(net, net.input("x", ["b", "t", FEATURES]), FEATURES, 20)
+    y = linear(net, net.add("RMSNormalization", x, net.vector(20), axis=-1), 20, FEATURES)
+    feeds = [feed(net.rng, {"x": [b, t, FEATURES]}) for b, t in ((1, 1), (3, 17))]
+    session = compare(finish(net, y), feeds, force=True, isa=isa, reduction=200)
+    assert "RMSNormalization" in claimed_ops(session)
