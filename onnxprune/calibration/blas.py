@@ -9,7 +9,7 @@ happens.
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import cache
@@ -40,8 +40,18 @@ def one_thread() -> Iterator[None]:
             setter(count)
 
 
-def side_by_side(work: Callable[[Item], Found], items: Iterable[Item]) -> list[Found]:
-    """Return ``work(item)`` for all items, worked out on as many threads as there are cores."""
+def side_by_side(
+    work: Callable[[Item], Found], items: Sequence[Item], *, worth: bool = True
+) -> list[Found]:
+    """Return ``work(item)`` for all items, worked out on as many threads as there are cores.
+
+    Args:
+        work: of one item; depends on no other.
+        items: a single one is worked out on the calling thread.
+        worth: it takes long enough for threads to pay.
+    """
+    if not worth or len(items) < 2:
+        return [work(item) for item in items]
     with ThreadPoolExecutor(cores()) as pool:
         return list(pool.map(work, items))
 

@@ -13,7 +13,6 @@ and rho grows until the support stops moving.
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -79,7 +78,7 @@ def alps(problem: Quadratic, project: Projection, schedule: Schedule | None = No
     kept = max(int(mask.sum()), 1)
     sparse = np.where(mask, dense, 0.0).astype(dtype)
     dual, free = np.zeros_like(sparse), np.empty_like(sparse)
-    each = _rows_side_by_side(*problem.shape)
+    parts = _parts(*problem.shape)
 
     def relax(shift: Any, rows: slice) -> None:
         part = (shift * sparse[rows] - dual[rows]) @ basis
@@ -91,7 +90,7 @@ def alps(problem: Quadratic, project: Projection, schedule: Schedule | None = No
     last, moved, restarts = mask, False, 0
     for step in range(1, schedule.iterations + 1):
         shift = dtype(rho)
-        each(partial(relax, shift))
+        side_by_side(partial(relax, shift), parts)
         point = free + dual / shift
         mask = project(point**2)
         np.multiply(mask, point, out=sparse)
@@ -112,16 +111,15 @@ def alps(problem: Quadratic, project: Projection, schedule: Schedule | None = No
     return mask
 
 
-def _rows_side_by_side(rows: int, size: int) -> Callable[[Callable[[slice], None]], object]:
-    """What calls a function for all rows of a problem: for several parts at once where it is large.
+def _parts(rows: int, size: int) -> list[slice]:
+    """Rows of a problem that are worked on at once, of a large one several parts.
 
     The parts depend on the problem alone, and so do the last bits.
     """
     step = max(1, int(PART_FLOPS / (4.0 * size * size)))
     if rows < 2 * step:
-        return lambda work: work(slice(None))
-    parts = [slice(at, at + step) for at in range(0, rows, step)]
-    return lambda work: side_by_side(work, parts)
+        return [slice(None)]
+    return [slice(at, at + step) for at in range(0, rows, step)]
 
 
 @SEARCHES.member("alps")

@@ -63,11 +63,7 @@ def solve_on_mask(
         else:
             solution[rows] = _solve_kept(problem, mask[rows[0]], rows)
 
-    if flops < SHARED_FLOPS:
-        for rows in supports:
-            solve(rows)
-    else:
-        side_by_side(solve, supports)
+    side_by_side(solve, supports, worth=flops >= SHARED_FLOPS)
     return solution
 
 

@@ -17,7 +17,6 @@ searched: their order, and the order inside, changes nothing.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from itertools import combinations
 
@@ -111,11 +110,6 @@ def search_permutation(
     return Permutation(best.ravel(), value, before, rule.upper(scores))
 
 
-def _one_by_one(work: Callable[[int], None], items: Iterable[int]) -> None:
-    for item in items:
-        work(item)
-
-
 def _kick(buckets: Ints, rng: np.random.Generator) -> Ints:
     """Shuffle the channels of an eighth of the buckets (at least two) among themselves."""
     count = min(len(buckets), max(2, len(buckets) // 8))
@@ -171,7 +165,7 @@ class _Search:
             out[start : start + step] = self.rule.value(lanes, self.limits)
 
         entries = buckets.size * self.columns.shape[1]
-        (side_by_side if entries >= SHARED else _one_by_one)(judge, range(0, len(buckets), step))
+        side_by_side(judge, range(0, len(buckets), step), worth=entries >= SHARED)
         self.spent += entries
         return out
 

@@ -127,17 +127,16 @@ def recover_masks(
         left_dense = left_out(work, wanted, plan.masks) if kept else left_dense
         return kept
 
-    first, divided = even, False
+    divided: Masks | None = None
     if "allocate" in steps and search and kind.fixed_density is None and not contest.settled:
-        found_masks = divided_masks(work, even, kind, fixed=fixed, progress=progress)
-        first, divided = (even, False) if found_masks is None else (found_masks, True)
+        divided = divided_masks(work, even, kind, fixed=fixed, progress=progress)
     turned: Recovered | None = None
     if "permute" in steps and search and not contest.settled:
-        turned, told = permuted(work, first, kind, method, progress)
-        if turned is not None and not enter("permute", first, turned, told):
-            turned = None
-    if turned is not None and turned.analyzer is not None:
-        work = work.of(turned.analyzer)
+        first = even if divided is None else divided
+        found, told = permuted(work, first, kind, method, progress)
+        if found is not None and enter("permute", first, found, told):
+            assert found.analyzer is not None
+            turned, work = found, work.of(found.analyzer)
 
     def solve(step: str, wanted: Masks) -> None:
         found = work.run(wanted, kind, method=method, progress=progress)
@@ -145,9 +144,10 @@ def recover_masks(
             found.analyzer, found.orders = turned.analyzer, turned.orders
         enter(step, wanted, found)
 
-    if divided and turned is None:
-        solve("allocate", first)
-    if "reconstruct" in steps and not (contest.mended if divided else turned):
+    if divided is not None and turned is None:
+        solve("allocate", divided)
+    done = turned is not None if divided is None else contest.mended
+    if "reconstruct" in steps and not done:
         solve("reconstruct", even)
     if "train" in steps and (search or contest.best is not plain) and not contest.settled:
         try:
@@ -170,11 +170,7 @@ def recover_masks(
     return best
 
 
-def left_out(
-    work: Reconstruction,
-    masks: Masks,
-    asked: Masks,
-) -> list[str]:
+def left_out(work: Reconstruction, masks: Masks, asked: Masks) -> list[str]:
     """Return the names of layers that stay dense although the plan has masks for them."""
     return [
         work.layers[name].name
