@@ -160,10 +160,9 @@ int OperandParts::cache(const Woven& w, const AttentionSpec::Axes& axes) {
   const int64_t rank = static_cast<int64_t>(w.traced.offset.size());
   if (axis < 0) axis += rank;
   if (axis != axes.token) return value;
-  auto spec = std::make_shared<SpreadSpec>();
-  spec->axis = static_cast<int32_t>(axis);
-  Unit unit;
-  unit.op.kind = OpKind::spread;
+  SpreadSpec spec;
+  spec.axis = static_cast<int32_t>(axis);
+  std::vector<int> in;
   bool any = false;
   for (int v : node.in) {
     if (v < 0 || graph_.is_constant(v)) return value;
@@ -180,18 +179,25 @@ int OperandParts::cache(const Woven& w, const AttentionSpec::Axes& axes) {
     fits = fits && (!woven->plain() || woven->traced.source != v);
     if (!fits) {
       tracer_.restore(nodes);
-      unit.op.in.push_back(v);
-      spec->parts.emplace_back();
+      in.push_back(v);
+      spec.parts.emplace_back();
       continue;
     }
     any = true;
-    unit.op.in.push_back(planes(*woven));
-    spec->parts.push_back(std::move(in_planes));
+    in.push_back(planes(*woven));
+    spec.parts.push_back(std::move(in_planes));
   }
   if (!any) return value;
   tracer_.include(producer);
-  check_spread(*spec);
-  unit.op.spread = std::move(spec);
+  return add_shown(std::move(spec), std::move(in), value);
+}
+
+int OperandParts::add_shown(SpreadSpec spec, std::vector<int> in, int value) {
+  check_spread(spec);
+  Unit unit;
+  unit.op.kind = OpKind::spread;
+  unit.op.in = std::move(in);
+  unit.op.spread = std::make_shared<const SpreadSpec>(std::move(spec));
   unit.op.out = value;
   unit.dims = context_.of(value);
   shown_.push_back(value);
@@ -210,23 +216,17 @@ void OperandParts::add_first(const Woven& w, std::vector<float> bias) {
 }
 
 void OperandParts::append(int present, int past, const Woven& added) {
-  auto spec = std::make_shared<SpreadSpec>();
-  Unit unit;
-  unit.op.kind = OpKind::spread;
+  SpreadSpec spec;
+  std::vector<int> in;
   if (past >= 0) {
-    spec->axis = 2;
-    spec->parts.emplace_back();
-    unit.op.in.push_back(past);
+    spec.axis = 2;
+    spec.parts.emplace_back();
+    in.push_back(past);
   }
-  spec->parts.emplace_back();
-  if (!part(added, &spec->parts.back())) throw Unsupported("what is put into a cache has other axes than tokens and features");
-  unit.op.in.push_back(planes(added));
-  check_spread(*spec);
-  unit.op.spread = std::move(spec);
-  unit.op.out = present;
-  unit.dims = context_.of(present);
-  shown_.push_back(present);
-  add(std::move(unit));
+  spec.parts.emplace_back();
+  if (!part(added, &spec.parts.back())) throw Unsupported("what is put into a cache has other axes than tokens and features");
+  in.push_back(planes(added));
+  add_shown(std::move(spec), std::move(in), present);
 }
 
 // Whether something that reads `value` outside of the collected nodes leads back to one of them.
@@ -279,18 +279,11 @@ bool OperandParts::show(int last) {
       const auto nodes = tracer_.nodes();
       const auto woven = weaver_.weave(v);
       tracer_.restore(nodes);
-      auto spec = std::make_shared<SpreadSpec>();
-      spec->parts.emplace_back();
-      if (!woven || woven->traced.source == v || graph_.is_constant(woven->traced.source) || !part(*woven, &spec->parts[0])) return false;
-      Unit unit;
-      unit.op.kind = OpKind::spread;
-      unit.op.in = {planes(*woven)};
-      check_spread(*spec);
-      unit.op.spread = std::move(spec);
-      unit.op.out = v;
-      unit.dims = context_.of(v);
-      shown_.push_back(v);
-      add(std::move(unit));
+      SpreadSpec spec;
+      spec.parts.emplace_back();
+      if (!woven || woven->traced.source == v || graph_.is_constant(woven->traced.source) || !part(*woven, &spec.parts[0])) return false;
+      const int made = planes(*woven);
+      add_shown(std::move(spec), {made}, v);
     }
     if (follows_itself(v)) return false;
   }

@@ -38,6 +38,8 @@ class OperandParts {
  private:
   int add(Unit unit);
   int looked_up(const Lookup& lookup);
+  // Makes `value`, a tensor of the graph that others read, of operands laid out as `spec` says.
+  int add_shown(SpreadSpec spec, std::vector<int> in, int value);
   bool part(const Woven& w, SpreadSpec::Part* part);
   bool follows_itself(int value) const;
 
