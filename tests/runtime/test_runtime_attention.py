@@ -71,15 +71,21 @@ FORMS = st.builds(
 )
 
 
-def safe_attention(net: Net, f: Form, feeds: dict[str, Array]) -> str:
-    """Projections and an attention some of whose rows are hidden altogether."""
-    dim, keys = 3, f.keys or f.tokens
+def operands(net: Net, f: Form | Named, feeds: dict[str, Array]) -> tuple[str, str]:
+    """What queries are made of, and what keys and values: the same where ``f`` has no keys."""
     dims: Dims = ["b", "t", FEATURES] if f.dynamic else [f.batch, f.tokens, FEATURES]
     x = other = net.input("x", dims)
     feeds.update(feed(net.rng, {"x": [f.batch, f.tokens, FEATURES]}))
     if f.keys:
-        other = net.input("y", ["b", "s", FEATURES] if f.dynamic else [f.batch, keys, FEATURES])
-        feeds.update(feed(net.rng, {"y": [f.batch, keys, FEATURES]}))
+        other = net.input("y", ["b", "s", FEATURES] if f.dynamic else [f.batch, f.keys, FEATURES])
+        feeds.update(feed(net.rng, {"y": [f.batch, f.keys, FEATURES]}))
+    return x, other
+
+
+def safe_attention(net: Net, f: Form, feeds: dict[str, Array]) -> str:
+    """Projections and an attention some of whose rows are hidden altogether."""
+    dim, keys = 3, f.keys or f.tokens
+    x, other = operands(net, f, feeds)
 
     def heads(z: str, perm: list[int]) -> str:
         z = net.add("Reshape", linear(net, z, FEATURES, f.heads * dim),
@@ -249,13 +255,8 @@ def named_mask(net: Net, f: Named, feeds: dict[str, Array]) -> str:
 
 
 def named_attention(net: Net, f: Named, feeds: dict[str, Array]) -> tuple[str, list[str]]:
-    keys, value_dim = f.keys or f.tokens, f.value_dim or f.dim
-    dims: Dims = ["b", "t", FEATURES] if f.dynamic else [f.batch, f.tokens, FEATURES]
-    x = other = net.input("x", dims)
-    feeds.update(feed(net.rng, {"x": [f.batch, f.tokens, FEATURES]}))
-    if f.keys:
-        other = net.input("y", ["b", "s", FEATURES] if f.dynamic else [f.batch, keys, FEATURES])
-        feeds.update(feed(net.rng, {"y": [f.batch, keys, FEATURES]}))
+    value_dim = f.value_dim or f.dim
+    x, other = operands(net, f, feeds)
 
     def operand(z: str, heads: int, dim: int) -> str:
         z = linear(net, z, FEATURES, heads * dim)
