@@ -38,13 +38,13 @@ BUDGET = 9e11
 PER_NODE = 5e4
 #: Passes over samples that stay the same, which are soon learnt by heart, and over varied ones.
 EPOCHS, VARIED_EPOCHS = 32, 128
-#: Squared error of a compared value, over its variance, from which on that step is taken; where the
+#: Squared error of a compared value, over its variance, at which that step is taken; where the
 #: network is nearer to the dense one, steps are smaller in proportion to the error.
 FAR = 0.1
 #: Samples behind one step, at least.
 BATCH = 32
-#: Fewer steps than these are larger by the root of their lack, up to so many times: they would
-#: not get far otherwise.
+#: Where it is farther away, fewer steps than these are larger by the root of their lack, up to so
+#: many times: they would not get far otherwise.
 FEW, HURRY = 400, 1.5
 
 
@@ -118,7 +118,7 @@ def train_masks(
     far = graph.run(feeds[0], teacher.values(feeds[0]), start)[0] / max(len(graph.compared), 1)
     steps = epochs * sum(rows_of(f) for f in feeds) / BATCH
     hurry = float(np.clip(np.sqrt(FEW / max(steps, 1.0)), 1.0, HURRY))
-    rate = RATE * min(1.0, float(np.sqrt(far / FAR))) * hurry
+    rate = RATE * min(hurry, float(np.sqrt(far / FAR)))
     done = train(
         graph, start, lessons, spaces, disagreement,
         masks=found.masks, epochs=epochs, rate=rate, batch=BATCH, seed=work.seed, progress=progress,
