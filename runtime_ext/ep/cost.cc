@@ -432,7 +432,7 @@ bool CostModel::fuses(const Graph& graph, const Lowering& lowering, const Unit& 
   const Op& op = unit.op;
   if (!op.slope.empty()) return false;
   if (op.kind == OpKind::pointwise || op.kind == OpKind::affine) return fuses_into_producer(graph, lowering, op.in[0]);
-  return op.kind == OpKind::binary && !op.gate && op.binary == kernels::Binary::add &&
+  return op.kind == OpKind::binary && op.fit != Fit::different && op.binary == kernels::Binary::add &&
          (fuses_into_producer(graph, lowering, op.in[0]) || fuses_into_producer(graph, lowering, op.in[1]));
 }
 

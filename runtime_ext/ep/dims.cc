@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cstdlib>
+#include <cstring>
 #include <initializer_list>
 #include <limits>
 
@@ -49,16 +50,28 @@ Dim window_output(const Window& window, const Dim& size) {
 namespace {
 
 // A symbol that window_output or resized made: "w(size,spare,stride)", "r(size,factor)", or, of a
-// transposed window, "t(size,stride,offset)".
+// transposed window, "t(size,stride,offset)"; or larger: "m(size,size)".
 struct Made {
   char by = 0;  // 0: a plain one
-  std::string inner;
+  std::string inner, other;
   double first = 0, second = 0;
 };
 
 Made made(const std::string& text) {
   Made out;
-  if (text.size() < 3 || (text[0] != 'w' && text[0] != 'r' && text[0] != 't') || text[1] != '(' || text.back() != ')') return out;
+  if (text.size() < 3 || std::strchr("wrtm", text[0]) == nullptr || text[1] != '(' || text.back() != ')') return out;
+  if (text[0] == 'm') {
+    int depth = 0;
+    for (size_t i = 2; i + 1 < text.size(); ++i) {
+      depth += text[i] == '(' ? 1 : text[i] == ')' ? -1 : 0;
+      if (text[i] != ',' || depth != 0) continue;
+      out.by = 'm';
+      out.inner = text.substr(2, i - 2);
+      out.other = text.substr(i + 1, text.size() - i - 2);
+      break;
+    }
+    return out;
+  }
   const size_t last = text.rfind(',');
   const size_t end = text[0] != 'r' && last != std::string::npos && last > 0 ? text.rfind(',', last - 1) : last;
   if (end == std::string::npos || end < 2) return out;
@@ -69,7 +82,24 @@ Made made(const std::string& text) {
   return out;
 }
 
+// Whether it is at least 2, whatever the sizes are that it comes from (none is 0 where there is anything to do).
+bool is_several(const Dim& dim) {
+  if (dim.known()) return dim.value > 1;
+  const Made outer = made(dim.symbol);
+  if (outer.by == 'r') return outer.first >= 2;
+  if (outer.by == 't') return outer.first + outer.second >= 2;
+  return outer.by == 'm' && (is_several(Dim::named(outer.inner)) || is_several(Dim::named(outer.other)));
+}
+
 }  // namespace
+
+Dim larger(const Dim& a, const Dim& b) {
+  if (a == b || b == Dim::of(1) || is_several(a)) return a;
+  if (a == Dim::of(1) || is_several(b)) return b;
+  if (a.known()) return a;  // 0, against something open
+  if (b.known()) return b;
+  return a.symbol.empty() || b.symbol.empty() ? Dim{} : Dim::named("m(" + a.symbol + "," + b.symbol + ")");
+}
 
 std::string leaf_of(const std::string& symbol) {
   const Made outer = made(symbol);
@@ -81,6 +111,7 @@ int64_t assume(const Dim& dim, const std::function<int64_t(const std::string&)>&
   const Made outer = made(dim.symbol);
   if (outer.by == 0) return leaf(dim.symbol);
   const int64_t inner = assume(Dim::named(outer.inner), leaf);
+  if (outer.by == 'm') return std::max(inner, assume(Dim::named(outer.other), leaf));
   if (outer.by == 'r') return std::max<int64_t>(1, static_cast<int64_t>(static_cast<double>(inner) * outer.first));
   if (outer.by == 't') return std::max<int64_t>(1, inner * static_cast<int64_t>(outer.first) + static_cast<int64_t>(outer.second));
   const int64_t room = inner + static_cast<int64_t>(outer.first);

@@ -42,9 +42,12 @@ enum class AutoPad : uint8_t { none, same_upper, same_lower, valid };
 // its stride).
 bool resolve_auto_pad(Window* window, AutoPad mode, const Dim& size);
 // A size for an open dimension: what `leaf` says of a plain symbol, and what follows from that for one that
-// window_output or resized (ep/resize.h) made.
+// window_output, larger or resized (ep/resize.h) made.
 int64_t assume(const Dim& dim, const std::function<int64_t(const std::string&)>& leaf);
-// The plain symbol in it.
+// What comes of two sizes of which one may be 1 and then counts for the other: where one of them cannot be 1 it is
+// that one. Otherwise a symbol for the larger of both.
+Dim larger(const Dim& a, const Dim& b);
+// The plain symbol in it, the first one where there are two.
 std::string leaf_of(const std::string& symbol);
 
 // Output size of `window` over `size`; 0 when it does not fit.

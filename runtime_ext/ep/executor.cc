@@ -7,6 +7,7 @@
 #include <numeric>
 #include <thread>
 
+#include "ep/broadcast.h"
 #include "ep/operators.h"
 #include "ep/recurrent.h"
 #include "ep/trim.h"
@@ -205,8 +206,10 @@ std::shared_ptr<const Instance> Executor::instance_for(const std::vector<Shape>&
   options.threads = plan_threads_;
   options.generate_code = options_.generate_code;
   options.tuner = options_.tuner.get();
-  const std::optional<Program> trimmed = without_dead_taps(program_, image_shapes);
-  auto instance = std::make_shared<const Instance>(trimmed ? *trimmed : program_, image_shapes, options);
+  const std::optional<Program> apart = with_sums_apart(program_, image_shapes);
+  const Program& exact = apart ? *apart : program_;
+  const std::optional<Program> trimmed = without_dead_taps(exact, image_shapes);
+  auto instance = std::make_shared<const Instance>(trimmed ? *trimmed : exact, image_shapes, options);
   if (instances_.size() >= kMaxInstances) instances_.pop_back();
   instances_.insert(instances_.begin(), {image_shapes, instance});
   return instance;

@@ -52,6 +52,10 @@ class InstanceBuilder {
 
   // Moving data costs about a cycle for every four floats.
   static double moving(int64_t floats) { return 0.25 * static_cast<double>(floats); }
+  // ... of which curved activations need more.
+  static double pointwise_cost(const Op& op, int64_t floats) {
+    return moving(3 * floats) * (op.epilogue.activation > kernels::Activation::clip ? 8 : 1);
+  }
 
   void emit_copy(int v, const Place& place);
   std::string name_of(int v) const;
@@ -68,6 +72,7 @@ class InstanceBuilder {
   void emit_interleave(const Op& op);
   void emit_pick(const Op& op, Form form);
   void emit_pointwise(const Op& op, Form form);
+  void emit_broadcast(const Op& op, Form form);
   void emit_global_pool(const Op& op);
   void emit_quantised_sum(const Op& op, Form form);
   void emit_crossing(const Op& op);

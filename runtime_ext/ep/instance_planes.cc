@@ -22,28 +22,38 @@ void InstanceBuilder::emit_pool(const Op& op, const OpPlan& o) {
       });
 }
 
+void InstanceBuilder::emit_broadcast(const Op& op, Form form) {
+  const PlaneLayout l = layout(op.out, form);
+  const View& y = value(op.out).view;
+  const auto form_of = [&](int v) { return value(v).view.pixels() == 1 ? kDense : kPlain; };
+  const auto operand = [&](int v) { return kernels::PlaneOperand{layout(v, form_of(v)), channels(v)}; };
+  const kernels::PlaneOperand x[2] = {operand(op.in[0]), operand(op.in[1])};
+  auto a = use(op.in[0], form_of(op.in[0])), b = use(op.in[1], form_of(op.in[1])), out = use(op.out, form);
+  const kernels::Binary what = op.binary;
+  const kernels::Epilogue epilogue = op.epilogue;
+  const int32_t channels_out = channels(op.out);
+  add(op.label, "broadcast_planes", y.channels, pointwise_cost(op, y.channels * l.plane_stride),
+      [=](const Frame& f, int64_t first, int64_t last, void*) {
+        kernels::broadcast_planes(what, l, channels_out, x[0], f.at(*a), x[1], f.at(*b), f.at(*out), epilogue,
+                                  static_cast<int32_t>(first), static_cast<int32_t>(last));
+      });
+}
+
 void InstanceBuilder::emit_pointwise(const Op& op, Form form) {
+  if (op.kind == OpKind::binary && shapes_[at(op.in[0])] != shapes_[at(op.in[1])]) return emit_broadcast(op, form);
   const PlaneLayout l = layout(op.out, form);
   const View& x = value(op.out).view;
   auto a = use(op.in[0], form), out = use(op.out, form);
   const int64_t images = x.images, planes = images * x.channels;
-  const double cost = moving(3 * planes * l.plane_stride) * (op.epilogue.activation > kernels::Activation::clip ? 8 : 1);
+  const double cost = pointwise_cost(op, planes * l.plane_stride);
   const kernels::Epilogue epilogue = op.epilogue;
   // Images follow each other plane by plane, so a batch is just more planes. (Batches of more than one
   // image only occur where constants multiply from the left, whose ops have no per-channel numbers.)
-  if (op.kind == OpKind::binary && !op.gate) {
+  if (op.kind == OpKind::binary) {
     auto b = use(op.in[1], form);
     const kernels::Binary what = op.binary;
     add(op.label, "binary_planes", planes, cost, [=](const Frame& f, int64_t first, int64_t last, void*) {
       kernels::binary_planes(what, l, f.at(*a), f.at(*b), f.at(*out), epilogue, static_cast<int32_t>(first),
-                             static_cast<int32_t>(last));
-    });
-    return;
-  }
-  if (op.gate) {
-    auto gate = use(op.in[1], kDense);
-    add(op.label, "affine_planes", planes, cost, [=](const Frame& f, int64_t first, int64_t last, void*) {
-      kernels::affine_planes(l, f.at(*a), f.at(*gate), nullptr, f.at(*out), epilogue, static_cast<int32_t>(first),
                              static_cast<int32_t>(last));
     });
     return;

@@ -51,6 +51,10 @@ class Planner {
   static size_t at(int i) { return static_cast<size_t>(i); }
   ValuePlan& value(int v) { return plan_.values[at(v)]; }
   bool is_vector(int v) { return value(v).view.pixels() == 1; }
+  // False for an operand that is repeated.
+  bool same_size(int a, int b) {
+    return value(a).view.height == value(b).view.height && value(a).view.width == value(b).view.width;
+  }
   // A mask is read as onnxruntime keeps it.
   Form attention_form(const Op& op, size_t operand) {
     const bool dense = operand > 2 || (operand == 1 && op.attention->k_axes.dense()) || (operand == 2 && op.attention->v_axes.dense());
@@ -128,18 +132,20 @@ class Planner {
             value(v).forms[kDense];
           }
           break;
+        case OpKind::binary:
+          o.in = o.out = planes_of(op.out);
+          for (int v : op.in) demand(v, planes_of(v));
+          continue;
         case OpKind::concat:
         case OpKind::pointwise:
         case OpKind::affine:
-        case OpKind::binary:
         case OpKind::quantised_sum:
         case OpKind::norm:
         case OpKind::pick:
           o.in = o.out = is_vector(op.in[0]) ? kDense : kPlain;
           break;
       }
-      for (size_t k = 0; k < op.in.size(); ++k)
-        demand(op.in[k], op.gate && k == 1 ? kDense : o.in);
+      for (int v : op.in) demand(v, o.in);
       if (op.residual >= 0) demand(op.residual, o.out);
     }
     for (int v : program_.outputs) demand(v, kDense);
@@ -163,8 +169,8 @@ class Planner {
       if (o.in.plain() && (op.kind == OpKind::concat || op.kind == OpKind::affine || op.kind == OpKind::pointwise ||
                            op.kind == OpKind::reshape || op.kind == OpKind::binary || op.kind == OpKind::pick ||
                            op.kind == OpKind::quantised_sum || op.kind == OpKind::norm))
-        for (size_t k = 0; k < op.in.size(); ++k)
-          if (!(op.gate && k == 1)) tie(op.out, op.in[k]);
+        for (int v : op.in)
+          if (same_size(op.out, v)) tie(op.out, v);
     }
     for (int v : program_.inputs) value(v).forms[kDense];
   }

@@ -15,13 +15,6 @@ int32_t known_channels(const Dims& x) {
   return static_cast<int32_t>(x[1].value);
 }
 
-bool same_dims(const Dims& a, const Dims& b) {
-  if (a.size() != b.size()) return false;
-  for (size_t i = 0; i < a.size(); ++i)
-    if (a[i] != b[i]) return false;
-  return true;
-}
-
 // Of two names for the same size the one that can be compared with more others: a number, a name at all, the
 // less derived one.
 const Dim& plainer(const Dim& a, const Dim& b) {
@@ -32,16 +25,26 @@ const Dim& plainer(const Dim& a, const Dim& b) {
   return b.symbol.size() < a.symbol.size() ? b : a;
 }
 
-// [N, C, 1, 1] against [N, C, H, W].
-bool is_gate(const Dims& x, const Dims& gate) {
-  if (x.size() != gate.size() || x.size() < 3 || x[0] != gate[0] || x[1] != gate[1]) return false;
-  bool shrinks = false;
-  for (size_t i = 2; i < x.size(); ++i) {
-    if (!(gate[i] == Dim::of(1))) return false;
-    shrinks |= !(x[i] == Dim::of(1));
+// The dims of what comes of two images that are not known to have the same.
+Dims broadcast(const Dims& a, const Dims& b, Fit* fit) {
+  const char* const reason = "operands whose shapes do not fit or are not known to";
+  if (a.size() != b.size() || a.size() < 3 || a.size() > 4 || a[0] != b[0]) throw Unsupported(reason);
+  known_channels(a);
+  known_channels(b);
+  Dims out = a;
+  *fit = Fit::open;
+  for (size_t i = 1; i < a.size(); ++i) {
+    if (a[i] == b[i]) continue;
+    const bool one = a[i] == Dim::of(1) || b[i] == Dim::of(1);
+    if (a[i].known() && b[i].known() && !one) throw Unsupported(reason);
+    if (one) *fit = Fit::different;
+    out[i] = larger(a[i], b[i]);
   }
-  return shrinks;
+  return out;
 }
+
+// [N, C, 1] against [N, C, W]. Other operands of three axes are rather tokens, whose axes mean something else.
+bool one_each(const Dims& a, const Dims& b) { return a[1] == b[1] && (a[2] == Dim::of(1) || b[2] == Dim::of(1)); }
 
 }  // namespace
 
@@ -169,23 +172,22 @@ void lower_binary(const LowerContext& context, const GraphNode& node, Unit* unit
     unit->dims = x;
     return;
   }
-  if (divide) throw Unsupported("a division of two activations");
   op.kind = OpKind::binary;
-  op.binary = add ? kernels::Binary::add : subtract ? kernels::Binary::subtract : kernels::Binary::multiply;
+  op.binary = add        ? kernels::Binary::add
+              : subtract ? kernels::Binary::subtract
+              : divide   ? kernels::Binary::divide
+                         : kernels::Binary::multiply;
   op.in = {context.activation(node, 0), context.activation(node, 1)};
   const Dims &a = context.of(op.in[0]), &b = context.of(op.in[1]);
-  if (same_dims(a, b)) {
+  if (a == b) {
     unit->domains = kAnyDomain;
     unit->dims = a;
     return;
   }
-  if (node.op != "Mul") throw Unsupported("operands whose shapes differ or are not known to be equal");
-  if (is_gate(b, a)) std::swap(op.in[0], op.in[1]);
-  const Dims &x = context.of(op.in[0]), &gate = context.of(op.in[1]);
-  if (!is_gate(x, gate)) throw Unsupported("operands whose shapes differ or are not known to be equal");
-  op.gate = true;
+  unit->dims = broadcast(a, b, &op.fit);
+  if (op.fit == Fit::different && a.size() == 3 && (op.binary != kernels::Binary::multiply || !one_each(a, b)))
+    throw Unsupported("operands of different shapes that may be tokens");
   unit->domains = bit(Domain::image);
-  unit->dims = x;
 }
 
 void lower_batch_norm(const LowerContext& context, const GraphNode& node, Unit* unit) {

@@ -287,7 +287,7 @@ class QuantisedLayer {
     Op& op = unit_->op;
     if (inputs_.size() != 2) throw Unsupported("a sum of which one term is not quantised");
     lower_binary(stand_in_context_, core_, unit_);
-    if (op.gate) throw Unsupported("operands whose shapes differ or are not known to be equal");
+    if (op.fit != Fit::same) throw Unsupported("operands whose shapes differ or are not known to be equal");
     op.kind = OpKind::quantised_sum;
     round_result();
     const float a = inputs_[0].scale[0], b = inputs_[1].scale[0], step = output_.scale[0];

@@ -5,6 +5,7 @@
 #include <stdexcept>
 
 #include "abi/types.h"
+#include "ep/broadcast.h"
 #include "ep/packed.h"
 #include "ep/recurrent.h"
 
@@ -134,7 +135,7 @@ bool absorb(Program* program, const Uses& uses, size_t i) {
     merged.target = op.target;
     return replace(before, std::move(merged));
   }
-  if (op.kind == OpKind::binary && op.binary == kernels::Binary::add && !op.gate && op.in[0] != op.in[1] &&
+  if (op.kind == OpKind::binary && op.binary == kernels::Binary::add && op.fit != Fit::different && op.in[0] != op.in[1] &&
       op.epilogue.activation == Activation::none) {
     // Of two candidates the later one: the other operand is then certainly ready.
     int left = uses.private_producer(op.in[0]), right = uses.private_producer(op.in[1]);
@@ -147,6 +148,7 @@ bool absorb(Program* program, const Uses& uses, size_t i) {
     int before = pick == 0 ? left : right;
     Op merged = program->ops[static_cast<size_t>(before)];
     merged.residual = op.in[static_cast<size_t>(1 - pick)];
+    merged.fit = op.fit;
     merged.epilogue.residual = merged.epilogue.activation == Activation::none ? Residual::before_activation
                                                                               : Residual::after_activation;
     return replace(before, std::move(merged));
@@ -157,6 +159,16 @@ bool absorb(Program* program, const Uses& uses, size_t i) {
 [[noreturn]] void misfit(const Op& op, const std::string& what) {
   throw std::invalid_argument("onnxprune: '" + op.label + "': " + what);
 }
+
+// Of operands added to each other and the like.
+Shape pair_shape(const Program& program, const Op& op, const Shape& a, const Shape& b) {
+  if (a == b) return a;
+  const auto both = program.domain == Domain::image && op.fit != Fit::same ? broadcast(a, b) : std::nullopt;
+  if (!both) misfit(op, "operands of shapes " + to_string(a) + " and " + to_string(b));
+  return *both;
+}
+
+}  // namespace
 
 Shape conv_shape(const Program& program, const Op& op, const Shape& in) {
   const kernels::ConvGeometry& g = op.geometry;
@@ -177,6 +189,8 @@ Shape conv_shape(const Program& program, const Op& op, const Shape& in) {
   if (in.size() == 4) out[2] = height;
   return out;
 }
+
+namespace {
 
 // `target` with its -1 filled in.
 Shape reshaped(const Op& op, const Shape& in) {
@@ -199,10 +213,7 @@ Shape op_shape(const Program& program, const Op& op, const std::vector<Shape>& s
   switch (op.kind) {
     case OpKind::conv: {
       Shape out = reshaped(op, conv_shape(program, op, in(0)));
-      if (op.residual >= 0 && shapes[static_cast<size_t>(op.residual)] != out)
-        misfit(op, "adds tensors of shapes " + to_string(out) + " and " +
-                       to_string(shapes[static_cast<size_t>(op.residual)]));
-      return out;
+      return op.residual < 0 ? out : pair_shape(program, op, out, shapes[static_cast<size_t>(op.residual)]);
     }
     case OpKind::pool:
       return conv_shape(program, op, in(0));
@@ -282,14 +293,10 @@ Shape op_shape(const Program& program, const Op& op, const std::vector<Shape>& s
     case OpKind::encode:
       return in(0);
     case OpKind::quantised_sum:
-    case OpKind::binary: {
-      Shape expected = in(0);
-      if (op.gate)
-        for (size_t i = 2; i < expected.size(); ++i) expected[i] = 1;
-      if (in(1) != expected)
-        misfit(op, "operands of shapes " + to_string(in(0)) + " and " + to_string(in(1)));
+      if (in(1) != in(0)) misfit(op, "operands of shapes " + to_string(in(0)) + " and " + to_string(in(1)));
       return reshaped(op, in(0));
-    }
+    case OpKind::binary:
+      return reshaped(op, pair_shape(program, op, in(0), in(1)));
     case OpKind::concat: {
       Shape out = in(0);
       for (size_t i = 1; i < op.in.size(); ++i) {
@@ -376,7 +383,8 @@ void skip_unread(Program* program) {
   if (program->domain != Domain::image) return;
   for (size_t i = program->ops.size(); i-- > 0;) {
     Op& maker = program->ops[i];
-    if (maker.kind != OpKind::conv || !maker.target.empty() ||
+    // Sizes that do not fit may look as if they did once pixels are left out.
+    if (maker.kind != OpKind::conv || !maker.target.empty() || (maker.residual >= 0 && maker.fit != Fit::same) ||
         std::find(program->outputs.begin(), program->outputs.end(), maker.out) != program->outputs.end())
       continue;
     std::vector<Op*> readers;

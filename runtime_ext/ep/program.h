@@ -27,7 +27,7 @@ enum class OpKind : uint8_t {
   pool,         // sliding maximum or mean
   global_pool,  // over all pixels of a channel
   pointwise,    // activation of one value
-  binary,       // add, subtract, multiply of two values
+  binary,       // add, subtract, multiply, divide two values
   affine,       // scale[c] * x + shift[c]
   concat,       // along channels
   reshape,      // image: [N, ...] -> [N, F]; tokens: other leading axes over the same features
@@ -64,6 +64,9 @@ struct WeightSource {
   bool sparse_input() const { return !indptr.empty(); }
 };
 
+// What is known of the shapes of two operands. Those that may differ are broadcast where they do (ep/broadcast.h).
+enum class Fit : uint8_t { same, open, different };
+
 struct Op {
   OpKind kind = OpKind::pointwise;
   std::string label;               // names of the nodes it stands for, for messages
@@ -79,7 +82,7 @@ struct Op {
   Shape target;                    // shape of the result, one -1 allowed: in tokens of any op but concat, in
                                    // images of a global_pool that drops its axes
   bool signs = false;              // decode, encode: int8, not uint8
-  bool gate = false;               // binary: in[1] has one number per image and channel
+  Fit fit = Fit::same;             // binary; conv: of its result with the residual
   kernels::Binary binary = kernels::Binary::add;
   kernels::Epilogue epilogue;      // conv, pointwise, binary, affine
   std::vector<float> scale, shift; // affine; empty = 1 / 0, one entry = the same for all channels
@@ -142,6 +145,9 @@ std::shared_ptr<const kernels::Weights> packed_weight(const Op& op, bool compact
 
 // Packs every weight source that is not packed yet, and lets go of all sources. Throws on failure.
 void pack_weights(Program* program);
+
+// What a convolution or a pooling makes of an input, before anything is added. Throws std::invalid_argument.
+Shape conv_shape(const Program& program, const Op& op, const Shape& in);
 
 // Shapes of all values for concrete input shapes. Throws std::invalid_argument when they do not fit.
 std::vector<Shape> infer_shapes(const Program& program, const std::vector<Shape>& inputs);

@@ -273,7 +273,7 @@ class Selector {
         if (readers_[at(last)].size() != 1 || read_elsewhere(unit(last).op.out)) break;
         const int next = readers_[at(last)][0];
         const Unit& n = unit(next);
-        const bool sum = n.op.kind == OpKind::binary && n.op.binary == kernels::Binary::add && !n.op.gate && !added;
+        const bool sum = n.op.kind == OpKind::binary && n.op.binary == kernels::Binary::add && n.op.fit != Fit::different && !added;
         const bool point = n.op.kind == OpKind::pointwise || n.op.kind == OpKind::affine ||
                            (n.op.kind == OpKind::reshape && !n.op.target.empty());
         if (!n.supported || parts.of[at(next)] >= 0 || !(sum || point) || (n.domains & views) == 0) break;

@@ -15,7 +15,7 @@ namespace onnxprune::ep {
 namespace {
 
 constexpr char kMagic[4] = {'O', 'P', 'C', 'X'};
-constexpr uint32_t kFormat = 5;
+constexpr uint32_t kFormat = 6;
 constexpr uint64_t kMostValues = 1u << 20;
 
 [[noreturn]] void damaged(const char* what) {
@@ -286,7 +286,7 @@ void write_op(Writer* w, const Op& op) {
   w->put(static_cast<uint8_t>(op.maximum));
   w->put(static_cast<uint8_t>(op.count_include_pad));
   w->put(static_cast<uint8_t>(op.signs));
-  w->put(static_cast<uint8_t>(op.gate));
+  w->put(static_cast<uint8_t>(op.fit));
   w->put(static_cast<uint8_t>(op.binary));
   w->put(static_cast<uint8_t>(op.epilogue.activation));
   w->put(op.epilogue.alpha);
@@ -338,8 +338,8 @@ Op read_op(Reader* r) {
   op.maximum = r->get<uint8_t>() != 0;
   op.count_include_pad = r->get<uint8_t>() != 0;
   op.signs = r->get<uint8_t>() != 0;
-  op.gate = r->get<uint8_t>() != 0;
-  op.binary = r->get_enum(kernels::Binary::multiply);
+  op.fit = r->get_enum(Fit::different);
+  op.binary = r->get_enum(kernels::Binary::divide);
   op.epilogue.activation = r->get_enum(kernels::Activation::quantise);
   op.epilogue.alpha = r->get<float>();
   op.epilogue.beta = r->get<float>();
@@ -393,7 +393,7 @@ size_t bits(uint8_t set) { return (set & 1u) + (set >> 1 & 1u) + (set >> 2 & 1u)
 size_t operands(const Op& op) {
   switch (op.kind) {
     case OpKind::quantised_sum:
-      if (op.scale.size() != (op.shift.empty() ? 3 : 2) || (!op.shift.empty() && op.shift.size() != 4) || op.gate)
+      if (op.scale.size() != (op.shift.empty() ? 3 : 2) || (!op.shift.empty() && op.shift.size() != 4))
         damaged("quantised sum");
       return 2;
     case OpKind::decode:

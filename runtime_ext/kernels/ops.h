@@ -31,10 +31,20 @@ void global_max_pool(const PlaneLayout& in, const float* source, float* result, 
 
 // ---- pointwise; out may equal a or b
 // -------------------------------------------------------------
-enum class Binary : std::uint8_t { add, subtract, multiply };
+enum class Binary : std::uint8_t { add, subtract, multiply, divide };
 // All three of the same layout.
 void binary_planes(Binary op, const PlaneLayout& layout, const float* a, const float* b, float* out,
                    const Epilogue& epilogue, std::int32_t first, std::int32_t last);
+// The same of planes of one image of which either operand may have a single channel, row or column where
+// the result, whose layout is `layout`, has more: it counts for all of them. Layouts are plain.
+struct PlaneOperand {
+  PlaneLayout layout;
+  std::int32_t channels = 1;
+};
+void broadcast_planes(Binary op, const PlaneLayout& layout, std::int32_t channels,
+                      const PlaneOperand& a_planes, const float* a, const PlaneOperand& b_planes,
+                      const float* b, float* out, const Epilogue& epilogue, std::int32_t first,
+                      std::int32_t last);
 // Sum of two quantised tensors held as differences from their zero points, to low .. high. As
 // onnxruntime's kernel computes it from stored numbers, zero points included:
 //   round((a + a_zero) * a_factor + ((b + b_zero) * b_factor + shift)) - zero

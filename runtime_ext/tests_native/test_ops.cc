@@ -1,4 +1,5 @@
 // Pooling, pointwise, normalisation, softmax, dense products and data movement.
+#include <algorithm>
 #include <cstdint>
 #include <cstring>
 
@@ -178,14 +179,15 @@ TEST(global_pooling_and_pointwise) {
     }
     Epilogue e;
     e.activation = Activation::sigmoid;  // sigmoid(0) is not 0: borders must be masked
-    for (const Binary op : {Binary::add, Binary::subtract, Binary::multiply}) {
+    for (const Binary op : {Binary::add, Binary::subtract, Binary::multiply, Binary::divide}) {
       binary_planes(op, l, pa.data(), pb.data(), pc.data(), e, 0, channels);
       export_nchw(l, pc.data(), got.data(), 0, channels);
       bool right = true;
       for (std::size_t p = 0; p < all; ++p) {
         const double v = op == Binary::add        ? a[p] + b[p]
                          : op == Binary::subtract ? a[p] - b[p]
-                                                  : a[p] * b[p];
+                         : op == Binary::multiply ? a[p] * b[p]
+                                                  : a[p] / b[p];
         right = right && std::fabs(got[p] - reference::activate(e, v)) < 2e-7;
       }
       CHECK(right);
@@ -202,6 +204,72 @@ TEST(global_pooling_and_pointwise) {
     }
     CHECK(right);
     CHECK(only_pixels_differ(l, std::vector<float>(pa.begin(), pa.begin() + l.plane_stride)));
+  }
+}
+
+TEST(planes_of_which_one_may_be_smaller) {
+  Random random(12);
+  for (int i = 0; i < 600; ++i) {
+    const int sizes[3] = {random.between(1, 5), random.between(1, 9), random.between(1, 70)};
+    int of[2][3];  // channels, height, width of each operand
+    for (int k = 0; k < 3; ++k) {
+      const int which = random.between(0, 3);
+      for (int s = 0; s < 2; ++s) of[s][k] = which == s ? 1 : sizes[k];
+    }
+    int all[3];
+    for (int k = 0; k < 3; ++k) all[k] = std::max(of[0][k], of[1][k]);
+    const auto plain_need = [&] {
+      PadNeed need = random_need(&random);
+      need.stride_h = need.stride_w = 1;
+      need.phase_mask = 1;
+      return need;
+    };
+    const PadNeed need = plain_need();
+    // Those of the size of the result lie as it does, or not; single pixels are contiguous vectors.
+    const auto layout = [&](const int* x) {
+      if (x[1] * x[2] == 1) return vector_layout();
+      return make_layout(x[1], x[2], random.between(0, 3) > 0 ? need : plain_need());
+    };
+    const PlaneLayout l = all[1] * all[2] == 1 ? vector_layout() : make_layout(all[1], all[2], need);
+    PlaneOperand operands[2];
+    std::vector<float> numbers[2], planes[2];
+    for (int s = 0; s < 2; ++s) {
+      operands[s] = {layout(of[s]), of[s][0]};
+      numbers[s] = random_floats(static_cast<std::size_t>(of[s][0]) * of[s][1] * of[s][2], &random);
+      if (s == 1)
+        for (float& v : numbers[s]) v += v < 0 ? -0.25f : 0.25f;  // divisors
+      planes[s].assign(static_cast<std::size_t>(operands[s].layout.buffer_floats(of[s][0])), 3.0f);
+      import_nchw(numbers[s].data(), operands[s].layout, planes[s].data(), 0, of[s][0]);
+    }
+    std::vector<float> out(static_cast<std::size_t>(l.buffer_floats(all[0])), 5.0f);
+    std::vector<float> got(static_cast<std::size_t>(all[0]) * all[1] * all[2]);
+    Epilogue e;
+    e.activation = Activation::sigmoid;
+    const auto number = [&](int s, int c, int y, int x) {
+      const int* n = of[s];
+      return numbers[s][(static_cast<std::size_t>(c % n[0]) * n[1] + y % n[1]) * n[2] + x % n[2]];
+    };
+    for (const Binary op : {Binary::add, Binary::subtract, Binary::multiply, Binary::divide}) {
+      const int half = all[0] / 2;
+      for (const int first : {0, half})
+        broadcast_planes(op, l, all[0], operands[0], planes[0].data(), operands[1], planes[1].data(),
+                         out.data(), e, first, first == half ? all[0] : half);
+      export_nchw(l, out.data(), got.data(), 0, all[0]);
+      bool right = true;
+      for (int c = 0; c < all[0]; ++c)
+        for (int y = 0; y < all[1]; ++y)
+          for (int x = 0; x < all[2]; ++x) {
+            const float a = number(0, c, y, x), b = number(1, c, y, x);
+            const double v = op == Binary::add        ? a + b
+                             : op == Binary::subtract ? a - b
+                             : op == Binary::multiply ? a * b
+                                                      : a / b;
+            const std::size_t at = (static_cast<std::size_t>(c) * all[1] + y) * all[2] + x;
+            right = right && std::fabs(got[at] - reference::activate(e, v)) < 2e-7;
+          }
+      CHECK(right);
+      CHECK(only_pixels_differ(l, std::vector<float>(out.begin(), out.begin() + l.plane_stride)));
+    }
   }
 }
 

@@ -76,7 +76,8 @@ void binary(Binary op, const Epilogue& epilogue, const float* a, const float* b,
       const Reg x = read(a + i, lanes), y = read(b + i, lanes);
       const Reg v = op == Binary::add        ? Simd::add(x, y)
                     : op == Binary::subtract ? Simd::sub(x, y)
-                                             : Simd::mul(x, y);
+                    : op == Binary::multiply ? Simd::mul(x, y)
+                                             : Simd::div(x, y);
       write(out + i, activation.apply(v), lanes, mask, i);
     });
   });

@@ -1,0 +1,185 @@
+"""Two operands of different shapes, known before or only when there is an input."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import onnx_ir as ir
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from runtime_graphs import Net, compare, feed
+
+from onnxprune import formats, runtime
+
+
+def conv(net: Net, x: str, inputs: int, outputs: int, kernel: int = 1) -> str:
+    weight = net.weight(outputs, inputs, kernel, kernel)
+    return net.add("Conv", x, weight, net.vector(outputs), pads=[kernel // 2] * 4)
+
+
+def groups(session: Any) -> list[int]:
+    """Groups of all nodes; every node must be claimed."""
+    decisions = runtime.explain(session)
+    assert all(d.claimed for d in decisions), [(d.node, d.reason) for d in decisions]
+    return sorted({d.group for d in decisions})
+
+
+@st.composite
+def pairs(draw: st.DrawFn) -> dict[str, Any]:
+    whole = [draw(st.sampled_from([1, 2, 5, 16])), *[draw(st.integers(1, 19)) for _ in range(2)]]
+    sides = [draw(st.sampled_from(["both", "both", "left", "right"])) for _ in whole]
+    return {
+        "op": draw(st.sampled_from(["Add", "Sub", "Mul", "Div"])),
+        "left": [1 if s == "right" else n for n, s in zip(whole, sides, strict=True)],
+        "right": [1 if s == "left" else n for n, s in zip(whole, sides, strict=True)],
+        "behind": draw(st.sampled_from(["", "Relu", "Sigmoid", "conv"])),
+        "sources": draw(st.sampled_from(["conv", "input", "relu"])),
+        "dynamic": draw(st.booleans()),
+        "batch": draw(st.integers(1, 2)),
+        "threads": draw(st.integers(1, 2)),
+        "isa": draw(st.sampled_from(["auto", "avx2", "scalar"])),
+        "seed": draw(st.integers(0, 99)),
+    }
+
+
+@settings(max_examples=250, deadline=None)
+@given(pairs())
+def test_any_pair_of_images(c: dict[str, Any]) -> None:
+    """Channels, rows and columns of one count for all of the other, whichever and of whatever."""
+    net = Net(c["seed"])
+    shapes = {n: [c["batch"], *c[s]] for n, s in (("x", "left"), ("y", "right"))}
+    operands = []
+    for name, shape in shapes.items():
+        dims = ["n", shape[1], name + "h", name + "w"] if c["dynamic"] else shape
+        v = net.input(name, dims)
+        # A divisor has other numbers than the sums of a layer, which come near to zero.
+        if c["sources"] != "input" and (name == "x" or c["op"] != "Div"):
+            v = conv(net, v, shape[1], shape[1], 3)
+            v = net.add("Relu", v) if c["sources"] == "relu" else v
+        elif c["op"] == "Div" and name == "y":
+            v = net.add("Sigmoid", v)
+        operands.append(v)
+    y = net.add(c["op"], *operands)
+    channels = max(c["left"][0], c["right"][0])
+    if c["behind"] == "conv":
+        y = conv(net, net.add("Relu", y), channels, 3, 3)
+    elif c["behind"]:
+        y = net.add(c["behind"], y)
+    y = conv(net, y, 3 if c["behind"] == "conv" else channels, 2)
+    feeds = [feed(net.rng, shapes)]
+    if c["dynamic"]:
+        for sizes in ([4, 17], [1, 1]):
+            feeds.append(feed(net.rng, {n: [1, s[1], *sizes] for n, s in shapes.items()}))
+            feeds.append(feed(net.rng, {"x": [2, c["left"][0], *sizes],
+                                        "y": [2, c["right"][0], 4, 17]}))  # fmt: skip
+    session = compare(net.model(y), feeds, force=True, threads=c["threads"], isa=c["isa"])
+    assert len(groups(session)) == 1
+
+
+@pytest.mark.parametrize("residual", ["sum", "relu", "sum of relu"])
+@pytest.mark.parametrize("stride", [1, 2])
+def test_a_sum_that_may_be_part_of_a_convolution(residual: str, stride: int) -> None:
+    """It is where sizes turn out to be equal; others are computed apart, in the same session."""
+    net = Net()
+    a = conv(net, net.input("x", ["n", 3, "h", "w"]), 3, 6, 3)
+    b = net.input("y", ["n", 6, "k", "l"])
+    if residual == "sum of relu":
+        a = net.add("Relu", a)
+    y = net.add("Add", a, b)
+    if residual == "relu":
+        y = net.add("Relu", y)
+    weight = net.weight(4, 6, 1, 1)
+    outputs = [net.add("Conv", y, weight, strides=[stride, stride])]
+    if stride == 2:
+        outputs.append(net.add("Conv", y, net.weight(3, 6, 1, 1), strides=[2, 2]))
+    sizes = [((9, 20), (9, 20)), ((9, 20), (1, 1)), ((1, 1), (9, 20)), ((9, 1), (1, 20)),
+             ((1, 20), (9, 20)), ((1, 1), (1, 1)), ((9, 20), (9, 20))]  # fmt: skip
+    feeds = [feed(net.rng, {"x": [2, 3, *x], "y": [2, 6, *y]}) for x, y in sizes]
+    model = net.model(*outputs)
+    for options in ({"force": True}, {"force": True, "isa": "scalar"}, {"timing": False}):
+        session = compare(model, feeds, **options)
+    session = compare(model, feeds, force=True, profile=True)
+    assert len(groups(session)) == 1
+    kernels = {step.kernel for step in runtime.profile(session)}
+    assert "broadcast_planes" in kernels
+    assert "binary_planes" not in kernels
+    for x, y in [((9, 20), (8, 20)), ((9, 20), (9, 2)), ((2, 1), (3, 1))]:
+        given = feed(net.rng, {"x": [2, 3, *x], "y": [2, 6, *y]})
+        for provider in ({"provider": "cpu"}, {"force": True}):
+            with pytest.raises(Exception, match="ONNXRuntimeError"):
+                runtime.session(model.SerializeToString(), 1, **provider).run(None, given)
+    compare(model, feeds, force=True)
+
+
+def pyramid(net: Net) -> str:
+    """Lateral sums of feature maps brought to twice their size (Lin et al., 2017)."""
+    x = net.add("Relu", conv(net, net.input("x", ["n", 3, "h", "w"]), 3, 8, 3))
+    levels = [x]
+    for _ in range(2):
+        pooled = net.add("MaxPool", levels[-1], kernel_shape=[2, 2], strides=[2, 2])
+        levels.append(net.add("Relu", conv(net, pooled, 8, 8, 3)))
+    top = conv(net, levels[-1], 8, 8)
+    for level in reversed(levels[:-1]):
+        scales = net.constant(np.array([1, 1, 2, 2], np.float32))
+        up = net.add("Resize", top, "", scales, mode="nearest", nearest_mode="floor",
+                     coordinate_transformation_mode="asymmetric")  # fmt: skip
+        top = net.add("Relu", conv(net, net.add("Add", conv(net, level, 8, 8), up), 8, 8, 3))
+    return top
+
+
+@pytest.mark.parametrize("packed", [False, True])
+@pytest.mark.parametrize("options", [{"force": True}, {"force": True, "isa": "avx2"},
+                                     {"force": True, "isa": "scalar"}, {}])  # fmt: skip
+def test_a_feature_pyramid_of_any_size_is_one_region(options: dict[str, Any], packed: bool) -> None:
+    net = Net()
+    model = net.model(pyramid(net))
+    if packed:
+        held = ir.from_proto(model)
+        formats.convert_model(held, "csr")
+        model = ir.to_proto(held)
+    feeds = [feed(net.rng, {"x": [n, 3, h, w]}) for n, h, w in
+             [(1, 64, 32), (2, 16, 12), (1, 4, 4), (1, 128, 96)]]  # fmt: skip
+    session = compare(model, feeds, **options)
+    if options:
+        assert len(groups(session)) == 1
+    with pytest.raises(Exception, match="ONNXRuntimeError"):
+        session.run(None, feed(net.rng, {"x": [1, 3, 64, 34]}))
+    compare(model, feeds, **options)
+
+
+@pytest.mark.parametrize("dynamic", [False, True])
+@pytest.mark.parametrize("isa", ["auto", "avx2", "scalar"])
+@pytest.mark.parametrize("op", ["Mul", "Add"])
+def test_attention_of_channels_places_and_coordinates(dynamic: bool, isa: str, op: str) -> None:
+    """Squeeze and excitation (Hu et al.), CBAM (Woo et al.), coordinate attention (Hou et al.)."""
+    net = Net()
+    sizes = [12, 20]
+    x = net.input("x", ["n", 3, "h", "w"] if dynamic else [2, 3, *sizes])
+    x = net.add("Relu", conv(net, x, 3, 8, 3))
+    squeezed = net.add("Relu", conv(net, net.add("GlobalAveragePool", x), 8, 4))
+    x = net.add(op, net.add("Sigmoid", conv(net, squeezed, 4, 8)), x)
+    x = net.add(op, x, net.add("Sigmoid", conv(net, x, 8, 1, 3)))
+    # Means along one axis, as an input: pooling with a window as wide as the image needs its size.
+    rows = net.input("rows", ["n", 8, "h", 1] if dynamic else [2, 8, sizes[0], 1])
+    columns = net.input("columns", ["n", 8, 1, "w"] if dynamic else [2, 8, 1, sizes[1]])
+    gates = [net.add("Sigmoid", conv(net, v, 8, 8)) for v in (rows, columns)]
+    y = conv(net, net.add(op, x, net.add(op, *gates)), 8, 4)
+    shapes = [(2, *sizes)] + ([(1, 7, 5), (1, 1, 9), (2, 33, 1)] if dynamic else [])
+    feeds = [feed(net.rng, {"x": [n, 3, h, w], "rows": [n, 8, h, 1], "columns": [n, 8, 1, w]})
+             for n, h, w in shapes]  # fmt: skip
+    session = compare(net.model(y), feeds, force=True, isa=isa)
+    assert len(groups(session)) == 1
+
+
+def test_what_is_not_broadcast_here() -> None:
+    """Images of a batch, other numbers of axes, and sizes that are known not to fit."""
+    net = Net()
+    x = conv(net, net.input("x", ["n", 3, 6, 6]), 3, 4)
+    y = net.add("Add", x, net.input("y", ["m", 4, 6, 6]))
+    z = net.add("Mul", y, net.input("z", [4, 1, 1]))
+    shapes = {"x": [2, 3, 6, 6], "y": [1, 4, 6, 6], "z": [4, 1, 1]}
+    session = compare(net.model(conv(net, z, 4, 2)), [feed(net.rng, shapes)], force=True)
+    assert {d.op: d.claimed for d in runtime.explain(session)} == {
+        "Conv": True, "Add": False, "Mul": False}  # fmt: skip
