@@ -36,7 +36,9 @@ void InstanceBuilder::emit_resize(const Op& op) {
   const PlaneLayout from = layout(op.in[0], kPlain), to = layout(op.out, kPlain);
   const View& y = value(op.out).view;
   auto in = use(op.in[0], kPlain), out = use(op.out, kPlain);
-  const auto& axes = op.resize->axes;
+  // As large as another value is the same as of this size.
+  const auto settled = [&](ResizeSpec::Axis axis, int64_t size) { return axis.size == 0 ? ResizeSpec::Axis{0, size} : axis; };
+  const ResizeSpec::Axis axes[2] = {settled(op.resize->axes[0], y.height), settled(op.resize->axes[1], y.width)};
   auto rows = std::make_shared<const kernels::ResizeAxis>(
       y.height == 1 && shapes_[at(op.in[0])].size() == 3 ? kernels::ResizeAxis{{0}, {}, {}}
                                                          : resize_axis(*op.resize, axes[0], from.height));

@@ -91,10 +91,13 @@ class Planner {
           }
           break;
         case OpKind::pool:
-        case OpKind::resize:
         case OpKind::interleave:
           o.in = o.out = kPlain;
           break;
+        case OpKind::resize:
+          o.in = o.out = kPlain;
+          demand(op.in[0], kPlain);  // of another operand only the size is read
+          continue;
         case OpKind::global_pool:
           o.in = kPlain;
           o.out = kDense;

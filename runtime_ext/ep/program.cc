@@ -236,7 +236,9 @@ Shape op_shape(const Program& program, const Op& op, const std::vector<Shape>& s
       if (out.size() < 3 || out.size() > 4) misfit(op, "input of rank " + std::to_string(out.size()));
       for (size_t i = 2; i < out.size(); ++i) {
         if (out[i] < 1) misfit(op, "an empty image");
-        out[i] = resized(op.resize->axes[i + 2 - out.size()], out[i]);
+        const ResizeSpec::Axis& axis = op.resize->axes[i + 2 - out.size()];
+        if (axis.size == 0 && (in(1).size() != out.size() || in(1)[i] < 1)) misfit(op, "resized to " + to_string(in(1)));
+        out[i] = axis.size == 0 ? in(1)[i] : resized(axis, out[i]);
       }
       return reshaped(op, out);
     }

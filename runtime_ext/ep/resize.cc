@@ -86,7 +86,7 @@ void check_resize(const ResizeSpec& spec) {
   constexpr float kMost = 4096;
   for (const ResizeSpec::Axis& axis : spec.axes) {
     const bool scaled = axis.scale > 0 && axis.scale <= kMost;
-    if (axis.size > (1 << 24) || (axis.size < 1 ? axis.size != -1 || !scaled : axis.scale != 0 && !scaled))
+    if (axis.size > (1 << 24) || (axis.size == 0 ? axis.scale != 0 : axis.size < 1 ? axis.size != -1 || !scaled : axis.scale != 0 && !scaled))
       throw std::invalid_argument("resizing by an unlikely factor");
   }
 }

@@ -14,12 +14,14 @@ struct ResizeSpec {
   enum class Nearest : uint8_t { round_prefer_floor, round_prefer_ceil, floor, ceil, simple };
   struct Axis {
     float scale = 1;    // output / input; 0 = from `size`
-    int64_t size = -1;  // of the output; -1 = from `scale`
+    int64_t size = -1;  // of the output; -1 = from `scale`, 0 = as large as the second operand
   };
   bool linear = false;
   Coordinates coordinates = Coordinates::asymmetric;
   Nearest nearest = Nearest::floor;
   Axis axes[2];  // height, width; a 1-D image is a width
+  // Whether there is a second operand, of which only the size matters.
+  bool like() const { return axes[0].size == 0 || axes[1].size == 0; }
 };
 
 // Output size along `axis` for an input size.

@@ -402,6 +402,8 @@ size_t operands(const Op& op) {
       return 1;
     case OpKind::binary:
       return 2;
+    case OpKind::resize:
+      return op.resize->like() ? 2 : 1;
     case OpKind::concat:
       if (!op.target.empty()) damaged("shape of a concatenation");
       return op.in.size() < 2 ? 2 : op.in.size();

@@ -5,6 +5,7 @@
 #include <limits>
 
 #include "ep/lower_internal.h"
+#include "ep/resize.h"
 
 namespace onnxprune::ep {
 namespace {
@@ -66,6 +67,20 @@ void join_pieces(Atoms* atoms) {
   }
 }
 
+// Floats that could as well be integers.
+std::optional<Dims> whole_numbers(const GraphValue& value) {
+  constexpr float kMost = 1 << 24;
+  if (!value.ranked || value.desc.type != abi::kFloat || value.desc.dims.size() > 1) return std::nullopt;
+  const Constant c = constant(value);
+  Dims out;
+  for (int64_t i = 0; i < c.size(); ++i) {
+    const float number = c.floats()[i];
+    if (!(std::fabs(number) < kMost) || number != std::trunc(number)) return std::nullopt;
+    out.push_back(Dim{static_cast<int64_t>(number), ""});
+  }
+  return out;
+}
+
 int64_t axis_of(int64_t axis, size_t rank) { return axis < 0 ? axis + static_cast<int64_t>(rank) : axis; }
 
 }  // namespace
@@ -112,6 +127,7 @@ std::optional<Dims> Tracer::sizes(int value, int depth) const {
     for (int64_t i : *ints) out.push_back(Dim{i, ""});
     return out;
   }
+  if (graph_.is_constant(value)) return whole_numbers(graph_.value(value));
   const GraphValue& v = graph_.value(value);
   if (v.producer < 0 || alone_) return std::nullopt;
   const GraphNode& node = graph_.node(v.producer);
@@ -155,7 +171,8 @@ std::optional<Dims> Tracer::sizes(int value, int depth) const {
     }
     return out;
   }
-  if (node.op == "Unsqueeze" || node.op == "Squeeze" || node.op == "Identity" || node.op == "Cast" || node.op == "Reshape")
+  if (node.op == "Unsqueeze" || node.op == "Squeeze" || node.op == "Identity" || node.op == "Cast" || node.op == "Reshape" ||
+      node.op == "Floor" || node.op == "Ceil")
     return input(0);
   if (node.op == "Where") {
     // Of sizes, those that are written as -1 are replaced: a size is never -1.
@@ -189,10 +206,18 @@ std::optional<Dims> Tracer::sizes(int value, int depth) const {
         out.push_back(x);
         continue;
       }
+      // A whole multiple of an open size.
+      const bool times = x.symbol.empty() != y.symbol.empty();
+      const Dim &open = x.symbol.empty() ? y : x, &factor = x.symbol.empty() ? x : y;
+      if (node.op == "Mul" && times && factor.value > 1 && factor.value <= 4096) {
+        out.push_back(resized({static_cast<float>(factor.value), -1}, open));
+        continue;
+      }
       constexpr int64_t kMost = 1 << 30;
       for (const Dim* n : {&x, &y})
         if (!n->symbol.empty() || n->value > kMost || n->value < -kMost) return std::nullopt;
       if (node.op == "Div" && (x.value < 0 || y.value < 1)) return std::nullopt;
+      if (node.op == "Div" && v.desc.type == abi::kFloat && x.value % y.value != 0) return std::nullopt;
       out.push_back(Dim{node.op == "Add"   ? x.value + y.value
                         : node.op == "Sub" ? x.value - y.value
                         : node.op == "Mul" ? x.value * y.value

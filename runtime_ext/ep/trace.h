@@ -58,7 +58,8 @@ class Tracer {
   // The one number that `value` is, constant or computed from sizes.
   std::optional<float> number(int value, int depth = 0) const;
 
-  // What is known of a list of sizes computed in the graph (Shape, Gather, Concat ...).
+  // What is known of a list of sizes computed in the graph (Shape, Gather, Concat ...), or of whole numbers in
+  // floats on the way to one.
   std::optional<Dims> sizes(int value, int depth = 0) const;
   // Dims of a value; of a Reshape's result what its list of sizes adds.
   Dims dims_of(int value) const;

@@ -183,3 +183,108 @@ def test_what_is_not_broadcast_here() -> None:
     session = compare(net.model(conv(net, z, 4, 2)), [feed(net.rng, shapes)], force=True)
     assert {d.op: d.claimed for d in runtime.explain(session)} == {
         "Conv": True, "Add": False, "Mul": False}  # fmt: skip
+
+
+def size_of(net: Net, x: str, spelling: str) -> str:
+    """Height and width of a value, as exporters write ``x.shape[2:]``."""
+    if spelling == "slice":
+        return net.add("Slice", net.add("Shape", x), *[ints(net, v) for v in (2, 4, 0)])
+    if spelling == "start":
+        return net.add("Shape", x, start=2, end=4)
+    shape = net.add("Shape", x)
+    indices = [net.add("Squeeze", ints(net, i)) for i in (2, 3)]  # folded to scalars
+    picked = [net.add("Gather", shape, i) for i in indices]
+    return net.add("Concat", *[net.add("Unsqueeze", p, ints(net, 0)) for p in picked], axis=0)
+
+
+def ints(net: Net, *values: int) -> str:
+    return net.constant(np.array(values, np.int64))
+
+
+def interpolate(net: Net, x: str, sizes: str, **attributes: Any) -> str:
+    """``F.interpolate(x, size=...)``: the first two sizes are those of x."""
+    head = net.add("Slice", net.add("Shape", x), *[ints(net, v) for v in (0, 2, 0)])
+    target = net.add("Concat", head, net.add("Cast", sizes, to=7), axis=0)
+    return net.add("Resize", x, "", "", target, **attributes)
+
+
+NEAREST = {"mode": "nearest", "nearest_mode": "floor",
+           "coordinate_transformation_mode": "asymmetric"}  # fmt: skip
+LINEAR = {"mode": "linear", "coordinate_transformation_mode": "pytorch_half_pixel"}
+
+
+@pytest.mark.parametrize("isa", ["auto", "avx2", "scalar"])
+@pytest.mark.parametrize("modes", [NEAREST, LINEAR, LINEAR | {
+    "coordinate_transformation_mode": "align_corners"}])  # fmt: skip
+@pytest.mark.parametrize("spelling", ["slice", "start", "gather"])
+def test_a_pyramid_resized_to_the_sizes_of_its_levels(
+    isa: str, modes: dict[str, str], spelling: str
+) -> None:
+    """``F.interpolate(top, size=level.shape[2:])``: any size of image fits, odd ones too."""
+    net = Net()
+    x = net.add("Relu", conv(net, net.input("x", ["n", 3, "h", "w"]), 3, 8, 3))
+    levels = [x]
+    for _ in range(2):
+        pooled = net.add("MaxPool", levels[-1], kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
+        levels.append(net.add("Relu", conv(net, pooled, 8, 8, 3)))
+    top = conv(net, levels[-1], 8, 8)
+    for i, level in enumerate(reversed(levels[:-1])):
+        lateral = conv(net, level, 8, 8)
+        up = interpolate(net, top, size_of(net, lateral, spelling), **modes)
+        top = net.add("Add", lateral, up) if i else net.add("Concat", lateral, up, axis=1)
+        top = net.add("Relu", conv(net, top, 8 if i else 16, 8, 3))
+    # And the head to the size of the image (DeepLab, FCN).
+    y = interpolate(net, conv(net, top, 8, 5), size_of(net, "x", spelling), **modes)
+    feeds = [feed(net.rng, {"x": [n, 3, h, w]}) for n, h, w in
+             [(1, 64, 32), (2, 17, 13), (1, 1, 1), (1, 5, 50), (1, 2, 1)]]  # fmt: skip
+    session = compare(net.model(y), feeds, force=True, isa=isa)
+    assert len(groups(session)) == 1
+    compare(net.model(y), feeds)
+
+
+@pytest.mark.parametrize("factor", [1, 2, 3])
+@pytest.mark.parametrize("spelling", ["float", "int"])
+def test_multiples_of_its_own_size(factor: int, spelling: str) -> None:
+    """``F.interpolate(x, scale_factor=2, recompute_scale_factor=True)``."""
+    net = Net()
+    x = net.add("Relu", conv(net, net.input("x", ["n", 3, "h", "w"]), 3, 8, 3))
+    sizes = size_of(net, x, "gather")
+    if spelling == "float":
+        times = net.constant(np.array(factor, np.float32))
+        sizes = net.add("Floor", net.add("Mul", net.add("Cast", sizes, to=1), times))
+    else:
+        sizes = net.add("Mul", sizes, ints(net, factor))
+    y = conv(net, interpolate(net, x, sizes, **NEAREST), 8, 4, 3)
+    feeds = [feed(net.rng, {"x": [n, 3, h, w]}) for n, h, w in [(1, 6, 9), (2, 1, 1)]]
+    session = compare(net.model(y), feeds, force=True)
+    assert len(groups(session)) == 1
+
+
+@pytest.mark.parametrize("kind", ["half", "input", "shared", "batch"])
+def test_sizes_that_are_not_followed(kind: str) -> None:
+    """Rounded, given from outside, or of a value whose shape others read: left to onnxruntime."""
+    net = Net()
+    x = net.add("Relu", conv(net, net.input("x", ["n", 3, "h", "w"]), 3, 8, 3))
+    given = {"x": [1, 3, 8, 10]}
+    more: list[str] = []
+    if kind == "half":
+        times = net.constant(np.array(1.5, np.float32))
+        sizes = net.add("Floor", net.add("Mul", net.add("Cast", size_of(net, x, "slice"), to=1),
+                                         times))  # fmt: skip
+    elif kind == "input":
+        sizes = net.input("sizes", [2], 7)
+    elif kind == "shared":
+        sizes = size_of(net, net.input("y", ["n", 5, "k", "l"]), "slice")
+        more.append(net.add("Cast", sizes, to=1))
+        given["y"] = [1, 5, 11, 3]
+    else:
+        sizes = size_of(net, net.input("y", ["m", 5, "k", "l"]), "slice")
+        given["y"] = [4, 5, 11, 3]
+    y = conv(net, interpolate(net, x, sizes, **NEAREST), 8, 4, 3)
+    feeds = feed(net.rng, given)
+    if kind == "input":
+        feeds["sizes"] = np.array([3, 21], np.int64)
+    session = compare(net.model(y, *more), [feeds], force=True)
+    decisions = {d.op: d.claimed for d in runtime.explain(session)}
+    assert decisions["Conv"]
+    assert not decisions["Resize"]
