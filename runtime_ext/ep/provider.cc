@@ -585,6 +585,7 @@ abi::NodeComputeInfo* Provider::compile_one(const abi::Graph* handle, const abi:
       chosen.push_back(static_cast<int>(u));
       views &= unit.domains;
     }
+    if (views == 0) throw abi::Error("onnxprune: cannot compile operations that see their operands in different ways");
     auto find = [&](const std::string& name) {
       for (size_t v = 0; v < graph.values().size(); ++v)
         if (graph.values()[v].name == name) return static_cast<int>(v);

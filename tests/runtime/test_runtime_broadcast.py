@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -9,7 +10,8 @@ import onnx_ir as ir
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from runtime_graphs import Net, compare, feed
+from runtime_graphs import Net, assert_close, compare, feed
+from test_runtime_context import compile_to
 
 from onnxprune import formats, runtime
 
@@ -288,3 +290,24 @@ def test_sizes_that_are_not_followed(kind: str) -> None:
     decisions = {d.op: d.claimed for d in runtime.explain(session)}
     assert decisions["Conv"]
     assert not decisions["Resize"]
+
+
+@pytest.mark.parametrize("by_sizes", [False, True])
+def test_compiled_models_know_that_sizes_may_differ(by_sizes: bool, tmp_path: Path) -> None:
+    """Saved as one node (where sizes are computed: several) that decides at every run."""
+    net = Net()
+    top = pyramid(net)
+    gate = net.add("Sigmoid", conv(net, net.add("GlobalAveragePool", top), 8, 8))
+    y = net.add("Div", net.add("Sub", top, gate), net.add("Sigmoid", conv(net, top, 8, 1)))
+    if by_sizes:
+        y = interpolate(net, conv(net, y, 8, 5), size_of(net, "x", "slice"), **NEAREST)
+    model = net.model(y)
+    compiled = compile_to(tmp_path / "compiled.onnx", model)
+    if not by_sizes:
+        assert [n.op_type for n in compiled.graph.node] == ["EPContext"]
+    loaded, cpu = runtime.session(compiled, 1), runtime.session(model, 1, provider="cpu")
+    for shape in ([1, 3, 16, 12], [2, 3, 4, 4], [1, 3, 64, 8]):
+        given = feed(net.rng, {"x": shape})
+        assert_close(loaded.run(None, given)[0], cpu.run(None, given)[0])
+    with pytest.raises(Exception, match="ONNXRuntimeError"):
+        loaded.run(None, feed(net.rng, {"x": [1, 3, 16, 14]}))
