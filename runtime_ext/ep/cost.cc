@@ -35,6 +35,17 @@ constexpr double kTransposed = 1.0;     // ... with a transposition, or out of c
 constexpr double kNorm = 0.6;           // cycles a number of our normalisation, of onnxruntime's fused one,
 constexpr double kCpuNorm = 0.5;        // and of one spelled out in nodes
 constexpr double kSpelledNorm = 2.0;
+constexpr double kRoots = 0.7;          // cycles a number divided by two roots,
+constexpr double kPower = 1.7;          // ... or by any power of a sum of squares,
+constexpr double kNeighbour = 0.07;     // ... and a term of that; of onnxruntime, which takes 65 at least
+constexpr double kCpuPower = 40;
+constexpr double kCpuQuotient = 3;      // ... but where the power is the number itself
+constexpr double kGroupNorm = 0.5;      // cycles a number normalised over pixels, and a plane, here
+constexpr double kGroupNormPlane = 80;
+constexpr double kCpuGroupNorm = 0.75;  // ... and there; of GroupNormalization, which becomes nodes there
+constexpr double kCpuGroupNormPlane = 45;
+constexpr double kSpelledGroupNorm = 2.5;
+constexpr double kGroupNormNodes = 8;
 constexpr double kOurResize = 0.5;      // cycles a number of resized images, to the nearest pixel
 constexpr double kOurBlend = 1.0;       // ... or between pixels;
 constexpr double kCpuResize = 1.0;      // of onnxruntime
@@ -65,6 +76,12 @@ Domain likely(uint8_t domains, size_t rank) {
 View sizes_of(const CostModel& model, const Dims& dims, uint8_t domains) {
   const Domain domain = likely(domains, dims.size());
   return view(domain, model.assumed(dims, domain));
+}
+
+// Planes of pixels, in all images.
+double planes(const CostModel& model, const Unit& unit) {
+  const View y = sizes_of(model, unit.dims, unit.domains);
+  return static_cast<double>(y.images * y.channels);
 }
 
 // The share of a window that reads anything but padding.
@@ -300,6 +317,10 @@ double CostModel::ours(const Graph& graph, const Lowering& lowering, const Unit&
       return (fuses(graph, lowering, unit) ? 1 : 3) * kFuseless * out;
     case OpKind::norm:
       return kNorm * out;
+    case OpKind::response_norm:
+      return ((unit.op.response.beta == 0.75f ? kRoots : kPower) + kNeighbour * unit.op.response.size) * out;
+    case OpKind::group_norm:
+      return kGroupNorm * out + kGroupNormPlane * planes(*this, unit);
     case OpKind::attention: {
       double products = 0, scores = 0, kept = 0;
       attention(lowering, unit, &products, &scores, &kept);
@@ -395,6 +416,13 @@ double CostModel::cpu(const Graph& graph, const Lowering& lowering, const Unit& 
       return kCall + 3 * kByte * out;
     case OpKind::binary:
       return fuses(graph, lowering, unit) ? kFuseless * out : kCall + 3 * kFuseless * out;
+    case OpKind::response_norm:
+      return kCall + (unit.op.response.beta == 1.0f ? kCpuQuotient : kCpuPower) * out;
+    case OpKind::group_norm: {
+      const bool named = unit.nodes.size() == 1 && unit.op.geometry.groups < unit.op.geometry.in_channels;
+      if (named) return kSpelledCall * kGroupNormNodes + kSpelledGroupNorm * out;
+      return kCall * static_cast<double>(unit.nodes.size()) + kCpuGroupNorm * out + kCpuGroupNormPlane * planes(*this, unit);
+    }
     case OpKind::norm: {
       // One fused pass, or a few on the tensor and a few on one number a token.
       const bool spelled = unit.nodes.size() > 1;

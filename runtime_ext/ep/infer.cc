@@ -179,7 +179,7 @@ class Propagation {
   Dims result(const GraphNode& node, size_t output) const {
     static const Names same = {"Relu", "LeakyRelu", "Clip", "HardSwish", "HardSigmoid", "Sigmoid", "Tanh", "Gelu", "Erf",
                                "Exp", "Sqrt", "Neg", "Abs", "Reciprocal", "Cast", "Sin", "Cos", "Identity", "Softmax", "LayerNormalization",
-                               "SimplifiedLayerNormalization", "RMSNormalization", "BatchNormalization", "Dropout", "RotaryEmbedding", "Swish", "IsNaN",
+                               "SimplifiedLayerNormalization", "RMSNormalization", "BatchNormalization", "InstanceNormalization", "GroupNormalization", "LRN", "Dropout", "RotaryEmbedding", "Swish", "IsNaN",
                                "FastGelu", "BiasGelu", "QuickGelu", "SkipLayerNormalization",
                                "SkipSimplifiedLayerNormalization"};
     static const Names pairs = {"Add", "Sub", "Mul", "Div", "Pow"};

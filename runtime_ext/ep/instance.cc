@@ -131,6 +131,10 @@ void InstanceBuilder::emit(const Op& op, const OpPlan& o) {
       return emit_pointwise(op, o.out);
     case OpKind::norm:
       return emit_norm(op, o.out);
+    case OpKind::response_norm:
+      return emit_response_norm(op, o.out);
+    case OpKind::group_norm:
+      return emit_group_norm(op, o.out);
     case OpKind::attention:
       return emit_attention(op, o.out);
     case OpKind::sums:

@@ -74,6 +74,8 @@ class InstanceBuilder {
   void emit_pointwise(const Op& op, Form form);
   void emit_broadcast(const Op& op, Form form);
   void emit_global_pool(const Op& op);
+  void emit_response_norm(const Op& op, Form form);
+  void emit_group_norm(const Op& op, Form form);
   void emit_quantised_sum(const Op& op, Form form);
   void emit_crossing(const Op& op);
   void emit_norm(const Op& op, Form form);

@@ -1,5 +1,6 @@
 #include "ep/instance_builder.h"
 
+#include <algorithm>
 #include <cstring>
 
 namespace onnxprune::ep {
@@ -101,6 +102,36 @@ void InstanceBuilder::emit_global_pool(const Op& op) {
         } else {
           (maximum ? kernels::global_max_pool : kernels::global_average_pool)(l, f.at(*in), f.at(*out), a, b);
         }
+      });
+}
+
+void InstanceBuilder::emit_response_norm(const Op& op, Form form) {
+  const PlaneLayout l = layout(op.out, form);
+  auto in = use(op.in[0], form), out = use(op.out, form);
+  const int32_t planes = channels(op.out);
+  const kernels::ResponseNorm norm = op.response;
+  const double cost = (1.0 + 0.1 * std::min(norm.size, planes)) * static_cast<double>(planes * l.plane_stride);
+  add(op.label, "response_norm", planes, cost, [=](const Frame& f, int64_t first, int64_t last, void*) {
+    kernels::response_norm(norm, l, planes, f.at(*in), f.at(*out), static_cast<int32_t>(first),
+                           static_cast<int32_t>(last));
+  });
+}
+
+void InstanceBuilder::emit_group_norm(const Op& op, Form form) {
+  const PlaneLayout l = layout(op.out, form);
+  auto in = use(op.in[0], form), out = use(op.out, form);
+  const int32_t groups = op.geometry.groups, planes = op.geometry.in_channels / groups;
+  struct Constants {
+    std::vector<float> gain, shift;
+  };
+  auto held = std::make_shared<const Constants>(Constants{op.scale, op.shift});
+  const float epsilon = op.epsilon;
+  const kernels::Epilogue epilogue = op.epilogue;
+  auto pointer = [](const std::vector<float>& v) { return v.empty() ? nullptr : v.data(); };
+  add(op.label, "group_norm", groups, moving(4 * op.geometry.in_channels * l.plane_stride),
+      [=](const Frame& f, int64_t first, int64_t last, void*) {
+        kernels::group_norm(l, planes, f.at(*in), pointer(held->gain), pointer(held->shift), epsilon, epilogue,
+                            f.at(*out), static_cast<int32_t>(first), static_cast<int32_t>(last));
       });
 }
 

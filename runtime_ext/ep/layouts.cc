@@ -144,6 +144,8 @@ class Planner {
         case OpKind::affine:
         case OpKind::quantised_sum:
         case OpKind::norm:
+        case OpKind::response_norm:
+        case OpKind::group_norm:
         case OpKind::pick:
           o.in = o.out = is_vector(op.in[0]) ? kDense : kPlain;
           break;
@@ -171,7 +173,8 @@ class Planner {
       if (op.residual >= 0) tie(op.out, op.residual);
       if (o.in.plain() && (op.kind == OpKind::concat || op.kind == OpKind::affine || op.kind == OpKind::pointwise ||
                            op.kind == OpKind::reshape || op.kind == OpKind::binary || op.kind == OpKind::pick ||
-                           op.kind == OpKind::quantised_sum || op.kind == OpKind::norm))
+                           op.kind == OpKind::quantised_sum || op.kind == OpKind::norm ||
+                           op.kind == OpKind::response_norm || op.kind == OpKind::group_norm))
         for (int v : op.in)
           if (same_size(op.out, v)) tie(op.out, v);
     }

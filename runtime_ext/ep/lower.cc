@@ -117,6 +117,9 @@ const std::unordered_map<std::string, Lower>& families() {
       {"Div", lower_binary},
       {"Sum", lower_binary},
       {"BatchNormalization", lower_batch_norm},
+      {"InstanceNormalization", lower_group_norm},
+      {"GroupNormalization", lower_group_norm},
+      {"LRN", lower_response_norm},
       {"Concat", lower_concat},
       {"PRelu", lower_prelu},
       {"Resize", lower_resize},
@@ -328,6 +331,7 @@ Lowering lower(const Graph& graph, bool alone) {
       continue;
     }
     if (!lower_attention(context, i, &unit) && !lower_norm_chain(context, i, &(unit = {})) &&
+        !lower_group_norm_chain(context, i, &(unit = {})) &&
         !lower_composite(context, i, &(unit = {})) && !lower_shuffle(context, i, &(unit = {})) &&
         !lower_flat_product(context, i, &(unit = {})))
       continue;

@@ -58,6 +58,8 @@ void lower_pool(const LowerContext& context, const GraphNode& node, Unit* unit);
 void lower_global_pool(const LowerContext& context, const GraphNode& node, Unit* unit);
 void lower_binary(const LowerContext& context, const GraphNode& node, Unit* unit);
 void lower_batch_norm(const LowerContext& context, const GraphNode& node, Unit* unit);
+void lower_response_norm(const LowerContext& context, const GraphNode& node, Unit* unit);
+void lower_group_norm(const LowerContext& context, const GraphNode& node, Unit* unit);
 void lower_concat(const LowerContext& context, const GraphNode& node, Unit* unit);
 void lower_prelu(const LowerContext& context, const GraphNode& node, Unit* unit);
 void lower_resize(const LowerContext& context, const GraphNode& node, Unit* unit);
@@ -74,6 +76,7 @@ void lower_norm(const LowerContext& context, const GraphNode& node, Unit* unit);
 // Spelled as several nodes, `last` being the final one: normalisations, attention, activations. False
 // when there is none; true with all of the unit filled in.
 bool lower_norm_chain(const LowerContext& context, int last, Unit* unit);
+bool lower_group_norm_chain(const LowerContext& context, int last, Unit* unit);
 bool lower_attention(const LowerContext& context, int last, Unit* unit);
 // Why a node that is an attention by itself could not be lowered.
 std::string why_no_attention(const LowerContext& context, int last);

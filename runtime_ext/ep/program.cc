@@ -63,6 +63,23 @@ bool fold_affine(Op* conv, const Op& affine) {
   return true;
 }
 
+// Makes an affine op part of gain and shift of the normalisation before it.
+bool scale_gain(Op* norm, const Op& affine) {
+  if (norm->epilogue.activation != Activation::none) return false;
+  const size_t channels = static_cast<size_t>(norm->geometry.in_channels);
+  std::vector<float> scale(channels), shift(channels);
+  for (size_t c = 0; c < channels; ++c) {
+    const float s = at(affine.scale, c, 1.0f);
+    scale[c] = at(norm->scale, c, 1.0f) * s;
+    shift[c] = at(norm->shift, c, 0.0f) * s + at(affine.shift, c, 0.0f);
+  }
+  if (!finite(scale) || !finite(shift)) return false;
+  norm->scale = std::move(scale);
+  norm->shift = std::move(shift);
+  norm->epilogue = affine.epilogue;
+  return true;
+}
+
 // The numbers of an affine op on interleaved channels, for the channels before.
 Op phase_by_phase(const Op& affine, const Op& moved) {
   Op out = affine;
@@ -114,9 +131,13 @@ bool absorb(Program* program, const Uses& uses, size_t i) {
     int before = uses.private_producer(op.in[0]);
     if (before < 0) return false;
     Op merged = program->ops[static_cast<size_t>(before)];
-    if (op.kind == OpKind::affine)
-      return merged.kind == OpKind::conv && fold_affine(&merged, op) && replace(before, std::move(merged));
-    bool takes = merged.kind == OpKind::conv || merged.kind == OpKind::binary || merged.kind == OpKind::affine;
+    if (op.kind == OpKind::affine) {
+      const bool folds = merged.kind == OpKind::conv ? fold_affine(&merged, op)
+                                                     : merged.kind == OpKind::group_norm && scale_gain(&merged, op);
+      return folds && replace(before, std::move(merged));
+    }
+    bool takes = merged.kind == OpKind::conv || merged.kind == OpKind::binary || merged.kind == OpKind::affine ||
+                 merged.kind == OpKind::group_norm;
     if (!takes || merged.epilogue.activation != Activation::none ||
         merged.epilogue.residual == Residual::after_activation)
       return false;
@@ -262,6 +283,13 @@ Shape op_shape(const Program& program, const Op& op, const std::vector<Shape>& s
       if (out.back() < 1 || out[2] < 1) misfit(op, "an empty result");
       return reshaped(op, out);
     }
+    case OpKind::response_norm:
+      if (in(0).size() != 4) misfit(op, "input of rank " + std::to_string(in(0).size()));
+      return in(0);
+    case OpKind::group_norm:
+      if (in(0).size() < 3 || in(0).size() > 4 || in(0)[1] != op.geometry.in_channels)
+        misfit(op, "an input of shape " + to_string(in(0)));
+      return in(0);
     case OpKind::norm: {
       for (size_t i = 1; i < op.in.size(); ++i)
         if (in(i) != in(0)) misfit(op, "operands of shapes " + to_string(in(0)) + " and " + to_string(in(i)));

@@ -43,6 +43,8 @@ enum class OpKind : uint8_t {
   spread,       // tokens: planes to a tensor that is as onnxruntime keeps it (a key-value cache)
   lookup,       // tokens: planes of a constant table by the position of each token (int64)
   interleave,   // image: several channels become one with as many times the pixels
+  response_norm,  // image: by the channels around each (LRN)
+  group_norm,   // image: over the pixels of groups of channels, of which one may be all
 };
 
 class Blob;
@@ -76,7 +78,9 @@ struct Op {
   int out = -1;
   std::vector<int> more;     // further results of a recurrent op
   int residual = -1;         // conv: value added before or after the activation (not in `in`)
-  kernels::ConvGeometry geometry;  // conv, pool; interleave: factors as strides, what is cut off as pads
+  kernels::ConvGeometry geometry;  // conv, pool; interleave: factors as strides, what is cut off as pads;
+                                   // group_norm: channels and groups
+  kernels::ResponseNorm response;  // response_norm
   bool maximum = false;            // pool, global_pool: maximum instead of mean
   bool count_include_pad = false;  // mean pooling
   Shape target;                    // shape of the result, one -1 allowed: in tokens of any op but concat, in
@@ -84,16 +88,16 @@ struct Op {
   bool signs = false;              // decode, encode: int8, not uint8
   Fit fit = Fit::same;             // binary; conv: of its result with the residual
   kernels::Binary binary = kernels::Binary::add;
-  kernels::Epilogue epilogue;      // conv, pointwise, binary, affine
+  kernels::Epilogue epilogue;      // conv, pointwise, binary, affine, group_norm
   std::vector<float> scale, shift; // affine; empty = 1 / 0, one entry = the same for all channels
-                                   // norm: gain and shift by feature, empty = 1 / 0
+                                   // norm, group_norm: gain and shift by feature or channel, empty = 1 / 0
                                    // quantised conv, global_pool: scale of the sums, by channel or one
                                    // quantised_sum: of numbers as stored, scale of each operand; their zero points,
                                    // the number added to the sum, and its zero point. Or, by the definition, the
                                    // scales of operands and result; no shift. decode, encode: the zero point
   std::vector<float> slope;        // affine with a leaky_relu: its alpha by channel; empty = the epilogue's
   std::vector<float> bias;         // norm: added first, by feature; may be empty
-  float epsilon = 0;               // norm
+  float epsilon = 0;               // norm, group_norm
   bool centred = true;             // norm: false = root mean square
   std::vector<int32_t> channels;   // pick: which channel of the input each channel of the result is; interleave:
                                    // ... each phase of it, row by row

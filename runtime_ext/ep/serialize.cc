@@ -15,7 +15,7 @@ namespace onnxprune::ep {
 namespace {
 
 constexpr char kMagic[4] = {'O', 'P', 'C', 'X'};
-constexpr uint32_t kFormat = 6;
+constexpr uint32_t kFormat = 7;
 constexpr uint64_t kMostValues = 1u << 20;
 
 [[noreturn]] void damaged(const char* what) {
@@ -306,6 +306,10 @@ void write_op(Writer* w, const Op& op) {
   if (op.kind == OpKind::recurrent) write_recurrent(w, *op.recurrent);
   if (op.kind == OpKind::sums || op.kind == OpKind::lookup) write_sums(w, *op.sums);
   if (op.kind == OpKind::spread) write_spread(w, *op.spread);
+  if (op.kind == OpKind::response_norm) {
+    w->put(op.response.size);
+    for (float v : {op.response.alpha, op.response.beta, op.response.bias}) w->put(v);
+  }
 }
 
 void write_weights(Writer* w, const Op& op) {
@@ -325,7 +329,7 @@ void check_recurrent_weight(const Op& op) {
 
 Op read_op(Reader* r) {
   Op op;
-  op.kind = r->get_enum(OpKind::interleave);
+  op.kind = r->get_enum(OpKind::group_norm);
   op.label = r->text();
   const uint64_t nodes = r->get<uint64_t>();
   if (nodes > kMostValues) damaged("number of nodes");
@@ -359,6 +363,11 @@ Op read_op(Reader* r) {
   if (op.kind == OpKind::sums) op.sums = read_sums(r, op.in.size(), check_sums);
   if (op.kind == OpKind::lookup) op.sums = read_sums(r, op.in.size(), check_lookup);
   if (op.kind == OpKind::spread) op.spread = read_spread(r);
+  if (op.kind == OpKind::response_norm) {
+    op.response.size = r->get<int32_t>();
+    for (float* v : {&op.response.alpha, &op.response.beta, &op.response.bias}) *v = r->get<float>();
+    if (!kernels::check_response_norm(op.response)) damaged("response normalisation");
+  }
   const std::vector<uint8_t> blob = r->list<uint8_t>();
   if (op.has_weight()) {
     kernels::WeightsPtr weights;
@@ -384,6 +393,13 @@ Op read_op(Reader* r) {
         op.channels.size() != planes || planes != static_cast<uint64_t>(g.out_channels) * static_cast<uint64_t>(g.stride_h * g.stride_w) ||
         std::any_of(op.channels.begin(), op.channels.end(), [&](int32_t c) { return c < 0 || c >= g.in_channels; }))
       damaged("interleaved planes");
+  }
+  if (op.kind == OpKind::group_norm) {
+    const int32_t channels = op.geometry.in_channels, groups = op.geometry.groups;
+    const auto fits = [&](const std::vector<float>& list) {
+      return list.empty() || list.size() == static_cast<size_t>(channels);
+    };
+    if (channels < 1 || groups < 1 || channels % groups != 0 || !fits(op.scale) || !fits(op.shift)) damaged("groups of channels");
   }
   return op;
 }
@@ -442,6 +458,8 @@ void check_order(const Program& program) {
     if (op.more.size() != (op.kind == OpKind::recurrent ? bits(op.recurrent->results) - 1 : 0)) damaged("number of results");
     const bool tokens = op.kind == OpKind::recurrent || op.kind == OpKind::sums || op.kind == OpKind::spread || op.kind == OpKind::lookup;
     if (tokens && program.domain != Domain::tokens) damaged("domain");
+    const bool image = op.kind == OpKind::response_norm || op.kind == OpKind::group_norm;
+    if (image && program.domain != Domain::image) damaged("domain");
     make(op.out);
     for (int v : op.more) make(v);
   }

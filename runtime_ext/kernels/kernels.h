@@ -13,6 +13,7 @@
 
 #include "cpu.h"
 #include "layout.h"
+#include "norms.h"
 #include "ops.h"
 #include "plan.h"
 #include "status.h"

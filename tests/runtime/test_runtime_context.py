@@ -83,6 +83,23 @@ def test_moves_survive(tmp_path: Path) -> None:
             assert_close(actual, expected)
 
 
+def test_normalisations_of_images_survive(tmp_path: Path) -> None:
+    net = Net()
+    x = net.input("x", ["n", 6, "h", "w"])
+    a = net.add("Conv", x, net.weight(8, 6, 3, 3), pads=[1] * 4)
+    b = net.add("LRN", a, size=3, alpha=0.5, beta=0.6, bias=1.5)
+    vectors = net.vector(8), net.vector(8)
+    c = net.add("GroupNormalization", b, *vectors, num_groups=2, epsilon=1e-2)
+    y = net.add("Conv", net.add("Sigmoid", c), net.weight(4, 8, 1, 1))
+    model = net.model(y, opset=21)
+    compiled = compile_to(tmp_path / "compiled.onnx", model)
+    assert [n.op_type for n in compiled.graph.node] == ["EPContext"]
+    loaded, cpu = runtime.session(compiled, 1), runtime.session(model, 1, provider="cpu")
+    for shape in ([1, 6, 10, 10], [2, 6, 7, 5]):
+        given = feed(net.rng, {"x": shape})
+        assert_close(loaded.run(None, given)[0], cpu.run(None, given)[0])
+
+
 def blob_of(model: onnx.ModelProto) -> onnx.AttributeProto:
     (node,) = model.graph.node
     return next(a for a in node.attribute if a.name == "ep_cache_context")

@@ -20,17 +20,21 @@ inline Reg polynomial(Reg x, const float (&c)[N]) {  // c[0] + c[1] x + ...
   return p;
 }
 
-// e^x, clamped to [2^-126, 2^127.5]. Cody-Waite reduction, then 1 + r + r^2 P(r) on |r| <= ln2 / 2
-// (P of degree 4, fit error 3e-9).
-inline Reg exponential(Reg x) {
+// e^r on |r| <= ln2 / 2: 1 + r + r^2 P(r) (P of degree 4, fit error 3e-9).
+inline Reg small_exponential(Reg r) {
   static constexpr float kP[] = {0.4999999403953552f, 0.1666652113199234f, 0.04166838899254799f,
                                  0.00836874544620514f, 0.001381453825160861f};
+  const Reg p = Simd::fma(Simd::mul(polynomial(r, kP), r), r, r);
+  return Simd::add(p, splat(1.0f));
+}
+
+// e^x, clamped to [2^-126, 2^127.5]. Cody-Waite reduction.
+inline Reg exponential(Reg x) {
   x = Simd::min(splat(88.3f), Simd::max(splat(-87.3f), x));
   const Reg n = Simd::round(Simd::mul(x, splat(1.44269504088896f)));
   Reg r = Simd::fma(n, splat(-0.693359375f), x);  // ln2 in two parts, the first one exact
   r = Simd::fma(n, splat(2.12194440054690582e-4f), r);
-  const Reg p = Simd::fma(Simd::mul(polynomial(r, kP), r), r, r);
-  return Simd::mul(Simd::add(p, splat(1.0f)), Simd::exp2_int(n));
+  return Simd::mul(small_exponential(r), Simd::exp2_int(n));
 }
 
 // Zero below -87.3, where the clamped exponential would leave a small number that a large x (in

@@ -3,6 +3,7 @@
 
 #include "cells.h"
 #include "kept.h"
+#include "norms.h"
 #include "slopes.h"
 #include "taps.h"
 #include "tiles.h"
@@ -42,6 +43,8 @@ inline onnxprune::kernels::OpsTable filled_table() {
   t.products = products;
   t.sum = sum;
   t.largest = largest;
+  t.response_norm = response_norm;
+  t.squared_deviations = squared_deviations;
   t.layer_norm = layer_norm;
   t.softmax_row = softmax_row;
   t.softmax_columns = softmax_columns;

@@ -1,8 +1,9 @@
-// Walking planes of pixels with the vector primitives: what one function after another is applied to.
+// Walking the pixels of planes as flat vectors, for what works on each of them.
 #pragma once
 
 #include <algorithm>
 #include <cstdint>
+#include <utility>
 #include <vector>
 
 #include "../phases.h"
@@ -13,8 +14,7 @@ namespace onnxprune::kernels {
 
 inline const OpsTable& active() { return ops_table(active_isa()); }
 
-// Calls body(offset of the flat vector in the plane, floats (whole vectors), mask or null) for
-// every stored phase; zeroes what lies outside the flat vectors.
+// The flat pixel vector of a stored phase: offset in the plane, floats (whole vectors where there is a mask).
 struct FlatPiece {
   std::int64_t begin = 0, count = 0;
   std::vector<std::uint16_t> mask;
@@ -32,46 +32,65 @@ inline std::vector<FlatPiece> flat_pieces(const PlaneLayout& l, int width) {
   return pieces;
 }
 
-template <class Body>
-void on_rows(const PlaneLayout& l, float* out, std::int32_t first, std::int32_t last, Body& body) {
-  const std::uint16_t* const whole = nullptr;
-  for (std::int32_t c = first; c < last; ++c) {
-    zero_around(l, out + c * l.plane_stride);
-    for_each_phase(l, [&](const Phase& phase) {
-      for (std::int64_t y = 0; y < phase.rows; ++y) {
-        body(c, c * l.plane_stride + phase.base + y * l.pitch, std::int64_t{phase.cols}, whole);
-      }
+// The pixels of each plane of a layout: body(channel, offset, floats (whole vectors where there is a mask), mask or
+// null).
+class Planes {
+ public:
+  explicit Planes(const PlaneLayout& layout) : l_(layout) {
+    if (is_vector()) return;
+    try {
+      pieces_ = flat_pieces(l_, active().width);
+    } catch (...) {  // no memory for masks: row by row, which needs none
+      pieces_.clear();
+      by_rows_ = true;
+    }
+  }
+
+  template <class Body>
+  void pixels(std::int32_t c, Body&& body) const {
+    const std::uint16_t* const whole = nullptr;
+    const std::int64_t plane = c * l_.plane_stride;
+    if (is_vector()) return body(c, plane, std::int64_t{1}, whole);
+    for (const FlatPiece& piece : pieces_)
+      if (piece.count > 0)
+        body(c, plane + piece.begin, piece.count, piece.mask.empty() ? whole : piece.mask.data());
+    if (!by_rows_) return;
+    for_each_phase(l_, [&](const Phase& phase) {
+      for (std::int64_t y = 0; y < phase.rows; ++y)
+        body(c, plane + phase.base + y * l_.pitch, std::int64_t{phase.cols}, whole);
     });
   }
-}
+
+  // The same for a body that writes them to `out`: zeroes what lies around.
+  template <class Body>
+  void write(float* out, std::int32_t c, Body&& body) const {
+    float* const plane = out + c * l_.plane_stride;
+    if (by_rows_) {
+      zero_around(l_, plane);
+    } else if (!is_vector()) {
+      std::int64_t written = 0;
+      for (const FlatPiece& piece : pieces_) {
+        std::fill(plane + written, plane + piece.begin, 0.0f);
+        written = piece.begin + piece.count;
+      }
+      std::fill(plane + written, plane + l_.plane_stride, 0.0f);
+    }
+    pixels(c, body);
+  }
+
+ private:
+  bool is_vector() const { return l_.plane_stride == 1; }  // contiguous: channels are the elements
+
+  const PlaneLayout& l_;
+  std::vector<FlatPiece> pieces_;
+  bool by_rows_ = false;
+};
 
 template <class Body>
 void on_planes(const PlaneLayout& l, float* out, std::int32_t first, std::int32_t last,
                Body&& body) {
-  if (l.plane_stride == 1) {  // a contiguous vector: channels are the elements
-    for (std::int32_t c = first; c < last; ++c)
-      body(c, std::int64_t{c}, std::int64_t{1}, static_cast<const std::uint16_t*>(nullptr));
-    return;
-  }
-  std::vector<FlatPiece> pieces;
-  try {
-    pieces = flat_pieces(l, active().width);
-  } catch (...) {  // no memory for masks: row by row, which needs none
-    on_rows(l, out, first, last, body);
-    return;
-  }
-  for (std::int32_t c = first; c < last; ++c) {
-    const std::int64_t plane = c * l.plane_stride;
-    std::int64_t written = 0;
-    for (const FlatPiece& piece : pieces) {
-      std::fill(out + plane + written, out + plane + piece.begin, 0.0f);
-      if (piece.count > 0) {
-        body(c, plane + piece.begin, piece.count, piece.mask.empty() ? nullptr : piece.mask.data());
-      }
-      written = piece.begin + piece.count;
-    }
-    std::fill(out + plane + written, out + plane + l.plane_stride, 0.0f);
-  }
+  const Planes planes(l);
+  for (std::int32_t c = first; c < last; ++c) planes.write(out, c, body);
 }
 
 }  // namespace onnxprune::kernels

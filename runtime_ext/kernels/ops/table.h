@@ -3,6 +3,7 @@
 
 #include <cstdint>
 
+#include "../norms.h"
 #include "../ops.h"
 #include "../plan.h"
 
@@ -151,6 +152,12 @@ struct OpsTable {
                    float* out, std::int64_t count);
   float (*sum)(const float* row, std::int64_t count);
   float (*largest)(const float* row, std::int64_t count);
+  // out[i] = x[i] / (bias + alpha / size * sum over t < taps of in[t * stride + i]^2)^beta
+  void (*response_norm)(const ResponseNorm& norm, const float* in, std::int64_t stride,
+                        std::int64_t taps, const float* x, float* out, std::int64_t count);
+  // sum over i of (row[i] - mean)^2, where the mask (as above) keeps i
+  float (*squared_deviations)(const float* row, float mean, const std::uint16_t* mask,
+                              std::int64_t count);
   // Tokens [first, last) of [feature][token] planes, see layer_norm in ops.h.
   void (*layer_norm)(std::int64_t stride, std::int64_t features, const float* a, const float* b,
                      const float* bias, const float* scale, const float* shift, float epsilon,

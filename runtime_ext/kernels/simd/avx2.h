@@ -44,6 +44,19 @@ struct Simd {
     const __m256i e = _mm256_add_epi32(_mm256_cvtps_epi32(n), _mm256_set1_epi32(127));
     return _mm256_castsi256_ps(_mm256_slli_epi32(e, 23));
   }
+  static inline Reg inverse_root(Reg a) {
+    const Reg half = mul(a, set1(-0.5f));
+    Reg y = _mm256_rsqrt_ps(a);
+    y = mul(y, fma(mul(half, y), y, set1(1.5f)));
+    return mul(y, fma(mul(half, y), y, set1(1.5f)));
+  }
+  static inline Reg split(Reg a, Reg* e) {
+    const __m256i bits = _mm256_castps_si256(a);
+    const __m256i two_thirds = _mm256_set1_epi32(0x3f2aaaab);
+    const __m256i n = _mm256_srai_epi32(_mm256_sub_epi32(bits, two_thirds), 23);
+    *e = _mm256_cvtepi32_ps(n);
+    return _mm256_castsi256_ps(_mm256_sub_epi32(bits, _mm256_slli_epi32(n, 23)));
+  }
   static inline Reg where_less(Reg x, Reg y, Reg a, Reg b) {
     return _mm256_blendv_ps(b, a, _mm256_cmp_ps(x, y, _CMP_LT_OQ));
   }

@@ -59,6 +59,19 @@ struct Simd {
     const __m512i e = _mm512_add_epi32(_mm512_cvtps_epi32(n), _mm512_set1_epi32(127));
     return _mm512_castsi512_ps(_mm512_slli_epi32(e, 23));
   }
+  // 1 / sqrt(a) of positive normal numbers, to a rounding error: an estimate and a step of Newton's.
+  static inline Reg inverse_root(Reg a) {
+    const Reg y = _mm512_rsqrt14_ps(a);
+    return mul(y, fma(mul(mul(a, set1(-0.5f)), y), y, set1(1.5f)));
+  }
+  // A positive normal number as m * 2^e with m in [2/3, 4/3); returns m.
+  static inline Reg split(Reg a, Reg* e) {
+    const __m512i bits = _mm512_castps_si512(a);
+    const __m512i two_thirds = _mm512_set1_epi32(0x3f2aaaab);
+    const __m512i n = _mm512_srai_epi32(_mm512_sub_epi32(bits, two_thirds), 23);
+    *e = _mm512_cvtepi32_ps(n);
+    return _mm512_castsi512_ps(_mm512_sub_epi32(bits, _mm512_slli_epi32(n, 23)));
+  }
   // a where x < y, else b.
   static inline Reg where_less(Reg x, Reg y, Reg a, Reg b) {
     return _mm512_mask_blend_ps(_mm512_cmp_ps_mask(x, y, _CMP_LT_OQ), b, a);

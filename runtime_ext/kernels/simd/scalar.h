@@ -73,6 +73,17 @@ struct Simd {
     std::memcpy(&r, &e, sizeof r);
     return r;
   }
+  static inline Reg inverse_root(Reg a) { return set1(1.0f) / sqrt(a); }
+  static inline Reg split(Reg a, Reg* e) {
+    Int bits;
+    std::memcpy(&bits, &a, sizeof bits);
+    const Int n = (bits - 0x3f2aaaab) >> 23;
+    *e = __builtin_convertvector(n, Reg);
+    bits -= n << 23;
+    Reg m;
+    std::memcpy(&m, &bits, sizeof m);
+    return m;
+  }
   static inline Reg where_less(Reg x, Reg y, Reg a, Reg b) { return select(x < y, a, b); }
   static inline Reg keep_nan(Reg x, Reg a) { return select(x == x, a, x); }
   // Lanes kept by entry `i` of a list of masks.
