@@ -372,18 +372,10 @@ Lowering lower(const Graph& graph, bool alone) {
       for (Unit& before : unit.before)
         if (before.op.out >= 0) tell(before.op.out, &before.dims);
     }
-    for (int n : unit.nodes) {
-      int& of = result.unit_of[static_cast<size_t>(n)];
-      if (of >= 0) {  // a size computed for this unit alone
-        Unit& before = result.units[static_cast<size_t>(of)];
-        before.nodes.erase(std::find(before.nodes.begin(), before.nodes.end(), n));
-        before.supported = false;
-        before.reason = "a part of it computes sizes for another node";
-      }
-      of = static_cast<int>(result.units.size());
-    }
+    take_nodes(&unit, &result);
     result.units.push_back(std::move(unit));
   }
+  link_resized(graph, &result);
   std::vector<bool> planes(graph.values().size(), false);
   result.as_kept.assign(graph.values().size(), false);
   for (const Unit& unit : result.units)

@@ -29,6 +29,9 @@ struct Unit {
     Dims dims;
   };
   std::vector<Also> also;
+  // Units that are of use only together with this one, and it with them: they share nodes that compute sizes, which
+  // are among those of one.
+  std::vector<int> together;
   bool anchor = false;       // has a constant weight matrix
   bool packed = false;       // stored packed: without us our own operator would run it, slower
   bool quantised = false;    // the CPU provider computes with 8-bit integers

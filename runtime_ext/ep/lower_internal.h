@@ -86,6 +86,15 @@ bool lower_flat_product(const LowerContext& context, int last, Unit* unit);
 // Channels put into another order by reshapes and a transposition.
 bool lower_shuffle(const LowerContext& context, int last, Unit* unit);
 
+// Where sizes that the graph computes come from, axis by axis: from the input, as they are or times a whole number,
+// or from one other image, which becomes the second operand. Nodes that compute nothing else join the unit.
+std::vector<ResizeSpec::Axis> computed_sizes(const LowerContext& context, const GraphNode& node, const Shape& axes, Unit* unit);
+// The nodes of a unit that is about to be the last one become its own, also those that compute sizes and were units by
+// themselves; those that another resized image has stay there.
+void take_nodes(Unit* unit, Lowering* lowering);
+// Images resized to sizes that are computed once for all of them stay together, or none of them is supported.
+void link_resized(const Graph& graph, Lowering* lowering);
+
 // Views in which a constant of shape `c` is one number per channel of `x` (or one number at all).
 uint8_t channel_views(const Dims& x, const Shape& c);
 

@@ -51,62 +51,6 @@ void read_modes(const GraphNode& node, ResizeSpec* spec) {
   if (attr_int(node, "antialias", 0) != 0) throw Unsupported("resizing with antialiasing");
 }
 
-// Where sizes that the graph computes come from, axis by axis: from the input, as they are or times a whole number,
-// or from one other image, which becomes the second operand. Nodes that compute nothing else join the unit.
-std::vector<ResizeSpec::Axis> computed_sizes(const LowerContext& context, const GraphNode& node, const Shape& axes, Unit* unit) {
-  const std::string reason = "sizes that are neither constant nor those of one other image";
-  const int x = unit->op.in[0];
-  // Under a name of its own each size tells whose it is.
-  std::vector<Dims> named = context.dims;
-  for (size_t v = 0; v < named.size(); ++v)
-    for (size_t i = 0; i < named[v].size(); ++i)
-      if (!named[v][i].known()) named[v][i] = Dim::named("@" + std::to_string(v) + "." + std::to_string(i));
-  Tracer tracer(context.graph, named, context.alone);
-  const auto sizes = tracer.sizes(node.in[3]);
-  if (!sizes || sizes->size() != axes.size()) throw Unsupported(reason);
-  const auto dims_of = [&](int value) -> const Dims& { return named[static_cast<size_t>(value)]; };
-  const size_t rank = dims_of(x).size();
-  std::vector<ResizeSpec::Axis> out;
-  int like = -1;
-  for (size_t i = 0; i < axes.size(); ++i) {
-    const Dim& size = (*sizes)[i];
-    const size_t axis = static_cast<size_t>(axes[i]);
-    if (size.symbol.empty()) {
-      if (size.value < 1) throw Unsupported(reason);
-      out.push_back({0, size.value});
-      continue;
-    }
-    const Dim& own = dims_of(x)[axis];
-    const ResizeSpec::Axis times{static_cast<float>(assume(size, [](const std::string&) { return 1; })), -1};
-    if (size == resized(times, own)) {
-      out.push_back(times);
-      continue;
-    }
-    int other = -1;
-    for (int v = 0; v < static_cast<int>(named.size()) && other < 0; ++v)
-      if (dims_of(v).size() == rank && dims_of(v)[axis] == size) other = v;
-    if (other < 0) throw Unsupported(reason);
-    if (context.of(other)[axis] == context.of(x)[axis]) {
-      out.push_back({1, -1});
-      continue;
-    }
-    const GraphValue& image = context.graph.value(other);
-    const bool fits = axis >= 2 && image.desc.type == abi::kFloat && !image.constant && image.ranked && context.of(other)[0] == context.of(x)[0];
-    if (!fits || (like >= 0 && like != other)) throw Unsupported(reason);
-    like = other;
-    out.push_back({0, 0});
-  }
-  for (int n : unit->nodes) tracer.include(n);
-  tracer.absorb({x, like, unit->op.out});
-  const auto reads_it = [&](int n) { return context.graph.node(n).op == "Shape" && context.graph.node(n).in[0] == like; };
-  // Otherwise the fused node might not have it among its inputs.
-  if (like >= 0 && std::none_of(tracer.nodes().begin(), tracer.nodes().end(), reads_it))
-    throw Unsupported("sizes of another image that others read too");
-  if (like >= 0) unit->op.in.push_back(like);
-  unit->nodes.assign(tracer.nodes().begin(), tracer.nodes().end());
-  return out;
-}
-
 // Channels first .. first + count - 1 of an input.
 Op picked(int from, int out, int64_t first, int64_t count) {
   Op op;

@@ -120,6 +120,7 @@ class Selector {
         for (int maker : makers_[at(u)]) flow.add_edge(node(maker), node(u), pass);
       }
       if (stay > 0) flow.add_edge(MinCut::kSource, node(u), stay);
+      for (int other : unit(u).together) flow.add_edge(node(u), node(other), kNever);
       if (take > 0) flow.add_edge(node(u), MinCut::kSink, take);
     }
     for (int v = 0; v < static_cast<int>(graph_.values().size()); ++v) {
@@ -256,7 +257,24 @@ class Selector {
     return out;
   }
 
-  std::vector<std::vector<int>> regions() { return join(cut()); }
+  std::vector<std::vector<int>> regions() {
+    std::vector<bool> wanted = cut();
+    for (;;) {
+      std::vector<std::vector<int>> groups = join(wanted);
+      std::vector<int> of(at(count_), -1);
+      for (size_t g = 0; g < groups.size(); ++g)
+        for (int u : groups[g]) of[at(u)] = static_cast<int>(g);
+      // What belongs together must have come together.
+      bool whole = true;
+      for (int u = 0; u < count_; ++u) {
+        for (int other : unit(u).together) {
+          if (of[at(u)] < 0 || of[at(u)] == of[at(other)]) continue;
+          wanted[at(u)] = wanted[at(other)] = whole = false;
+        }
+      }
+      if (whole) return groups;
+    }
+  }
 
   // One anchor with the activations and additions that disappear into it.
   std::vector<std::vector<int>> chains() {

@@ -244,6 +244,43 @@ def test_a_pyramid_resized_to_the_sizes_of_its_levels(
     compare(net.model(y), feeds)
 
 
+def gathered(net: Net, kinds: list[str], spelling: str, chained: bool) -> list[str]:
+    """Levels brought to the size of the first and put together (HRNet, SegFormer, PSPNet)."""
+    levels = [net.add("Relu", conv(net, net.input("x", ["n", 3, "h", "w"]), 3, 8, 3))]
+    for _ in kinds:
+        pooled = net.add("MaxPool", levels[-1], kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
+        levels.append(net.add("Relu", conv(net, pooled, 8, 8, 3)))
+    outputs, parts = [], levels[:1]
+    for level, kind in zip(levels[1:], kinds, strict=True):
+        sizes = size_of(net, levels[0], spelling)
+        if kind == "read":
+            outputs.append(net.add("Cast", sizes, to=1))
+        if chained:  # each on top of the one before
+            pooled = net.add("AveragePool", parts[-1], kernel_shape=[2, 2])
+            level = net.add("Concat", interpolate(net, level, size_of(net, pooled, spelling),
+                                                  **NEAREST), pooled, axis=1)  # fmt: skip
+            level = net.add("Relu", conv(net, level, 16, 8))
+        modes = {"mode": "cubic"} if kind == "cubic" else LINEAR
+        parts.append(interpolate(net, level, sizes, **modes))
+    return [conv(net, net.add("Concat", *parts, axis=1), 8 * len(parts), 4), *outputs]
+
+
+@pytest.mark.parametrize("chained", [False, True])
+@pytest.mark.parametrize("spelling", ["slice", "gather"])
+@pytest.mark.parametrize("kinds", [["", ""], ["", "", ""], ["", "cubic", ""], ["", "read"]])
+def test_several_images_of_one_size(kinds: list[str], spelling: str, chained: bool) -> None:
+    """onnxruntime computes equal sizes once; then they are claimed together or not at all."""
+    net = Net()
+    model = net.model(*gathered(net, kinds, spelling, chained))
+    feeds = [feed(net.rng, {"x": [n, 3, h, w]}) for n, h, w in
+             [(1, 17, 30), (2, 8, 8), (1, 65, 64), (1, 2, 2)]]  # fmt: skip
+    session = compare(model, feeds, force=True)
+    if "cubic" not in kinds and "read" not in kinds:
+        assert len(groups(session)) == 1
+    for options in ({}, {"timing": False}, {"regions": False}, {"force": True, "threads": 2}):
+        compare(model, feeds, **options)
+
+
 @pytest.mark.parametrize("factor", [1, 2, 3])
 @pytest.mark.parametrize("spelling", ["float", "int"])
 def test_multiples_of_its_own_size(factor: int, spelling: str) -> None:
