@@ -244,6 +244,26 @@ def test_a_pyramid_resized_to_the_sizes_of_its_levels(
     compare(net.model(y), feeds)
 
 
+@pytest.mark.parametrize("threads", [1, 2])
+def test_an_image_of_which_only_the_size_is_read(threads: int) -> None:
+    net = Net()
+    x = net.add("Relu", conv(net, net.input("x", ["n", 3, "h", "w"]), 3, 8, 3))
+    y = net.input("y", ["n", 5, "k", "l"])
+    model = net.model(conv(net, interpolate(net, x, size_of(net, y, "slice"), **LINEAR), 8, 4, 3))
+    sizes = [
+        (1, 4, 5, 9, 20),
+        (3, 4, 5, 1, 1),
+        (2, 1, 1, 7, 7),
+        (1, 30, 30, 4, 60),
+        (4, 9, 9, 9, 9),
+    ]
+    feeds = [feed(net.rng, {"x": [n, 3, h, w], "y": [n, 5, k, m]}) for n, h, w, k, m in sizes]
+    session = compare(model, feeds, force=True, threads=threads)
+    assert len(groups(session)) == 1
+    with pytest.raises(Exception, match="ONNXRuntimeError"):
+        session.run(None, feed(net.rng, {"x": [1, 3, 4, 5], "y": [1, 5, 0, 4]}))
+
+
 def gathered(net: Net, kinds: list[str], spelling: str, chained: bool) -> list[str]:
     """Levels brought to the size of the first and put together (HRNet, SegFormer, PSPNet)."""
     levels = [net.add("Relu", conv(net, net.input("x", ["n", 3, "h", "w"]), 3, 8, 3))]
