@@ -5,15 +5,12 @@
 #endif
 
 #include <algorithm>
-#include <array>
-#include <chrono>
-#include <cstdio>
 #include <fstream>
 #include <limits>
 #include <mutex>
 
 #include "ep/build.h"
-#include "ep/executor.h"
+#include "ep/decide.h"
 #include "ep/serialize.h"
 
 namespace onnxprune::ep {
@@ -25,22 +22,6 @@ using abi::guarded;
 
 // Time that a session may spend on choosing kernels by timing.
 constexpr double kTuneSeconds = 0.01;
-// Time that it may spend on running what is too close to call, microseconds: as long as packing took, so
-// that making a session stays in proportion to the model, but within these.
-constexpr double kMeasureLeast = 10000, kMeasureMost = 60000;
-// The share of the CPU provider's time that must be gained there: what is not seen of either must not become a
-// loss.
-constexpr double kSmallMargin = 0.1;
-// What takes longer than this, microseconds, is not run for measuring.
-constexpr double kMostOnce = 100000;
-// What costs at small sizes count for against those at usual ones, each in its turn, until nothing is lost there;
-// as factors from one to the next.
-constexpr std::array<double, 3> kSmallShares = {0.1, 3, 3};
-// ... and for one group at sizes at which little is left to do.
-constexpr double kSmallBudget = 2000;
-// What an estimate from a sample of a weight may be too high by.
-constexpr double kHope = 0.9;
-
 // What onnxruntime holds for a fused node. Its `compute` may be called by several threads at once.
 struct FusedNode : abi::NodeComputeInfo {
   std::unique_ptr<Executor> executor;
@@ -90,6 +71,11 @@ bool is_new(const Digest& digest) {
   return true;
 }
 
+Shared<const Verdict>& verdicts() {
+  static Shared<const Verdict> held;
+  return held;
+}
+
 std::string trimmed(std::string text) {
   while (!text.empty() && text.back() == '\0') text.pop_back();
   return text;
@@ -98,44 +84,6 @@ std::string trimmed(std::string text) {
 bool is_our_context(const GraphNode& node) {
   return node.op == "EPContext" && node.domain == "com.microsoft" &&
          trimmed(attr_string(node, "source", "")) == kProviderName;
-}
-
-std::string joined(std::vector<std::string> names) {
-  std::sort(names.begin(), names.end());
-  std::string out;
-  for (const std::string& name : names) out += name + '\n';
-  return out;
-}
-
-// Shapes of a group's inputs with open sizes filled in as the cost model assumes them.
-std::vector<Shape> assumed_shapes(const Graph& graph, const Lowering& lowering, const Group& group, const CostModel& costs) {
-  std::vector<int> inputs, outputs;
-  group_borders(graph, lowering, group.units, &inputs, &outputs);
-  std::vector<Shape> shapes;
-  for (int v : inputs) shapes.push_back(costs.assumed(lowering.dims[static_cast<size_t>(v)], group.domain));
-  return shapes;
-}
-
-// Images that go to or come from operators of the CPU provider that keep them in an order of their own, where
-// there would be nothing in between.
-int seams(const Graph& graph, const Lowering& lowering, const Group& group) {
-  if (group.domain != Domain::image) return 0;
-  std::vector<int> inputs, outputs;
-  group_borders(graph, lowering, group.units, &inputs, &outputs);
-  const auto reorders = [&](int node) {
-    const Unit& unit = lowering.units[static_cast<size_t>(lowering.unit_of[static_cast<size_t>(node)])];
-    return unit.supported && (unit.domains & static_cast<uint8_t>(Domain::image)) != 0;
-  };
-  int count = 0;
-  for (int v : inputs) count += graph.value(v).producer >= 0 && reorders(graph.value(v).producer) ? 1 : 0;
-  for (int v : outputs) {
-    const std::vector<int>& readers = graph.value(v).consumers;
-    count += std::any_of(readers.begin(), readers.end(), [&](int reader) {
-      const int u = lowering.unit_of[static_cast<size_t>(reader)];
-      return std::find(group.units.begin(), group.units.end(), u) == group.units.end() && reorders(reader);
-    }) ? 1 : 0;
-  }
-  return count;
 }
 
 // Where `names` are in `order`; false when one is missing. There may be others: lists of sizes that the
@@ -224,17 +172,6 @@ void Provider::claim_context(const Graph& graph, int index, abi::GraphSupport* s
   log_->add(std::move(decision));
 }
 
-// Names of all values a set of nodes makes: the same whether the nodes are seen in the whole graph or in
-// the one cut out of it.
-std::string Provider::key_of(const Graph& graph, const Lowering& lowering, const Group& group) const {
-  std::vector<std::string> names;
-  for (int u : group.units)
-    for (int n : lowering.units[static_cast<size_t>(u)].nodes)
-      for (int v : graph.node(n).out)
-        if (v >= 0) names.push_back(graph.value(v).name);
-  return joined(std::move(names));
-}
-
 ExecutorOptions Provider::executor_options(int group) const {
   ExecutorOptions options;
   options.isa = isa_;
@@ -244,160 +181,6 @@ ExecutorOptions Provider::executor_options(int group) const {
   options.log = log_;
   options.group = group;
   return options;
-}
-
-Provider::Prepared Provider::prepare(const Graph& graph, const Lowering& lowering, const Group& group) const {
-  std::vector<int> inputs, outputs;
-  group_borders(graph, lowering, group.units, &inputs, &outputs);
-  Prepared prepared;
-  for (int v : inputs) prepared.inputs.push_back(graph.value(v).name);
-  for (int v : outputs) prepared.outputs.push_back(graph.value(v).name);
-  Program program = build_program(graph, lowering, group.units, group.domain, inputs, outputs);
-  prepared.executor = std::make_unique<Executor>(std::move(program), executor_options(0));
-  return prepared;
-}
-
-// A group that cannot be made ready stays with the CPU provider; the others do not suffer for it.
-void Provider::prepare_all(const Graph& graph, const Lowering& lowering, Selection* selection) {
-  std::vector<Group>& groups = selection->groups;
-  const auto fails = [&](const Group& group) {
-    const std::string key = key_of(graph, lowering, group);
-    if (prepared_.find(key) != prepared_.end()) return false;
-    try {
-      prepared_.emplace(key, prepare(graph, lowering, group));
-      return false;
-    } catch (const std::exception& error) {
-      for (int u : group.units) selection->reasons[static_cast<size_t>(u)] = std::string("cannot be made ready: ") + error.what();
-      return true;
-    }
-  };
-  groups.erase(std::remove_if(groups.begin(), groups.end(), fails), groups.end());
-}
-
-// Where nothing is claimed, `compile` never comes.
-void Provider::finish_claims(const Graph& graph, const Lowering& lowering, const std::vector<Group>& groups) {
-  std::unordered_map<std::string, Prepared> kept;
-  for (const Group& group : groups) {
-    const auto known = prepared_.find(key_of(graph, lowering, group));
-    if (known == prepared_.end()) continue;
-    known->second.executor->prepare();
-    kept.insert(prepared_.extract(known));
-  }
-  const bool packed = !prepared_.empty();
-  prepared_ = std::move(kept);
-  if (packed && prepared_.empty() && first_run_) return_memory();
-}
-
-bool Provider::doubtful(const Group& group) {
-  // Estimates are good to some 25 %, and a claim must save 15 %: where more is predicted a measurement is
-  // made only if it hardly takes time.
-  constexpr double kClear = 0.68, kQuick = 2000;  // microseconds
-  return group.ours > kClear * group.cpu || group.ours < kQuick * cycles_per_microsecond();
-}
-
-std::vector<double> Provider::measure(const Graph& graph, const Lowering& lowering, const std::vector<Group>& groups,
-                                      const CostModel& costs, double budget_us) {
-  std::vector<double> cycles(lowering.units.size(), -1);
-  for (const Group& group : groups) {
-    try {
-      const std::vector<Shape> shapes = assumed_shapes(graph, lowering, group, costs);
-      Executor& executor = *prepared_.at(key_of(graph, lowering, group)).executor;
-      const auto timings = executor.measure(shapes, budget_us / static_cast<double>(groups.size()));
-      if (timings.empty()) continue;
-      // A batch of several images costs as many times one.
-      const double images = group.domain == Domain::image ? static_cast<double>(std::max<int64_t>(1, shapes[0][0])) : 1.0;
-      for (int u : group.units) cycles[static_cast<size_t>(u)] = 0;
-      for (const auto& timing : timings)
-        if (!timing.units.empty())
-          cycles[static_cast<size_t>(timing.units[0])] += images * timing.us * cycles_per_microsecond();
-    } catch (const std::invalid_argument&) {
-      // Assumed sizes that do not fit together: this group is judged by its prediction.
-    }
-  }
-  return cycles;
-}
-
-std::vector<Scene> Provider::all_scenes(const Graph& graph, const Lowering& lowering, const std::vector<Group>& groups, Scene usual) {
-  const auto dense = [&](const CostModel& costs) {
-    double total = 0;
-    for (const Group& group : groups)
-      for (int u : group.units) total += costs.cpu(graph, lowering, lowering.units[static_cast<size_t>(u)]);
-    return total;
-  };
-  const bool timed = options_.timing && !options_.context_enable;
-  std::vector<Scene> scenes{std::move(usual)};
-  for (const CostModel& costs : costs_.small()) {
-    Scene scene{costs, timed ? measure(graph, lowering, groups, costs, kSmallBudget * static_cast<double>(groups.size())) : std::vector<double>{}};
-    if (timed) scene.costs.cpu_factor = dense_factor();
-    scene.weight = dense(scenes.front().costs) / std::max(1.0, dense(scene.costs));
-    scenes.push_back(std::move(scene));
-  }
-  return scenes;
-}
-
-std::vector<Provider::Balance> Provider::balances(const Graph& graph, const Lowering& lowering, const Group& group) {
-  std::vector<Balance> out;
-  const auto known = prepared_.find(key_of(graph, lowering, group));
-  const double torn = CostModel::reorder() * seams(graph, lowering, group);
-  for (CostModel costs : costs_.small()) {
-    Balance balance{CostModel::call() + torn, 0};
-    const auto dense = [&] {
-      double total = 0;
-      for (int u : group.units) total += costs.cpu(graph, lowering, lowering.units[static_cast<size_t>(u)]);
-      return total;
-    };
-    for (int u : group.units) {
-      const Unit& unit = lowering.units[static_cast<size_t>(u)];
-      if (unit.packed) return {};
-      balance.ours += costs.ours(graph, lowering, unit);
-    }
-    balance.cpu = dense();
-    if (options_.timing && known != prepared_.end()) {
-      try {
-        double total = CostModel::call() + torn;
-        const auto shapes = assumed_shapes(graph, lowering, group, costs);
-        for (const auto& timing : known->second.executor->measure(shapes, kSmallBudget)) total += timing.us * cycles_per_microsecond();
-        balance.ours = total;
-        costs.cpu_factor = dense_factor();
-        balance.cpu = std::max(balance.cpu, dense());
-      } catch (const std::invalid_argument&) {
-        // Too small for its windows: the prediction stands.
-      }
-    }
-    out.push_back(balance);
-  }
-  return out;
-}
-
-bool Provider::drop_losers_when_small(const Graph& graph, const Lowering& lowering, bool only_look, Selection* selection) {
-  std::vector<std::vector<Balance>> all;
-  for (const Group& group : selection->groups)
-    all.push_back(group.open ? balances(graph, lowering, group) : std::vector<Balance>{});
-  bool dropped = false;
-  for (size_t scene = 0; scene < costs_.small().size(); ++scene) {
-    for (;;) {
-      double total = 0, dense = 0, worst = -std::numeric_limits<double>::max();
-      size_t loser = 0;
-      for (size_t g = 0; g < all.size(); ++g) {
-        if (all[g].empty()) continue;
-        const double loss = all[g][scene].ours - all[g][scene].cpu;
-        total += loss;
-        dense += all[g][scene].cpu;
-        if (loss > worst) worst = loss, loser = g;
-      }
-      if (total + kSmallMargin * dense <= 0) break;
-      if (only_look) return true;
-      char text[200];
-      std::snprintf(text, sizeof text,
-                    "where its open sizes are small it would take %.2f us against %.2f us on the CPU provider; fixed sizes would help",
-                    all[loser][scene].ours / cycles_per_microsecond(), all[loser][scene].cpu / cycles_per_microsecond());
-      for (int u : selection->groups[loser].units) selection->reasons[static_cast<size_t>(u)] = text;
-      selection->groups.erase(selection->groups.begin() + static_cast<std::ptrdiff_t>(loser));
-      all.erase(all.begin() + static_cast<std::ptrdiff_t>(loser));
-      dropped = true;
-    }
-  }
-  return dropped;
 }
 
 // onnxruntime 1.23 gives fused nodes of different graphs (bodies of If, Loop, Scan) the same name and then
@@ -413,74 +196,6 @@ bool Provider::must_leave_alone(const Graph& graph) {
   return nested || claimed_elsewhere_;
 }
 
-Shared<const Provider::Verdict>& Provider::verdicts() {
-  static Shared<const Verdict> held;
-  return held;
-}
-
-Digest Provider::claim_digest(const Graph& graph, const Lowering& lowering) const {
-  Hasher hasher;
-  hasher.put(lowering_digest(graph, lowering)).put(isa_).put(options_.min_sparsity).put(options_.force).put(options_.regions);
-  return hasher.put(options_.timing).put(options_.threads).put(options_.context_enable).digest();
-}
-
-// How many times as long as predicted takes what was measured, within bounds: where that is because of the
-// machine (memory, above all), the CPU provider's predictions are as much too low.
-double Provider::slower(const Graph& graph, const Lowering& lowering, const std::vector<double>& measured) const {
-  constexpr double kMost = 1.5, kLeast = 1000;  // microseconds: below it calls count, not memory
-  double found = 0, expected = 0;
-  for (size_t u = 0; u < measured.size(); ++u) {
-    if (measured[u] < 0) continue;
-    found += measured[u];
-    expected += costs_.ours(graph, lowering, lowering.units[u]);
-  }
-  const bool known = expected > 0 && found > kLeast * cycles_per_microsecond();
-  return known ? std::clamp(found / expected, 1.0, kMost) : 1.0;
-}
-
-Provider::Verdict Provider::decide(const Graph& graph, Lowering* lowering) {
-  const auto start = std::chrono::steady_clock::now();
-  look_at_weights(options_.force ? 0.0 : options_.min_sparsity, lowering);
-  costs_.look_around(graph, *lowering);
-  // Packing is most of the work here: only what might be claimed is worth it.
-  CostModel hopeful = costs_;
-  hopeful.hope = kHope;
-  for (const Group& group : select(graph, *lowering, options_, {{hopeful, {}}}).groups) pack_units(group.units, lowering);
-  Verdict verdict;
-  Scene usual{costs_, {}};
-  verdict.selection = select(graph, *lowering, options_, {usual});
-  // Saving a compiled model needs the weights that planning lets go of, so `compile` starts afresh then.
-  if (!options_.context_enable) prepare_all(graph, *lowering, &verdict.selection);
-  if (options_.timing && !options_.force && !options_.context_enable &&
-      std::any_of(verdict.selection.groups.begin(), verdict.selection.groups.end(), doubtful)) {
-    const std::chrono::duration<double, std::micro> packing = std::chrono::steady_clock::now() - start;
-    const double budget = std::clamp(packing.count(), kMeasureLeast, kMeasureMost);
-    std::vector<Group> unclear;
-    for (const Group& group : verdict.selection.groups)
-      if (doubtful(group) && group.ours < kMostOnce * cycles_per_microsecond()) unclear.push_back(group);
-    usual.measured = measure(graph, *lowering, unclear, costs_, budget);
-    usual.costs.cpu_factor = std::max(dense_factor(), slower(graph, *lowering, usual.measured));
-    verdict.selection = select(graph, *lowering, options_, {usual});
-    prepare_all(graph, *lowering, &verdict.selection);
-  }
-  if (!options_.force && drop_losers_when_small(graph, *lowering, true, &verdict.selection)) {
-    // Some of it may lose nowhere: the more small sizes count, the less of what does.
-    std::vector<Scene> scenes = all_scenes(graph, *lowering, verdict.selection.groups, std::move(usual));
-    for (size_t round = 0; round < kSmallShares.size(); ++round) {
-      for (size_t i = 1; i < scenes.size(); ++i) scenes[i].weight *= kSmallShares[round];
-      verdict.selection = select(graph, *lowering, options_, scenes);
-      if (!options_.context_enable) prepare_all(graph, *lowering, &verdict.selection);
-      if (!drop_losers_when_small(graph, *lowering, round + 1 < kSmallShares.size(), &verdict.selection)) break;
-    }
-  }
-  for (const Unit& unit : lowering->units) {
-    Verdict::Estimate estimate;
-    if (unit.anchor) estimate = {unit.sparsity, costs_.ours(graph, *lowering, unit), costs_.cpu(graph, *lowering, unit)};
-    verdict.estimates.push_back(estimate);
-  }
-  return verdict;
-}
-
 void Provider::claim(const Graph& graph, abi::GraphSupport* support) {
   if (must_leave_alone(graph)) {
     for (const GraphNode& node : graph.nodes()) {
@@ -493,15 +208,20 @@ void Provider::claim(const Graph& graph, abi::GraphSupport* support) {
     return;
   }
   Lowering lowering = lower(graph, options_.context_enable);
-  const Digest digest = claim_digest(graph, lowering);
+  const Digest digest = verdict_digest(graph, lowering, options_, isa_);
   if (is_new(digest) && !first_run_) first_run_ = std::make_shared<std::once_flag>();
   std::shared_ptr<const Verdict> verdict = verdicts().find(digest);
-  if (!verdict) verdict = verdicts().keep(digest, std::make_unique<const Verdict>(decide(graph, &lowering)));
+  const ExecutorOptions execution = executor_options(0);
+  if (!verdict) {
+    Decider decider(options_, costs_, execution, graph, &lowering, &prepared_);
+    verdict = verdicts().keep(digest, std::make_unique<const Verdict>(decider.decide()));
+  }
   lately().use(verdict, sizeof *verdict + verdict->estimates.size() * sizeof verdict->estimates.front());
   verdicts_.push_back(verdict);
   Selection selection = verdict->selection;
-  if (!options_.context_enable) prepare_all(graph, lowering, &selection);
-  finish_claims(graph, lowering, selection.groups);
+  if (!options_.context_enable) prepared_.build(graph, lowering, execution, &selection);
+  const bool packed = prepared_.keep(graph, lowering, selection.groups);
+  if (packed && prepared_.empty() && first_run_) return_memory();  // where nothing is claimed, `compile` never comes
   std::vector<int> group_of(lowering.units.size(), -1);
   for (const Group& group : selection.groups) {
     std::vector<const abi::Node*> nodes;
@@ -552,9 +272,7 @@ abi::NodeComputeInfo* Provider::compile_one(const abi::Graph* handle, const abi:
   for (const GraphNode& node : graph.nodes())
     for (int v : node.out)
       if (v >= 0) made.push_back(graph.value(v).name);
-  if (auto known = prepared_.find(joined(std::move(made))); known != prepared_.end()) {
-    Prepared prepared = std::move(known->second);
-    prepared_.erase(known);
+  if (PreparedGroups::Entry prepared = prepared_.take(std::move(made)); prepared.executor) {
     std::vector<size_t> in, out;
     if (positions(prepared.inputs, inputs, &in) && positions(prepared.outputs, outputs, &out)) {
       prepared.executor->bind(std::move(in), std::move(out));
