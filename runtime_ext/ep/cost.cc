@@ -14,6 +14,7 @@ constexpr double kOutput = 0.25;        // ... and cycles for each number they w
 // Quantised ones, as shares of the dense time: measured 0.91 to 1.2 with unsigned weights, 0.23 to 0.3 with
 // signed ones where there are instructions for them (Emerald Rapids). They are taken to be as fast as anywhere.
 constexpr double kUnsignedIntegers = 0.9, kSignedIntegers = 0.5, kDotProducts = 0.23;
+constexpr double kIntegerCall = 5000;   // cycles for each call of a convolution of integers, over that of others
 constexpr double kGathered = 5;         // cycles a pixel and tap, however many channels, where windows are put together
 constexpr double kByte = 0.1;           // cycles for an 8-bit number read or written in passing
 constexpr double kCached = 23;          // bytes a cycle that dense weights come in from the caches
@@ -388,7 +389,8 @@ double CostModel::cpu(const Graph& graph, const Lowering& lowering, const Unit& 
       const bool spelled = !unit.quantised && !unit.op.scale.empty();
       const double apart = spelled ? kCall * static_cast<double>(unit.nodes.size() - 1) + kFuseless * (bytes / 4 + 4 * out) : 0;
       work *= cpu_factor;
-      return kCall + apart + static_cast<double>(y.images) * (y.pixels() == 1 ? std::max(work, read) : work + read);
+      const double call = kCall + (unit.quantised ? kIntegerCall : 0);
+      return call + apart + static_cast<double>(y.images) * (y.pixels() == 1 ? std::max(work, read) : work + read);
     }
     case OpKind::pool:
       return kTap * out * unit.op.geometry.taps();

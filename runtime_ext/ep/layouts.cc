@@ -211,7 +211,10 @@ class Planner {
       if (op.kind != OpKind::conv || o.in.dense()) continue;
       int in = node_of(op.in[0], o.in), out = node_of(op.out, o.out);
       kernels::merge_need(&nodes_[at(in)].need, need_of(op));
-      if (o.out.plain() && !kernels::walks_planes(op.geometry)) equal_pitch.emplace_back(in, out);
+      // One that walks planes row by row gains by it where rows are short.
+      const bool rows = kernels::walks_planes(op.geometry) &&
+                        (op.geometry.stride_h > 1 || value(op.out).view.width >= kernels::kLane);
+      if (o.out.plain() && !rows) equal_pitch.emplace_back(in, out);
     }
     // A convolution runs over one flat pixel vector when its input and output have the same pitch.
     Sets pitch(nodes_.size());

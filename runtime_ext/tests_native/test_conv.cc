@@ -392,6 +392,21 @@ TEST(conv_groups) {
       }
     }
   }
+  // Rows far apart, and planes of a single row.
+  for (const int height : {1, 2, 9}) {
+    for (const int width : {4, 15, 16, 23, 37, 70}) {
+      for (const int kernel : {3, 5}) {
+        Case far = conv(3, 3, height, width, kernel, kernel, kernel / 2);
+        far.g.groups = 3;
+        far.zeros = Zeros::none;
+        far.epilogue.activation = height == 2 ? Activation::sigmoid : Activation::relu;
+        for (const int between : {0, 5, 40}) {
+          far.out_need.pitch = between == 0 ? 0 : width + between;
+          check_case(far, seed++);
+        }
+      }
+    }
+  }
   depthwise.g.out_channels = 38;  // multiplier 2
   depthwise.g.stride_h = depthwise.g.stride_w = 2;
   check_case(depthwise, seed++);

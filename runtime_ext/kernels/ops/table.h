@@ -35,6 +35,8 @@ struct WindowRun {
   float* out = nullptr;       // the first output
   std::int64_t in_pitch = 0, out_pitch = 0;
   std::int64_t rows = 0, width = 0;
+  std::int64_t before = 0, behind = 0;    // floats in front of and behind the outputs that become zero
+  const std::uint16_t* mask = nullptr;    // of a single row: the outputs that are not zero, a vector each
   const float* weights = nullptr;  // [kernel][kernel]
   float bias = 0, factor = 1, low = 0, high = 0;
   bool scaled = false;  // sums are multiplied by `factor` before the clamp

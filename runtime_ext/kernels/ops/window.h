@@ -74,6 +74,16 @@ inline Reg window_result(const WindowRun& run, Reg sum) {
   return run.rounds ? Simd::round(v) : v;
 }
 
+// The end of what may be written to: rows are written from the first to the last, so that a whole vector
+// may cover what comes behind its row (masked stores take several times as long).
+inline const float* window_end(const WindowRun& run) {
+  return run.out + (run.rows - 1) * run.out_pitch + run.width + run.behind;
+}
+
+inline void write_up_to(const float* end, float* p, Reg v) {
+  p + kW <= end ? Simd::store(p, v) : Simd::store_some(p, v, static_cast<int>(end - p));
+}
+
 template <int K, int S, int R, bool Whole>
 inline void window_tile(const WindowRun& run, const TapWeights<K>& weights, const float* in,
                         float* out, int lanes) {
@@ -96,38 +106,82 @@ inline void window_tile(const WindowRun& run, const TapWeights<K>& weights, cons
         sum[r] = Simd::fma(weights[ky * K + k], x.tap[k], sum[r]);
     }
   }
+  const float* const end = window_end(run);
 #pragma GCC unroll 8
-  for (int r = 0; r < R; ++r)
-    write(out + r * run.out_pitch, window_result(run, sum[r]), Whole ? kW : lanes, nullptr, 0);
+  for (int r = 0; r < R; ++r) {
+    float* const to = out + r * run.out_pitch;
+    const Reg v = window_result(run, sum[r]);
+    if constexpr (Whole) Simd::store(to, v);
+    else write_up_to(end, to, Simd::keep_lanes(v, (1u << lanes) - 1u));
+  }
 }
 
-// One long row: vectors side by side hide each other's latency, as rows do elsewhere.
+inline void clear(float* p, std::int64_t count) {
+  for (; count >= kW; count -= kW, p += kW) Simd::store(p, Simd::zero());
+  if (count > 0) Simd::store_some(p, Simd::zero(), static_cast<int>(count));
+}
+
+// Vectors of consecutive inputs and, where lanes shift faster than lines are crossed, what lies between them.
+template <int V>
+struct RunInputs {
+  const float* from;
+  Reg lines[Simd::kShifts ? V + 1 : 1];
+
+  RunInputs(const float* p, int floats) : from(p) {
+#pragma GCC unroll 8
+    for (int v = 0; Simd::kShifts && v <= V; ++v) {
+      const int left = floats - v * kW;
+      lines[v] = left >= kW ? Simd::load(p + v * kW) : left > 0 ? Simd::load_some(p + v * kW, left) : Simd::zero();
+    }
+  }
+  // Those of tap k for vector v.
+  template <int k>
+  inline Reg at(int v, int lanes) const {
+    if constexpr (Simd::kShifts) return Simd::template after<k>(lines[v], lines[v + 1]);
+    else return read(from + k + v * kW, lanes);
+  }
+};
+
+template <int K, int V, int k = 0>
+inline void add_taps(const RunInputs<V>& in, const TapWeights<K>& weights, int ky, int lanes, Reg (&sum)[V]) {
+  if constexpr (k < K) {
+    const Reg w = weights[ky * K + k];
+#pragma GCC unroll 8
+    for (int v = 0; v < V; ++v)
+      sum[v] = Simd::fma(w, in.template at<k>(v, v + 1 < V ? kW : lanes), sum[v]);
+    add_taps<K, V, k + 1>(in, weights, ky, lanes, sum);
+  }
+}
+
+// One long row: vectors side by side hide each other's latency, as rows do elsewhere. The last of them
+// has `lanes` outputs.
 template <int K, int V>
-inline void window_run(const WindowRun& run, const TapWeights<K>& weights, std::int64_t x) {
+inline void window_run(const WindowRun& run, const TapWeights<K>& weights, std::int64_t x, int lanes) {
   Reg sum[V];
 #pragma GCC unroll 8
   for (int v = 0; v < V; ++v) sum[v] = splat(run.bias);
 #pragma GCC unroll 8
   for (int ky = 0; ky < K; ++ky) {
-    const float* p = run.in + x + ky * run.in_pitch;
-#pragma GCC unroll 8
-    for (int k = 0; k < K; ++k) {
-      const Reg w = weights[ky * K + k];
-#pragma GCC unroll 8
-      for (int v = 0; v < V; ++v) sum[v] = Simd::fma(w, Simd::load(p + k + v * kW), sum[v]);
-    }
+    const RunInputs<V> in(run.in + x + ky * run.in_pitch, (V - 1) * kW + lanes + K - 1);
+    add_taps<K, V>(in, weights, ky, lanes, sum);
   }
 #pragma GCC unroll 8
-  for (int v = 0; v < V; ++v) Simd::store(run.out + x + v * kW, window_result(run, sum[v]));
+  for (int v = 0; v < V; ++v) {
+    const std::int64_t at = x + v * kW;
+    write(run.out + at, window_result(run, sum[v]), v + 1 < V ? kW : lanes, run.mask, at);
+  }
 }
 
 template <int K>
 inline void window_row(const WindowRun& run, const TapWeights<K>& weights) {
   std::int64_t x = 0;
-  for (; x + 4 * kW <= run.width; x += 4 * kW) window_run<K, 4>(run, weights, x);
-  for (; x + 2 * kW <= run.width; x += 2 * kW) window_run<K, 2>(run, weights, x);
-  for (; x < run.width; x += kW)
-    window_run<K, 1>(run, weights, x + kW <= run.width ? x : run.width - kW);
+  for (; x + 4 * kW <= run.width; x += 4 * kW) window_run<K, 4>(run, weights, x, kW);
+  const std::int64_t left = run.width - x, vectors = (left + kW - 1) / kW;
+  const int lanes = static_cast<int>(left - (vectors - 1) * kW);
+  if (vectors == 4) window_run<K, 4>(run, weights, x, lanes);
+  if (vectors == 3) window_run<K, 3>(run, weights, x, lanes);
+  if (vectors == 2) window_run<K, 2>(run, weights, x, lanes);
+  if (vectors == 1) window_run<K, 1>(run, weights, x, lanes);
 }
 
 // The last vector of a row, and the last rows, overlap those before them.
@@ -135,6 +189,14 @@ template <int K, int S, int R>
 inline void window_rows(const WindowRun& run, const TapWeights<K>& weights, std::int64_t y) {
   const float* in = run.in + y * S * run.in_pitch;
   float* out = run.out + y * run.out_pitch;
+  const std::int64_t between = run.out_pitch - run.width, last = run.rows - 1 - y;
+  if (run.width >= kW && between > 0 && between <= kW) {
+    const float* const end = window_end(run);
+    for (std::int64_t r = 0; r < R && r < last; ++r)
+      write_up_to(end, out + r * run.out_pitch + run.width, Simd::zero());
+  } else if (run.out_pitch > kW) {
+    for (std::int64_t r = 0; r < R && r < last; ++r) clear(out + r * run.out_pitch + run.width, between);
+  }
   if (run.width < kW) {
     window_tile<K, S, R, false>(run, weights, in, out, static_cast<int>(run.width));
     return;
@@ -149,7 +211,7 @@ template <int K, int S>
 void window_plane(const WindowRun& run) {
   constexpr int kRows = S == 1 ? 4 : 2;
   const TapWeights<K> weights(run.weights);
-  if (S == 1 && run.rows == 1 && run.width >= kW) {
+  if (S == 1 && run.rows == 1) {
     window_row<K>(run, weights);
   } else if (run.rows < kRows) {
     for (std::int64_t y = 0; y < run.rows; ++y) window_rows<K, S, 1>(run, weights, y);
@@ -157,9 +219,8 @@ void window_plane(const WindowRun& run) {
     for (std::int64_t y = 0; y < run.rows; y += kRows)
       window_rows<K, S, kRows>(run, weights, y + kRows <= run.rows ? y : run.rows - kRows);
   }
-  for (std::int64_t x = run.width; x < run.out_pitch; ++x) {
-    for (std::int64_t y = 0; y + 1 < run.rows; ++y) run.out[y * run.out_pitch + x] = 0.0f;
-  }
+  clear(run.out - run.before, run.before);
+  clear(run.out + (run.rows - 1) * run.out_pitch + run.width, run.behind);
 }
 
 // What two numbers of a pooling window become, and what changes nothing.

@@ -11,6 +11,7 @@ struct Simd {
   static constexpr int kWidth = 8;
   static constexpr int kRegisters = 16;
   static constexpr bool kCompresses = false;
+  static constexpr bool kShifts = false;  // `after` is one instruction
   using Reg = __m256;
 
   static inline Reg zero() { return _mm256_setzero_ps(); }
@@ -104,6 +105,12 @@ struct Simd {
     return _mm256_permute2f128_ps(_mm256_unpacklo_ps(a, b), _mm256_unpackhi_ps(a, b), 0x31);
   }
   static inline void hold(Reg& a) { asm("" : "+x"(a)); }
+  // The lanes N, N + 1 ... of a, then those of b; N <= 4.
+  template <int N>
+  static inline Reg after(Reg a, Reg b) {
+    const __m256i low = _mm256_castps_si256(a), middle = _mm256_castps_si256(_mm256_permute2f128_ps(a, b, 0x21));
+    return _mm256_castsi256_ps(_mm256_alignr_epi8(middle, low, 4 * N));
+  }
   static inline Reg shift_in(Reg a, Reg last) {
     const __m256i next = _mm256_setr_epi32(1, 2, 3, 4, 5, 6, 7, 0);
     return _mm256_blend_ps(_mm256_permutevar8x32_ps(a, next), last, 0x80);

@@ -12,6 +12,7 @@ struct Simd {
   static constexpr int kWidth = 16;
   static constexpr int kRegisters = 32;
   static constexpr bool kCompresses = true;
+  static constexpr bool kShifts = true;  // `after` is one instruction
   using Reg = __m512;
 
   static inline Reg zero() { return _mm512_setzero_ps(); }
@@ -157,6 +158,11 @@ struct Simd {
   // Keeps a value that is used several times in a register: the compiler would rather load it again
   // with every use, which costs more than it saves.
   static inline void hold(Reg& a) { asm("" : "+v"(a)); }
+  // The lanes N, N + 1 ... of a, then those of b.
+  template <int N>
+  static inline Reg after(Reg a, Reg b) {
+    return _mm512_castsi512_ps(_mm512_alignr_epi32(_mm512_castps_si512(b), _mm512_castps_si512(a), N));
+  }
   // The lanes 1, 2 ... of a, then `last`, which is the same in all lanes.
   static inline Reg shift_in(Reg a, Reg last) {
     return _mm512_castsi512_ps(

@@ -12,6 +12,7 @@ struct Simd {
   static constexpr int kWidth = 4;
   static constexpr int kRegisters = 16;
   static constexpr bool kCompresses = false;
+  static constexpr bool kShifts = false;  // `after` is one instruction
   typedef float Reg __attribute__((vector_size(16)));
   typedef std::int32_t Int __attribute__((vector_size(16)));
 
@@ -119,6 +120,13 @@ struct Simd {
   static inline Reg interleave_low(Reg a, Reg b) { return Reg{a[0], b[0], a[1], b[1]}; }
   static inline Reg interleave_high(Reg a, Reg b) { return Reg{a[2], b[2], a[3], b[3]}; }
   static inline void hold(Reg&) {}
+  // The lanes N, N + 1 ... of a, then those of b.
+  template <int N>
+  static inline Reg after(Reg a, Reg b) {
+    Reg out = a;
+    for (int i = 0; i < kWidth; ++i) out[i] = i + N < kWidth ? a[(i + N) % kWidth] : b[(i + N) % kWidth];
+    return out;
+  }
   static inline Reg shift_in(Reg a, Reg last) { return Reg{a[1], a[2], a[3], last[0]}; }
   static inline Reg shift_behind(Reg a, Reg previous) { return Reg{previous[3], a[0], a[1], a[2]}; }
   // Numbers picked out of 32 in a row: pick[i] = from[index[i]], index < 32.

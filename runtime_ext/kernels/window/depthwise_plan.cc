@@ -17,12 +17,8 @@ class DepthwisePlan final : public PlanBase {
         clamp_(clamp_of(epilogue_)),
         weights_(static_cast<std::size_t>(shape_.out_channels) * shape_.taps()),
         bias_(padded_bias(request.weights)),
-        factor_(padded_factor(request)),
-        borders_(border_runs(out_)) {
-    if (out_.plain()) {  // those between the rows are written with the pixels
-      const std::int64_t end = out_.lead + flat_pixels(out_.height, out_.width, out_.pitch);
-      borders_ = {{0, out_.lead}, {end, out_.plane_stride - end}};
-    }
+        factor_(padded_factor(request)) {
+    if (!out_.plain()) borders_ = border_runs(out_);  // else they are written with the pixels
     request.weights.to_dense(weights_.data());
     fused_ = clamp_.enough && epilogue_.residual == Residual::none;
     if (!fused_) {
@@ -35,11 +31,12 @@ class DepthwisePlan final : public PlanBase {
     const std::int64_t flat = flat_pixels(out_.height, out_.width, out_.pitch);
     flat_ = out_.plain() && shape_.stride_h == 1 && in_.pitch == out_.pitch &&
             5 * vectors(flat) <= 4 * out_.height * vectors(out_.width);
+    if (flat_) mask_ = pixel_mask(out_.height, out_.width, out_.pitch, ops_.width);
     if (!out_.plain()) scatter_ = scatter_runs(out_, out_.width, 0, plane_floats());
     info_.kernel = kernel;
     info_.bytes = static_cast<std::int64_t>(
         sizeof *this + (weights_.capacity() + bias_.capacity() + factor_.capacity()) * sizeof(float) +
-        borders_.capacity() * sizeof(FloatRun) + scatter_.capacity() * sizeof(ScatterRun));
+        mask_.capacity() * sizeof(std::uint16_t) + borders_.capacity() * sizeof(FloatRun) + scatter_.capacity() * sizeof(ScatterRun));
   }
 
   std::int64_t work_items(std::int32_t images) const override {
@@ -77,7 +74,13 @@ class DepthwisePlan final : public PlanBase {
     run.out = out_.plain() ? out + out_.lead : scratch;
     run.out_pitch = out_.plain() ? out_.pitch : out_.width;
     run.rows = flat_ ? 1 : out_.height;
-    run.width = flat_ ? flat_pixels(out_.height, out_.width, out_.pitch) : out_.width;
+    const std::int64_t flat = flat_pixels(out_.height, out_.width, out_.pitch);
+    run.width = flat_ ? flat : out_.width;
+    run.mask = mask_.empty() ? nullptr : mask_.data();
+    if (out_.plain()) {
+      run.before = out_.lead;
+      run.behind = out_.plane_stride - out_.lead - flat;
+    }
     run.weights = weights_.data() + c * shape_.taps();
     run.bias = bias_[static_cast<std::size_t>(c)];
     run.low = clamp_.low;
@@ -93,12 +96,8 @@ class DepthwisePlan final : public PlanBase {
     }
     for (std::int64_t y = 0; y < run.rows && !fused_; ++y) {
       const std::int64_t row = y * run.out_pitch;
-      ops_.finish(epilogue_, run.out + row, add == nullptr ? nullptr : add + row, nullptr,
+      ops_.finish(epilogue_, run.out + row, add == nullptr ? nullptr : add + row, run.mask,
                   run.width);
-    }
-    for (std::int32_t y = 0; y + 1 < out_.height && flat_; ++y) {
-      float* const between = run.out + static_cast<std::int64_t>(y) * out_.pitch + out_.width;
-      for (std::int32_t x = 0; x < out_.pitch - out_.width; ++x) between[x] = 0.0f;
     }
     if (!out_.plain())
       ops_.scatter(scatter_.data(), static_cast<std::int64_t>(scatter_.size()), scratch, 0, out, 0, 1);
@@ -110,8 +109,9 @@ class DepthwisePlan final : public PlanBase {
   bool fused_ = true;  // the clamp is the whole epilogue
   bool flat_ = false;
   std::vector<float> weights_, bias_, factor_;
+  std::vector<std::uint16_t> mask_;  // of a plane that is one row: where there are pixels
   std::vector<ScatterRun> scatter_;  // of a whole plane, when the output has phases
-  std::vector<FloatRun> borders_;
+  std::vector<FloatRun> borders_;    // then, of the plane
 };
 
 }  // namespace
