@@ -14,7 +14,7 @@ constexpr double kOutput = 0.25;        // ... and cycles for each number they w
 // Quantised ones, as shares of the dense time: measured 0.91 to 1.2 with unsigned weights, 0.23 to 0.3 with
 // signed ones where there are instructions for them (Emerald Rapids). They are taken to be as fast as anywhere.
 constexpr double kUnsignedIntegers = 0.9, kSignedIntegers = 0.5, kDotProducts = 0.23;
-constexpr double kIntegerCall = 5000;   // cycles for each call of a convolution of integers, over that of others
+constexpr double kGroupAlone = 900, kUnordered = 6;  // cycles a group, and a number
 constexpr double kGathered = 5;         // cycles a pixel and tap, however many channels, where windows are put together
 constexpr double kByte = 0.1;           // cycles for an 8-bit number read or written in passing
 constexpr double kCached = 23;          // bytes a cycle that dense weights come in from the caches
@@ -28,9 +28,11 @@ constexpr double kFarBytes = 4e6;
 constexpr double kCurved = 0.85;        // cycles an element of Sigmoid and its like
 constexpr double kTap = 0.2;            // cycles for each number a pooling window looks at
 constexpr double kPoolRow = 60;         // ... and for each row of windows of ours
-constexpr double kCall = 800;           // onnxruntime's own time for one node
+constexpr double kCall = 1200;          // onnxruntime's own time for one node, at least;
+constexpr double kImageCall = 500;      // ... for a convolution of images more
+constexpr double kIntegerCall = 4500;   // ... and for one of integers
 constexpr double kSpelledCall = 1300;   // ... of what is spelled as many: small networks are hardly more than calls
-constexpr double kGroupCall = 2000;     // ... and for one of ours
+constexpr double kGroupCall = 3300;     // ... and for one of ours
 constexpr double kReorder = 3000;       // ... and for one that only puts a small image into another order
 constexpr double kTransposed = 1.0;     // ... with a transposition, or out of cache
 constexpr double kNorm = 0.6;           // cycles a number of our normalisation, of onnxruntime's fused one,
@@ -100,6 +102,30 @@ bool fuses_into_producer(const Graph& graph, const Lowering& lowering, int value
   const Unit& producer = lowering.units[static_cast<size_t>(lowering.unit_of[static_cast<size_t>(v.producer)])];
   return producer.supported && producer.op.kind == OpKind::conv &&
          producer.op.epilogue.activation != kernels::Activation::round;  // its result is final
+}
+
+// A DequantizeLinear and the QuantizeLinear behind it with nothing but a reshape in between: onnxruntime does
+// without both.
+bool cancels_out(const Graph& graph, const Lowering& lowering, const Unit& unit) {
+  const GraphNode& node = graph.node(unit.nodes.front());
+  const auto reshapes = [&](int n) {
+    return n >= 0 && lowering.units[static_cast<size_t>(lowering.unit_of[static_cast<size_t>(n)])].op.kind == OpKind::reshape;
+  };
+  const auto only_reader = [&](int n) {
+    const std::vector<int>& readers = graph.value(graph.node(n).out[0]).consumers;
+    return readers.size() == 1 ? readers[0] : -1;
+  };
+  if (node.op == "DequantizeLinear") {
+    const int next = only_reader(unit.nodes.front());
+    if (!reshapes(next)) return false;
+    const int last = only_reader(next);
+    return last >= 0 && graph.node(last).op == "QuantizeLinear";
+  }
+  if (node.op != "QuantizeLinear") return false;
+  const int before = graph.value(node.in[0]).producer;
+  if (!reshapes(before)) return false;
+  const int first = graph.value(graph.node(before).in[0]).producer;
+  return first >= 0 && graph.node(first).op == "DequantizeLinear";
 }
 
 // Of an operand of the unit's op, made by the graph or before.
@@ -243,8 +269,13 @@ double CostModel::cpu_recurrent(const Lowering& lowering, const Unit& unit) cons
   };
   const double units = static_cast<double>(shape.directions) * shape.hidden;
   const double gates = kCpuStepGate * kernels::gates_of(shape.cell) * units;
-  return kCall + kCpuLayer + product(unit.before[0].op.geometry, steps * batch) +
-         steps * (product(unit.op.geometry, batch) + batch * gates);
+  // The first time they come from wherever the weights of the network are.
+  const auto first = [&](const kernels::ConvGeometry& g) {
+    return reading(4.0 * static_cast<double>(g.columns()) * g.out_channels);
+  };
+  const kernels::ConvGeometry &inputs = unit.before[0].op.geometry, &states = unit.op.geometry;
+  return kCall + kCpuLayer + std::max(first(inputs), product(inputs, steps * batch)) +
+         std::max(first(states), product(states, batch)) + (steps - 1) * product(states, batch) + steps * batch * gates;
 }
 
 // A matrix product that multiplies every pixel by all taps, and the sums of what these overlap in.
@@ -381,7 +412,10 @@ double CostModel::cpu(const Graph& graph, const Lowering& lowering, const Unit& 
       const double share = !unit.quantised ? 1.0 : !unit.has_sign ? kUnsignedIntegers : kernels::integer_dot_products() ? kDotProducts : kSignedIntegers;
       double work = live * share * kDense * kernels::estimate_dense_cycles(g, y.height * y.width, best_isa()) + kOutput * numbers;
       // Few multiplications a number, as in depthwise convolutions: moving the numbers is the work.
-      if (g.groups > 1)
+      // Its order of eight or more channels together does not take others; then each group is a product of its own.
+      if (g.groups > 1 && g.out_channels % 8 != 0 && !unit.quantised)
+        work += kGroupAlone * g.groups + kUnordered * numbers;
+      else if (g.groups > 1)
         work = std::max(work, (0.9 + 0.2 * g.stride_h * g.stride_w) * numbers);
       else if (unit.quantised && g.taps() > 1)
         work += kGathered * static_cast<double>(g.taps()) * static_cast<double>(y.height * y.width);
@@ -389,7 +423,7 @@ double CostModel::cpu(const Graph& graph, const Lowering& lowering, const Unit& 
       const bool spelled = !unit.quantised && !unit.op.scale.empty();
       const double apart = spelled ? kCall * static_cast<double>(unit.nodes.size() - 1) + kFuseless * (bytes / 4 + 4 * out) : 0;
       work *= cpu_factor;
-      const double call = kCall + (unit.quantised ? kIntegerCall : 0);
+      const double call = kCall + (y.pixels() == 1 ? 0 : unit.quantised ? kIntegerCall : kImageCall);
       return call + apart + static_cast<double>(y.images) * (y.pixels() == 1 ? std::max(work, read) : work + read);
     }
     case OpKind::pool:
@@ -404,6 +438,7 @@ double CostModel::cpu(const Graph& graph, const Lowering& lowering, const Unit& 
       return unit.before.empty() ? kCall + kCpuInterleaved * out : cpu_transposed(lowering, unit, out);
     case OpKind::pointwise:
     case OpKind::affine: {
+      if (cancels_out(graph, lowering, unit)) return 0;
       // What is left of constants after onnxruntime's own folding, and what it has no fused form of, are
       // passes of their own; a hard swish spelled out is as many as it has nodes.
       const bool spelled = unit.nodes.size() > 1, clamped = curve(unit.op.epilogue, out) == 0;

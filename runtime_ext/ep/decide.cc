@@ -15,9 +15,6 @@ namespace {
 // Time that it may spend on running what is too close to call, microseconds: as long as packing took, so
 // that making a session stays in proportion to the model, but within these.
 constexpr double kMeasureLeast = 10000, kMeasureMost = 60000;
-// The share of the CPU provider's time that must be gained there: what is not seen of either must not become a
-// loss.
-constexpr double kSmallMargin = 0.1;
 // What takes longer than this, microseconds, is not run for measuring.
 constexpr double kMostOnce = 100000;
 // What costs at small sizes count for against those at usual ones, each in its turn, until nothing is lost there;
@@ -25,6 +22,9 @@ constexpr double kMostOnce = 100000;
 constexpr std::array<double, 3> kSmallShares = {0.1, 3, 3};
 // ... and for one group at sizes at which little is left to do.
 constexpr double kSmallBudget = 2000;
+// The share of the CPU provider's time that may be lost there as far as can be told: what is not seen of its
+// calls only adds to that.
+constexpr double kSmallLoss = 0.03;
 // What an estimate from a sample of a weight may be too high by.
 constexpr double kHope = 0.9;
 
@@ -165,7 +165,7 @@ bool Decider::drop_losers_when_small(bool only_look) {
         dense += all[g][scene].cpu;
         if (loss > worst) worst = loss, loser = g;
       }
-      if (total + kSmallMargin * dense <= 0) break;
+      if (total <= kSmallLoss * dense) break;
       if (only_look) return true;
       char text[200];
       std::snprintf(text, sizeof text,

@@ -173,15 +173,11 @@ double Instance::cycles() const {
   return total;
 }
 
-namespace {
-
-double now(Instance::Clock clock) {
+double Instance::now(Clock clock) {
   timespec t{};
-  clock_gettime(clock == Instance::Clock::wall ? CLOCK_MONOTONIC : CLOCK_THREAD_CPUTIME_ID, &t);
+  clock_gettime(clock == Clock::wall ? CLOCK_MONOTONIC : CLOCK_THREAD_CPUTIME_ID, &t);
   return 1e6 * static_cast<double>(t.tv_sec) + 1e-3 * static_cast<double>(t.tv_nsec);
 }
-
-}  // namespace
 
 double Instance::looking(Clock clock) {
   double least = 1;

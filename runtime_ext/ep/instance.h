@@ -79,6 +79,7 @@ class Instance {
   enum class Clock : uint8_t { wall, thread };
   void run(const float* const* inputs, float* const* outputs, void* workspace, Parallel* parallel,
            double* microseconds, Clock clock = Clock::wall) const;
+  static double now(Clock clock);  // microseconds
   // Microseconds that looking at a clock takes, which the time of every step includes.
   static double looking(Clock clock);
 
