@@ -36,8 +36,8 @@ class Executor {
   // Tells which input and output of the fused node each of the program's is. Default: the same order.
   void bind(std::vector<size_t> inputs, std::vector<size_t> outputs);
   // Times of each step of one image at these shapes, microseconds, on one thread and made-up
-  // data; as many runs as fit into `budget_us`, ten at most, one at least, and as many again in which nobody looks
-  // at the clock in between. Empty when nothing can be planned.
+  // data; as many runs as fit into `budget_us`, ten at most, one at least; where steps are short as many again in
+  // which nobody looks at the clock in between. Empty when nothing can be planned.
   struct Timing {
     std::vector<int> units;
     double us = 0;
