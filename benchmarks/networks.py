@@ -445,9 +445,10 @@ def prune(
     done: set[str] = set()
     first = skip_first
     for node in (n for g in inside for n in g.node):
+        group = 1
         if node.op_type == "Conv":
             group = next((a.i for a in node.attribute if a.name == "group"), 1)
-            if first or (group > 1 and skip_depthwise):
+            if first:
                 first = False
                 continue
         for stated, by_columns in prunable(node).items():
@@ -456,6 +457,9 @@ def prune(
                 name = behind[name]
             integers = None if name in tensors else dequantised(out.graph, name)
             if (name not in tensors and integers is None) or name in done:
+                continue
+            shape = tensors[name].dims if integers is None else integers[0].dims
+            if skip_depthwise and group > 1 and shape[1] == 1:
                 continue
             done.add(name)
             if integers is not None:
