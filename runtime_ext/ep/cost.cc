@@ -14,7 +14,8 @@ constexpr double kOutput = 0.25;        // ... and cycles for each number they w
 // Quantised ones, as shares of the dense time: measured 0.91 to 1.2 with unsigned weights, 0.23 to 0.3 with
 // signed ones where there are instructions for them (Emerald Rapids). They are taken to be as fast as anywhere.
 constexpr double kUnsignedIntegers = 0.9, kSignedIntegers = 0.5, kDotProducts = 0.23;
-constexpr double kGroupAlone = 900, kUnordered = 6;  // cycles a group, and a number
+// Convolutions in groups whose channels do not come in eights: cycles a group, and a number.
+constexpr double kGroupAlone = 900, kUnordered = 6;
 constexpr double kGathered = 5;         // cycles a pixel and tap, however many channels, where windows are put together
 constexpr double kByte = 0.1;           // cycles for an 8-bit number read or written in passing
 constexpr double kCached = 23;          // bytes a cycle that dense weights come in from the caches
