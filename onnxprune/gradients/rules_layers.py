@@ -21,6 +21,8 @@ from onnxprune.gradients.emit import Emitter
 Parts = Sequence[str | None]
 #: Kernels of trained layers are not larger than this in any direction.
 WIDEST = 64
+#: Weights of more numbers are left to products of matrices where both come out alike otherwise.
+MOST_DENSE = 1 << 20
 
 
 class _Geometry:
@@ -49,6 +51,10 @@ class _Geometry:
         self.before, self.after = pads[:rank], pads[rank:]
         self.size = math.prod(self.kernel)
         self.pointwise = self.size == 1 and max(self.strides) == 1 and not any(pads)
+        #: Whether a convolution with the kernel turned around gives the input's derivative.
+        self.turns = max(self.strides) == 1 and all(
+            max(b, a) < span for b, a, span in zip(self.before, self.after, self.spans, strict=True)
+        )
 
     def attributes(self) -> dict[str, list[int]]:
         """Attributes of a node of the same geometry."""
@@ -69,10 +75,21 @@ def _fast(
     e: Emitter, kind: str, inputs: Sequence[str], shape: tuple[int, ...], weight: tuple[int, ...],
     geo: _Geometry, groups: int, **attributes: Any,
 ) -> str | None:  # fmt: skip
-    """A depth-wise layer by an operator of the runtime library; None where there is none for it."""
-    if weight[:2] != (groups, 1) or not _common(weight, geo):
+    """A layer by an operator of the runtime library; None where there is none for it.
+
+    ``kind`` is what an operator's name has behind that of its family, depth-wise or dense.
+    """
+    if not _common(weight, geo):
         return None
-    return e.fast(kind, inputs, shape, **geo.attributes(), **attributes)
+    if weight[:2] == (groups, 1):
+        family = "DepthwiseConv"
+    elif groups > 1 or geo.pointwise:
+        return None
+    elif geo.turns if kind == "InputGrad" else math.prod(weight) <= MOST_DENSE:
+        family = "DenseConv"
+    else:
+        return None
+    return e.fast(family + kind, inputs, shape, **geo.attributes(), **attributes)
 
 
 def _input_gradient(
@@ -90,7 +107,7 @@ def _input_gradient(
         turned = e.transpose(e.reshape(weight, [groups, m // groups, each]), [0, 2, 1])
         flat = e.reshape(g, [shape[0], groups, m // groups, math.prod(outer)])
         return e.reshape(e.matmul(turned, flat), shape)
-    made = _fast(e, "DepthwiseConvInputGrad", [g, weight], shape, e.shapes[weight], geo, groups,
+    made = _fast(e, "InputGrad", [g, weight], shape, e.shapes[weight], geo, groups,
                  size=list(inner))  # fmt: skip
     if made is not None:
         return made
@@ -100,11 +117,8 @@ def _input_gradient(
             inner, geo.before, geo.after, outer, geo.strides, geo.spans, strict=True
         )
     ]
-    lead = [span - 1 - b for span, b in zip(geo.spans, geo.before, strict=True)]
-    tail = [
-        span - 1 - a + extra for span, a, extra in zip(geo.spans, geo.after, spare, strict=True)
-    ]
-    if all(s == 1 for s in geo.strides) and min(*lead, *tail) >= 0:
+    if geo.turns:
+        pads = [s - 1 - b for b, s in zip((*geo.before, *geo.after), geo.spans * 2, strict=True)]
         k = math.prod(geo.kernel)
         turned = e.reshape(weight, [groups, m // groups, each, k])
         turned = e.reshape(e.transpose(turned, [0, 2, 1, 3]), [groups * each, m // groups, k])
@@ -113,7 +127,7 @@ def _input_gradient(
             turned = e.op("Gather", [turned, flip], e.shapes[turned], axis=2)
         turned = e.reshape(turned, [groups * each, m // groups, *geo.kernel])
         return e.op("Conv", [g, turned], shape, group=groups, dilations=geo.dilations,
-                    pads=[*lead, *tail])  # fmt: skip
+                    pads=pads)  # fmt: skip
     return e.op("ConvTranspose", [g, weight], shape, group=groups, output_padding=spare,
                 **geo.attributes())  # fmt: skip
 
@@ -134,7 +148,7 @@ def _weight_gradient(
         )
     ]
     count, area = geo.size, math.prod(outer)
-    made = _fast(e, "DepthwiseConvWeightGrad", [x, g], shape, shape, geo, groups,
+    made = _fast(e, "WeightGrad", [x, g], shape, shape, geo, groups,
                  kernel_shape=geo.kernel)  # fmt: skip
     if made is not None:
         return made
@@ -198,7 +212,7 @@ def with_varying_weight(e: Emitter, node: onnx.NodeProto) -> onnx.NodeProto:
     v = View(e, node, [None], [])
     shape, y = v.shape(1), e.shapes[v.y]
     geo = _Geometry(v, v.shape(0)[2:], y[2:], shape[2:])
-    made = _fast(e, "DepthwiseConv", v.x, y, shape, geo, v.attr("group", 1))
+    made = _fast(e, "", v.x, y, shape, geo, v.attr("group", 1))
     if made is None:
         return node
     found = e.nodes.pop()

@@ -4,68 +4,20 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
-#include <string>
 #include <vector>
 
 #include "cpu.h"
 #include "harness.h"
 #include "window/columns.h"
+#include "windows.h"
 
 using namespace onnxprune::kernels;
+using testing::Case;
+using testing::make_case;
+using testing::products;
+using testing::Sums;
 
 namespace {
-
-struct Case {
-  ConvGeometry g;
-  int images, height, width;
-
-  std::string text() const {
-    std::string s = std::to_string(images) + " images of " + std::to_string(g.groups) + " x " + std::to_string(height) +
-                    " x " + std::to_string(width) + ", kernel";
-    for (const int v : {g.kernel_h, g.kernel_w, g.stride_h, g.stride_w, g.dilation_h, g.dilation_w, g.pad_top,
-                        g.pad_left, g.pad_bottom, g.pad_right})
-      s += " " + std::to_string(v);
-    return s;
-  }
-};
-
-Case make_case(int images, int channels, int height, int width, int kh, int kw, int sh, int sw, int dh, int dw, int top,
-               int left, int bottom, int right) {
-  Case c{{}, images, height, width};
-  c.g.in_channels = c.g.out_channels = c.g.groups = channels;
-  c.g.kernel_h = kh, c.g.kernel_w = kw, c.g.stride_h = sh, c.g.stride_w = sw;
-  c.g.dilation_h = dh, c.g.dilation_w = dw;
-  c.g.pad_top = top, c.g.pad_left = left, c.g.pad_bottom = bottom, c.g.pad_right = right;
-  return c;
-}
-
-// use(index of y, of x, of w) for every product that the convolution sums.
-template <class Use>
-void products(const Case& c, int oh, int ow, Use&& use) {
-  const ConvGeometry& g = c.g;
-  for (int p = 0; p < c.images * g.groups; ++p)
-    for (int oy = 0; oy < oh; ++oy)
-      for (int ox = 0; ox < ow; ++ox)
-        for (int ky = 0; ky < g.kernel_h; ++ky)
-          for (int kx = 0; kx < g.kernel_w; ++kx) {
-            const int y = oy * g.stride_h + ky * g.dilation_h - g.pad_top;
-            const int x = ox * g.stride_w + kx * g.dilation_w - g.pad_left;
-            if (y < 0 || y >= c.height || x < 0 || x >= c.width) continue;
-            use(static_cast<std::size_t>((p * oh + oy) * ow + ox), static_cast<std::size_t>((p * c.height + y) * c.width + x),
-                static_cast<std::size_t>((p % g.groups * g.kernel_h + ky) * g.kernel_w + kx));
-          }
-}
-
-struct Sums {
-  std::vector<double> sum, size;
-  explicit Sums(std::size_t count) : sum(count), size(count) {}
-  void add(std::size_t at, double v) { sum[at] += v, size[at] += std::fabs(v); }
-  bool near(const std::vector<float>& got, double tolerance) const {
-    for (std::size_t i = 0; i < sum.size(); ++i)
-      if (!(std::fabs(got[i] - sum[i]) <= tolerance * size[i])) return false;
-    return true;
-  }
-};
 
 void check_case(const Case& c, std::uint64_t seed) {
   if (!CHECK_SAY(Depthwise::check(c.g, c.images, c.height, c.width).ok(), c.text())) return;

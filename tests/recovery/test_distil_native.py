@@ -8,6 +8,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune.formats.weights import DOMAIN
+from onnxprune.gradients import rules_layers
 from onnxprune.recovery import distil_graph
 from onnxprune.recovery.distil_graph import Distillation, graph_of
 from onnxprune.runtime.library import library_path, training_operators
@@ -158,29 +159,57 @@ def test_sigmoid_linear_units(inputs, again, monkeypatch):
     check(made, monkeypatch, ALL | also)
 
 
-@pytest.mark.parametrize(
-    ("x", "w", "how"),
-    [
-        ((2, 3, 9, 8), (4, 3, 3, 3), {"pads": [1, 1, 1, 1]}),
-        ((2, 3, 9, 8), (4, 3, 2, 5), {"pads": [0, 2, 1, 1], "strides": [2, 3]}),
-        ((2, 3, 9, 8), (4, 3, 1, 1), {"strides": [2, 2]}),
-        ((2, 3, 9, 8), (4, 3, 3, 3), {"auto_pad": "SAME_UPPER", "strides": [2, 2]}),
-        ((2, 3, 9, 8), (4, 3, 3, 3), {"dilations": [2, 3], "pads": [2, 3, 1, 2]}),
-        ((2, 3, 19), (4, 3, 4), {"pads": [1, 3], "strides": [3]}),
-    ],
-)
-def test_layers_that_mix_channels(x, w, how, monkeypatch):
-    weights = {"w": rand(*w, seed=1)}
+# Input, weight, attributes; whether the input's derivative is a convolution itself.
+WINDOWS = [
+    ((2, 3, 9, 8), (4, 3, 3, 3), {"pads": [1, 1, 1, 1]}, True),
+    ((2, 3, 9, 8), (4, 3, 2, 5), {"pads": [0, 2, 1, 1], "strides": [2, 3]}, False),
+    ((2, 3, 9, 8), (4, 3, 1, 1), {"strides": [2, 2]}, False),
+    ((2, 3, 9, 8), (4, 3, 3, 3), {"auto_pad": "SAME_UPPER", "strides": [2, 2]}, False),
+    ((2, 3, 9, 8), (4, 3, 3, 3), {"dilations": [2, 3], "pads": [2, 3, 1, 2]}, True),
+    ((2, 3, 19), (4, 3, 4), {"pads": [1, 3], "strides": [3]}, False),
+    ((2, 3, 19), (17, 3, 4), {"pads": [1, 3]}, True),
+    ((1, 3, 1, 1), (5, 3, 3, 3), {"pads": [1, 1, 1, 1]}, True),
+    ((5, 7, 6, 33), (9, 7, 1, 3), {"pads": [0, 1, 0, 1]}, True),
+    ((5, 7, 8, 8), (32, 7, 3, 3), {"pads": [1, 1, 1, 1]}, True),
+    ((2, 16, 16, 16), (16, 16, 3, 3), {"pads": [1, 1, 1, 1]}, True),
+    ((1, 4, 12, 17), (13, 4, 5, 5), {"pads": [2, 2, 2, 2]}, True),
+    ((1, 4, 12, 17), (3, 4, 7, 7), {"pads": [1, 2, 3, 4], "dilations": [1, 2]}, True),
+    ((2, 3, 9, 8), (4, 3, 3, 3), {"pads": [3, 3, 3, 3]}, False),
+]
+
+
+def mixing(x, w, how):
+    """A layer that mixes channels, with a bias, between a varying input and another layer."""
+    channels = x[1]
+    weights = {
+        "a": rand(channels, channels, *[1] * len(w[2:]), seed=4),
+        "w": rand(*w, seed=1),
+        "bias": rand(w[0], seed=2),
+    }
+    nodes = [
+        helper.make_node("Conv", ["x", "a"], ["s"]),
+        helper.make_node("Conv", ["s", "w", "bias"], ["y"], **how),
+    ]
     graph = helper.make_graph(
-        [helper.make_node("Conv", ["x", "w"], ["y"], **how)],
+        nodes,
         "g",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, x)],
         [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
-        [numpy_helper.from_array(weights["w"], "w")],
+        [numpy_helper.from_array(v, n) for n, v in weights.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
     feed = {"x": rand(*x, seed=5)}
-    check((graph_of(model, feed), feed, weights), monkeypatch, {"ConvColumns", "SquaredGap"})
+    return graph_of(model, feed), feed, weights
+
+
+@pytest.mark.parametrize("large", [False, True])
+@pytest.mark.parametrize(("x", "w", "how", "turns"), WINDOWS)
+def test_layers_that_mix_channels(x, w, how, turns, large, monkeypatch):
+    if large:
+        monkeypatch.setattr(rules_layers, "MOST_DENSE", 0)
+    kinds = {"ConvColumns"} if large else {"DenseConv", "DenseConvWeightGrad"}
+    kinds |= {"DenseConvInputGrad", "SquaredGap"} if turns else {"SquaredGap"}
+    check(mixing(x, w, how), monkeypatch, kinds)
 
 
 def test_same_bits_whatever_the_threads_and_the_run(monkeypatch):
@@ -192,6 +221,21 @@ def test_same_bits_whatever_the_threads_and_the_run(monkeypatch):
         # Those made by our operators from values that no order of sums has touched.
         np.testing.assert_array_equal(grads["b"], other["b"])
         np.testing.assert_array_equal(grads["a"], other["a"])
+
+
+@pytest.mark.parametrize(
+    ("x", "w"),
+    [
+        ((3, 16, 20, 21), (16, 16, 3, 3)),
+        ((5, 9, 8, 8), (32, 9, 3, 3)),
+        ((1, 40, 50, 60), (6, 40, 3, 3)),
+    ],
+)
+def test_same_bits_of_layers_that_mix_channels(x, w, monkeypatch):
+    made = mixing(x, w, {"pads": [1, 1, 1, 1]})
+    _, grads, _ = step(made, True, monkeypatch)
+    for threads in (1, 2, 3):
+        np.testing.assert_array_equal(grads["w"], step(made, True, monkeypatch, threads)[1]["w"])
 
 
 def run_one(kind, inputs, **attributes):
@@ -212,6 +256,25 @@ def run_one(kind, inputs, **attributes):
 
 
 REFUSED = [
+    ("DenseConv", [(1, 4, 5, 5), (4, 2, 3, 3)], {}),
+    ("DenseConv", [(1, 4), (4, 4)], {}),
+    ("DenseConv", [(), ()], {}),
+    ("DenseConv", [(1, 0, 5, 5), (4, 0, 3, 3)], {}),
+    ("DenseConv", [(1, 4, 5, 5, 5), (4, 4, 3, 3, 3)], {}),
+    ("DenseConv", [(1, 4, 5, 5), (4, 4, 3)], {}),
+    ("DenseConv", [(1, 4, 5, 5), (2, 4, 3, 3), (5,)], {}),
+    ("DenseConv", [(1, 4, 5, 5), (4, 4, 3, 3)], {"strides": [0, 1]}),
+    ("DenseConv", [(1, 4, 5, 5), (4, 4, 3, 3)], {"pads": [1 << 40, 0, 0, 0]}),
+    ("DenseConvInputGrad", [(1, 2, 3, 3), (2, 4, 3, 3)], {}),
+    ("DenseConvInputGrad", [(1, 2, 3, 3), (2, 4, 3, 3)], {"size": [5, 6]}),
+    ("DenseConvInputGrad", [(1, 3, 3, 3), (2, 4, 3, 3)], {"size": [5, 5]}),
+    ("DenseConvInputGrad", [(1, 2, 2, 2), (2, 4, 3, 3)], {"size": [5, 5], "strides": [2, 2]}),
+    ("DenseConvInputGrad", [(1, 2, 9, 9), (2, 4, 3, 3)], {"size": [5, 5], "pads": [3] * 4}),
+    ("DenseConvInputGrad", [(), ()], {"size": [5, 5]}),
+    ("DenseConvWeightGrad", [(1, 4, 5, 5), (1, 2, 4, 3)], {"kernel_shape": [3, 3]}),
+    ("DenseConvWeightGrad", [(1, 4, 5, 5), (1, 2, 3, 3)], {"kernel_shape": [3]}),
+    ("DenseConvWeightGrad", [(1, 4, 5, 5), (1, 2, 3, 3)], {}),
+    ("DenseConvWeightGrad", [(), ()], {}),
     ("DepthwiseConv", [(1, 4, 5, 5), (4, 2, 3, 3)], {}),
     ("DepthwiseConv", [(1, 4, 5, 5), (3, 1, 3, 3)], {}),
     ("DepthwiseConv", [(1, 4), (4, 1)], {}),
@@ -251,6 +314,8 @@ def test_what_makes_no_sense_is_refused(kind, inputs, attributes):
 
 
 def test_what_makes_sense_is_not():
+    made = run_one("DenseConvInputGrad", [(1, 2, 3, 3), (2, 4, 3, 3)], size=[5, 5])
+    assert made[0].shape == (1, 4, 5, 5)
     assert run_one("DepthwiseConv", [(1, 4, 5, 5), (4, 1, 3, 3)])[0].shape == (1, 4, 3, 3)
     made = run_one("DepthwiseConvInputGrad", [(1, 4, 2, 2), (4, 1, 3, 3)], size=[6, 5],
                    strides=[2, 2])  # fmt: skip

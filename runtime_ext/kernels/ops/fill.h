@@ -2,6 +2,7 @@
 #pragma once
 
 #include "cells.h"
+#include "dense.h"
 #include "kept.h"
 #include "norms.h"
 #include "slopes.h"
@@ -30,6 +31,9 @@ inline onnxprune::kernels::OpsTable filled_table() {
   t.interleave = interleave;
   t.tap_sums = tap_sums;
   t.tap_dots = tap_dots;
+  t.dense_rows = kDenseRows;
+  t.dense_sums = dense_sums;
+  t.line_sums = line_sums;
   t.clip_gradient = clip_gradient;
   t.sigmoid_gradient = sigmoid_gradient;
   t.silu_gradient = silu_gradient;

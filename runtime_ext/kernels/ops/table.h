@@ -96,6 +96,37 @@ struct CellStep {
   float *update = nullptr, *reset = nullptr;  // GRU in two halves: gate z, and gate r times the state
 };
 
+// A vector of outputs of a convolution: what its sums read in front of the terms' offsets, and where it goes.
+struct DenseVector {
+  std::int64_t from = 0, to = 0;
+  int lanes = 0;
+};
+
+// Outputs of a convolution, `rows` channels of them (at most dense_rows):
+// out[r * out_stride + to ..] = bias[r] + sum over t of weights[t * rows + r] * in[offsets[t] + from ..]
+struct DenseSums {
+  const float* in = nullptr;
+  const std::int64_t* offsets = nullptr;
+  std::int64_t terms = 0;
+  const float* weights = nullptr;
+  const float* bias = nullptr;  // null: none
+  int rows = 0;
+  const DenseVector* vectors = nullptr;
+  std::int64_t count = 0;
+  float* out = nullptr;
+  std::int64_t out_stride = 0;
+};
+
+// Sums of products of numbers that lie at the sum of two distances with lines of numbers, `lines` of them,
+// a multiple of the width: sums[i * lines + l] += sum over j of in[outer[i] + inner[j]] * factors[j * lines + l]
+struct LineSums {
+  const float* in = nullptr;
+  const std::int64_t *outer = nullptr, *inner = nullptr;
+  std::int64_t outers = 0, inners = 0, lines = 0;
+  const float* factors = nullptr;
+  float* sums = nullptr;
+};
+
 struct OpsTable {
   int width;  // floats per vector
   // So many independent multiply-adds of vectors, to be timed; returns a number that depends on all.
@@ -127,6 +158,9 @@ struct OpsTable {
   // sums[t] = sum over i of g[i] * in[offsets[t] + i], whole vectors.
   void (*tap_dots)(const float* in, const std::int64_t* offsets, std::int64_t taps, const float* g,
                    std::int64_t vectors, float* sums);
+  int dense_rows;
+  void (*dense_sums)(const DenseSums& job);
+  void (*line_sums)(const LineSums& job);
   // See gradients.h. The gap's slope is factor * (a[i] - b[i]), and what is returned the sum of squares.
   void (*clip_gradient)(const float* y, const float* g, float low, float high, float* out,
                         std::int64_t count);

@@ -79,28 +79,8 @@ std::vector<std::int64_t> Depthwise::tap_offsets(const Bands& bands) const {
 // What `count` rows of outputs from `first` on read, phase by phase, with the padding.
 void Depthwise::split(const float* plane, std::int64_t first, std::int64_t count,
                       const Bands& bands, float* to) const {
-  for (const std::int64_t row_phase : rows_.phases) {
-    std::int64_t top, bottom;
-    rows_.inside(row_phase, first + count + rows_.reach(), &top, &bottom);
-    for (const std::int64_t phase : columns_.phases) {
-      std::int64_t begin, end;
-      columns_.inside(phase, pitch_, &begin, &end);
-      float* row = to;
-      for (std::int64_t j = first; j < first + count + rows_.reach(); ++j, row += pitch_) {
-        if (j < top || j >= bottom || begin == end) {
-          zero(row, row + pitch_);
-          continue;
-        }
-        const std::int64_t y = j * rows_.stride + row_phase - rows_.pad;
-        const std::int64_t x = begin * columns_.stride + phase - columns_.pad;
-        zero(row, row + begin);
-        take(plane + y * columns_.size + x, columns_.stride, end - begin, row + begin);
-        zero(row + end, row + pitch_);
-      }
-      zero(row, row + columns_.reach() + ops_.width);
-      to += bands.phase;
-    }
-  }
+  split_phases(rows_, columns_, plane, first, count + rows_.reach(), pitch_,
+               columns_.reach() + ops_.width, bands.phase, to);
 }
 
 // `count` rows of outputs from `first` on, with zeros between them and where there are none.
