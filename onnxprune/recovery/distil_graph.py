@@ -212,7 +212,7 @@ class Distillation:
         self._losses = len(losses)
         grads = backward(e, student.nodes, seeds, weights, {})
         self.weights = [n for n in weights if n in grads]
-        self.compared = list(spreads)
+        self.spreads = dict(spreads)
         if not self.weights:
             raise NoGradient("no weight has an influence that can be followed")
         fixed = {n: t for n, t in student.constants.items() if n not in self.weights}
@@ -260,7 +260,7 @@ class Distillation:
             DataError: onnxruntime does not run it.
         """
         given = {n: feed[n] for n in self.inputs} | {n: weights[n] for n in self.weights}
-        given |= {f"want/{n}": want[n].astype(np.float32, copy=False) for n in self.compared}
+        given |= {f"want/{n}": want[n].astype(np.float32, copy=False) for n in self.spreads}
         try:
             got = self.session.run(None, given)
         except Exception as error:  # onnxruntime raises its own types, one per status code
@@ -330,7 +330,7 @@ class Students:
         }
         first = next(iter(self._made.values()))
         self.weights = first.weights
-        self.compared = first.compared
+        self.spreads = dict(spreads)
 
     def nodes(self, feed: Mapping[str, Array]) -> int:
         """Return how many nodes a run on samples of the feed's shapes takes."""

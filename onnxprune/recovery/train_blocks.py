@@ -30,15 +30,7 @@ from onnxprune.passes.shrink import Surgery, set_constant
 from onnxprune.planning import find_layers
 from onnxprune.planning.cost import CostModel
 from onnxprune.recovery.apply import Feed, Progress, Reconstruction, rows_of
-from onnxprune.recovery.distil import (
-    BATCH,
-    DAMPING,
-    EPOCHS,
-    Space,
-    Trained,
-    threads_of,
-    train,
-)
+from onnxprune.recovery.distil import BATCH, EPOCHS, Trained, train
 from onnxprune.recovery.distil_graph import (
     Graph,
     Students,
@@ -47,6 +39,9 @@ from onnxprune.recovery.distil_graph import (
 )
 from onnxprune.recovery.lesson_feeds import by_shape, cut_feeds, moment_feeds
 from onnxprune.recovery.lessons import Lessons, Teacher
+from onnxprune.recovery.slopes import threads_of
+from onnxprune.recovery.space import DAMPING, Space
+from onnxprune.recovery.strides import measured
 from onnxprune.rules.analysis import Analyzer, analyze
 
 Array = npt.NDArray[Any]
@@ -201,8 +196,10 @@ def _train(
     start = {n: student.known[n] for n in graph.weights}
     thin = Reconstruction(analyze(twin), moment_feeds(feeds), seed=seed)
     spaces = spaces_of(thin, Stream(thin.stages, thin.feeds), {})
+    lessons = Lessons(feeds, teacher, variety, seed)
+    strides = measured(graph, lessons, start, spaces, batch=BATCH, seed=seed)
     done: Trained = train(
-        graph, start, Lessons(feeds, teacher, variety, seed), spaces, disagreement,
+        graph, start, lessons, spaces, disagreement, strides=strides,
         epochs=epochs, seed=seed, progress=progress,
     )  # fmt: skip
     account = {

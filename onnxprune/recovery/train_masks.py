@@ -20,10 +20,12 @@ from onnxprune.calibration.stages import Stream
 from onnxprune.gradients import NoGradient
 from onnxprune.planning.cost import CostModel
 from onnxprune.recovery.apply import Feed, Progress, Reconstruction, Recovered, quiet, rows_of
-from onnxprune.recovery.distil import RATE, threads_of, train
+from onnxprune.recovery.distil import train
 from onnxprune.recovery.distil_graph import Students, compared_points, graph_of
 from onnxprune.recovery.lesson_feeds import by_shape, cut_feeds, moment_feeds
 from onnxprune.recovery.lessons import Lessons, Teacher
+from onnxprune.recovery.slopes import threads_of
+from onnxprune.recovery.strides import measured
 from onnxprune.recovery.train_blocks import (
     LEAST_EPOCHS,
     MOST_POINTS,
@@ -38,14 +40,8 @@ BUDGET = 9e11
 PER_NODE = 5e4
 #: Passes over samples that stay the same, which are soon learnt by heart, and over varied ones.
 EPOCHS, VARIED_EPOCHS = 32, 128
-#: Squared error of a compared value, over its variance, at which that step is taken; where the
-#: network is nearer to the dense one, steps are smaller in proportion to the error.
-FAR = 0.1
 #: Samples behind one step, at least.
 BATCH = 32
-#: Where it is farther away, fewer steps than these are larger by the root of their lack, up to so
-#: many times: they would not get far otherwise.
-FEW, HURRY = 400, 1.5
 
 
 def train_masks(
@@ -115,13 +111,12 @@ def train_masks(
     thin = Stream(work.stages, moment_feeds(feeds))
     work.dress(thin, found.weights, found.biases)
     spaces = spaces_of(work, thin, found.masks)
-    far = graph.run(feeds[0], teacher.values(feeds[0]), start)[0] / max(len(graph.compared), 1)
-    steps = epochs * sum(rows_of(f) for f in feeds) / BATCH
-    hurry = float(np.clip(np.sqrt(FEW / max(steps, 1.0)), 1.0, HURRY))
-    rate = RATE * min(hurry, float(np.sqrt(far / FAR)))
+    strides = measured(
+        graph, lessons, start, spaces, masks=found.masks, batch=BATCH, seed=work.seed
+    )
     done = train(
-        graph, start, lessons, spaces, disagreement,
-        masks=found.masks, epochs=epochs, rate=rate, batch=BATCH, seed=work.seed, progress=progress,
+        graph, start, lessons, spaces, disagreement, strides=strides,
+        masks=found.masks, epochs=epochs, batch=BATCH, seed=work.seed, progress=progress,
     )  # fmt: skip
     account = {
         "weights": len(graph.weights),

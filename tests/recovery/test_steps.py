@@ -8,9 +8,11 @@ import numpy as np
 import pytest
 
 from onnxprune.calibration.variety import Variety
-from onnxprune.recovery import distil
-from onnxprune.recovery.distil import Space, train
+from onnxprune.recovery import slopes, space
+from onnxprune.recovery.distil import train
 from onnxprune.recovery.lessons import Lessons
+from onnxprune.recovery.space import DAMPING, Space
+from onnxprune.recovery.strides import Strides
 
 
 @dataclass(frozen=True)
@@ -37,10 +39,10 @@ def test_a_step_is_newtons_on_what_a_row_keeps():
     moment = moment_of(d)
     mask = RNG.random((1, rows, d)) < 0.4
     mask[:, 0] = True
-    space = Space.build(Plain(), moment, mask)
-    damped = moment[0] / (np.trace(moment[0]) / d) + distil.DAMPING * np.eye(d)
+    made = Space.build(Plain(), moment, mask)
+    damped = moment[0] / (np.trace(moment[0]) / d) + DAMPING * np.eye(d)
     gradient = RNG.standard_normal((1, rows, d)).astype(np.float32)
-    found = space.step(gradient * mask)
+    found = made.step(gradient * mask)
     for row in range(rows):
         on = np.flatnonzero(mask[0, row])
         want = np.linalg.solve(damped[np.ix_(on, on)], gradient[0, row, on])
@@ -48,15 +50,15 @@ def test_a_step_is_newtons_on_what_a_row_keeps():
     assert not found[~mask].any()
     weight = RNG.standard_normal((1, rows, d))
     want = sum(w @ damped @ w for w in weight[0])
-    np.testing.assert_allclose(space.energy(weight), want, rtol=1e-6)
+    np.testing.assert_allclose(made.energy(weight), want, rtol=1e-6)
 
 
 def test_large_layers_share_an_inverse(monkeypatch):
-    monkeypatch.setattr(distil, "ROOM", 10)
+    monkeypatch.setattr(space, "ROOM", 10)
     mask = RNG.random((1, 4, 8)) < 0.5
-    space = Space.build(Plain(), moment_of(8), mask)
-    found = space.step((RNG.standard_normal((1, 4, 8)) * mask).astype(np.float32))
-    assert space.places is None and not found[~mask].any() and found[mask].all()
+    made = Space.build(Plain(), moment_of(8), mask)
+    found = made.step((RNG.standard_normal((1, 4, 8)) * mask).astype(np.float32))
+    assert made.places is None and not found[~mask].any() and found[mask].all()
 
 
 class Cliff:
@@ -88,7 +90,7 @@ def test_a_loss_that_ran_away_starts_again_with_smaller_steps():
     start = {"w": np.array([0.9], np.float32)}
     done = train(
         graph, start, Lessons(feeds, Silent()), {}, lambda w: abs(float(w["w"][0]) - 1),
-        epochs=10, rate=0.1, batch=1,
+        strides=Strides({"w": 0.9}, 0.1), epochs=10, batch=1,
     )  # fmt: skip
     assert graph.falls and np.isfinite(done.weights["w"]).all()
     assert done.loss < 0.05 and abs(float(done.weights["w"][0]) - 1) < 0.05
@@ -128,11 +130,12 @@ def test_runs_side_by_side_add_up_to_the_same(monkeypatch, cores):
     start = {"w": np.ones(7, np.float32)}
 
     def train_on(count):
-        monkeypatch.setattr(distil, "cores", lambda: count)
+        monkeypatch.setattr(slopes, "cores", lambda: count)
         lessons = Lessons(feeds, Silent(), Variety(blend=True))
         return train(
-            Slope(), start, lessons, {}, lambda w: -abs(float(w["w"].sum()) - 7), epochs=6, batch=8
-        ).weights["w"]
+            Slope(), start, lessons, {}, lambda w: -abs(float(w["w"].sum()) - 7),
+            strides=Strides({"w": 1.0}, 0.005), epochs=6, batch=8,
+        ).weights["w"]  # fmt: skip
 
     one = train_on(1)
     assert not np.array_equal(one, start["w"])
@@ -144,7 +147,8 @@ def test_steps_become_smaller_before_samples_stay_as_they_are():
     graph = Slope()
     train(
         graph, {"w": np.zeros(1, np.float32)}, Lessons(feeds, Silent(), Variety(blend=True)), {},
-        lambda w: abs(float(w["w"][0])), epochs=32, batch=1,
+        lambda w: abs(float(w["w"][0])),
+        strides=Strides({"w": 1e-8}, 0.005), epochs=32, batch=1,
     )  # fmt: skip
     epochs = np.array([float(x[0, 0]) for x in graph.seen]).reshape(-1, 16)
     varied = (epochs % 1 != 0).any(axis=1)
