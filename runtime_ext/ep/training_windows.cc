@@ -5,12 +5,14 @@
 #include "ep/training_internal.h"
 #include "window/columns.h"
 #include "window/dense.h"
+#include "window/dense_tiles.h"
 #include "window/depthwise.h"
 
 namespace onnxprune::ep {
 namespace {
 
 using kernels::Dense;
+using kernels::DenseTiles;
 using kernels::Depthwise;
 using Floats = std::unique_ptr<float[]>;
 
@@ -175,7 +177,16 @@ class DenseKernel : public WindowKernel {
       refuse("dense convolution of " + to_string(x) + ": a derivative of shape " + to_string(g) + " instead of " +
              to_string(y));
   }
-  static void run(abi::KernelContext* context, const Dense& d, const float* x, const float* w, bool turned,
+  // What passed `checked`, by whichever way is faster.
+  static void run(abi::KernelContext* context, const kernels::ConvGeometry& g, const Shape& shape, const float* x,
+                  const float* w, bool turned, const float* bias, float* y) {
+    if (DenseTiles::fits(g, height(shape), shape.back()))
+      run(context, DenseTiles(g, shape[0], height(shape), shape.back()), x, w, turned, bias, y);
+    else
+      run(context, Dense(g, shape[0], height(shape), shape.back()), x, w, turned, bias, y);
+  }
+  template <class Way>
+  static void run(abi::KernelContext* context, const Way& d, const float* x, const float* w, bool turned,
                   const float* bias, float* y) {
     const Floats packed(new float[static_cast<size_t>(d.packed_floats())]);
     share(context, d.blocks(), [&](int64_t first, int64_t last) { d.pack(w, turned, packed.get(), first, last); });
@@ -190,10 +201,11 @@ class DenseConvKernel final : public DenseKernel {
   using DenseKernel::DenseKernel;
   void compute(abi::KernelContext* context) override {
     const Input x = required(context, 0), w = required(context, 1), b = run_input(context, 2);
-    const Dense d = checked(dense(x.shape, w.shape), x.shape);
+    const kernels::ConvGeometry g = dense(x.shape, w.shape);
+    const Shape y = output_shape(checked(g, x.shape), x.shape, w.shape[0]);
     if (b.data != nullptr && b.shape != Shape{w.shape[0]})
       refuse("dense convolution: a bias of shape " + to_string(b.shape));
-    run(context, d, x.data, w.data, false, b.data, run_output(context, output_shape(d, x.shape, w.shape[0])));
+    run(context, g, x.shape, x.data, w.data, false, b.data, run_output(context, y));
   }
 };
 
@@ -211,7 +223,9 @@ class DenseInputGradKernel final : public DenseKernel {
     const Dense d = checked(forward, x);
     check_derivative(x, g.shape, output_shape(d, x, w.shape[0]));
     if (!Dense::turns(forward)) refuse("dense convolution: an input derivative for strides or too much padding");
-    run(context, checked(Dense::turned(forward, d), g.shape), g.data, w.data, true, nullptr, run_output(context, x));
+    const kernels::ConvGeometry back = Dense::turned(forward, d);
+    checked(back, g.shape);
+    run(context, back, g.shape, g.data, w.data, true, nullptr, run_output(context, x));
   }
 
  private:
@@ -228,12 +242,17 @@ class DenseWeightGradKernel final : public DenseKernel {
     if (x.shape.size() < 2 || g.shape.size() < 2) refuse("dense convolution: of " + to_string(x.shape));
     Shape w{g.shape[1], x.shape[1]};
     w.insert(w.end(), kernel_.begin(), kernel_.end());
-    const Dense d = checked(dense(x.shape, w), x.shape);
+    const kernels::ConvGeometry forward = dense(x.shape, w);
+    const Dense d = checked(forward, x.shape);
     check_derivative(x.shape, g.shape, output_shape(d, x.shape, w[0]));
     float* const dw = run_output(context, w);
     const int64_t images = x.shape[0], pixels = d.out_height() * d.out_width();
     const Floats turned(new float[static_cast<size_t>(images * pixels * d.lines())]);
     share(context, images, [&](int64_t first, int64_t last) { d.turn_out(g.data, turned.get(), first, last); });
+    if (DenseTiles::fits(forward, height(x.shape), x.shape.back())) {
+      const DenseTiles tiles(forward, images, height(x.shape), x.shape.back());
+      if (tiles.slopes_fit()) return by_tiles(context, tiles, x, turned.get(), dw);
+    }
     const int64_t channels = x.shape[1], pieces = std::min(channels, kSlopePieces);
     share(context, pieces, [&](int64_t first, int64_t last) {
       d.weight_gradient(x.data, turned.get(), dw, channels * first / pieces, channels * last / pieces);
@@ -241,6 +260,12 @@ class DenseWeightGradKernel final : public DenseKernel {
   }
 
  private:
+  static void by_tiles(abi::KernelContext* context, const DenseTiles& d, const Input& x, const float* g, float* dw) {
+    const Floats sums(new float[static_cast<size_t>(d.pieces() * d.slope_floats())]);
+    share(context, d.pieces(), [&](int64_t first, int64_t last) { d.slopes(x.data, g, sums.get(), first, last); });
+    share(context, x.shape[1], [&](int64_t first, int64_t last) { d.weight_gradient(sums.get(), dw, first, last); });
+  }
+
   Shape kernel_;
 };
 

@@ -6,6 +6,7 @@
 #include <vector>
 
 #include "harness.h"
+#include "window/dense_tiles.h"
 #include "windows.h"
 
 using namespace onnxprune::kernels;
@@ -54,7 +55,7 @@ void check_case(Case c, int outputs, std::uint64_t seed) {
   });
   // In as many parts as threads would make of it.
   const float stale = std::numeric_limits<float>::quiet_NaN();
-  const auto run = [&](const Dense& conv, const std::vector<float>& from, bool turned, const float* b, std::size_t size,
+  const auto run = [&](const auto& conv, const std::vector<float>& from, bool turned, const float* b, std::size_t size,
                        std::int64_t parts) {
     std::vector<float> packed(static_cast<std::size_t>(conv.packed_floats()), stale), to(size, stale);
     for (std::int64_t i = 0; i < parts; ++i)
@@ -71,11 +72,35 @@ void check_case(Case c, int outputs, std::uint64_t seed) {
       d.weight_gradient(x.data(), lines.data(), dw.data(), inputs * i / parts, inputs * (i + 1) / parts);
     return dw;
   };
+  const auto tile_slopes = [&](const DenseTiles& t, std::int64_t parts) {
+    std::vector<float> lines(static_cast<std::size_t>(c.images * oh * ow * d.lines()), stale), dw(w.size(), stale);
+    std::vector<float> sums(static_cast<std::size_t>(t.pieces() * t.slope_floats()), stale);
+    d.turn_out(g.data(), lines.data(), 0, c.images);
+    for (std::int64_t i = 0; i < parts; ++i)
+      t.slopes(x.data(), lines.data(), sums.data(), t.pieces() * i / parts, t.pieces() * (i + 1) / parts);
+    for (std::int64_t i = 0; i < parts; ++i)
+      t.weight_gradient(sums.data(), dw.data(), inputs * i / parts, inputs * (i + 1) / parts);
+    return dw;
+  };
   const std::vector<float> y = run(d, x, false, bias.data(), g.size(), 1), dw = slopes(1);
   CHECK_SAY(y_want.near(y, 1e-5), "values: " + text);
   CHECK_SAY(dw_want.near(dw, 1e-5), "derivative of the weight: " + text);
   CHECK_SAY(y == run(d, x, false, bias.data(), g.size(), 3), "values in parts: " + text);
   CHECK_SAY(dw == slopes(3), "weight in parts: " + text);
+  if (DenseTiles::fits(c.g, c.height, c.width)) {
+    const DenseTiles t(c.g, c.images, c.height, c.width);
+    const std::vector<float> ty = run(t, x, false, bias.data(), g.size(), 1), tdw = tile_slopes(t, 1);
+    CHECK_SAY(y_want.near(ty, 1e-5), "values by tiles: " + text);
+    // Of all nine taps the same: they come out of the same sums, even those that meet padding alone.
+    Sums together = dw_want;
+    for (std::size_t i = 0; i < w.size(); ++i) {
+      const auto first = dw_want.size.begin() + static_cast<std::ptrdiff_t>(i / 9 * 9);
+      together.size[i] = *std::max_element(first, first + 9);
+    }
+    CHECK_SAY(together.near(tdw, 1e-5), "derivative of the weight by tiles: " + text);
+    CHECK_SAY(ty == run(t, x, false, bias.data(), g.size(), 3), "values by tiles in parts: " + text);
+    CHECK_SAY(tdw == tile_slopes(t, 3), "weight by tiles in parts: " + text);
+  }
   if (!Dense::turns(c.g)) return;
   const ConvGeometry back = Dense::turned(c.g, d);
   if (!CHECK_SAY(Dense::check(back, c.images, oh, ow).ok(), "back: " + text)) return;
@@ -84,6 +109,9 @@ void check_case(Case c, int outputs, std::uint64_t seed) {
   const std::vector<float> dx = run(turned, g, true, nullptr, x.size(), 1);
   CHECK_SAY(dx_want.near(dx, 1e-5), "derivative of the input: " + text);
   CHECK_SAY(dx == run(turned, g, true, nullptr, x.size(), 3), "input in parts: " + text);
+  if (!DenseTiles::fits(back, oh, ow)) return;
+  const DenseTiles t(back, c.images, oh, ow);
+  CHECK_SAY(dx_want.near(run(t, g, true, nullptr, x.size(), 2), 1e-5), "derivative of the input by tiles: " + text);
 }
 
 }  // namespace
@@ -103,6 +131,15 @@ TEST(dense_of_one_row) {
   for (const int width : {1, 5, 64, 3000})
     for (const int stride : {1, 2, 3})
       check_case(make_case(2, 2, 1, width, 1, 4, 1, stride, 1, 2, 0, 5, 0, 3), 7, ++seed);
+}
+
+TEST(dense_by_tiles) {
+  testing::Random random(17);
+  for (int i = 0; i < 50; ++i) {
+    const Case c = make_case(random.between(1, 9), random.between(8, 12), random.between(1, 12), random.between(1, 35),
+                             3, 3, 1, 1, 1, 1, random.below(4), random.below(4), random.below(4), random.below(4));
+    check_case(c, random.between(8, 20), static_cast<std::uint64_t>(200 + i));
+  }
 }
 
 TEST(dense_in_bands) {

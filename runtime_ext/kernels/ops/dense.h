@@ -72,9 +72,35 @@ void dense_sums_of(const DenseSums& s) {
 
 void dense_sums(const DenseSums& s) { dense_sums_of<kDenseRows>(s); }
 
-// Outer distances whose sums, of V vectors each, fit into registers with the vectors themselves and a number.
+// Inner distances at a time: what lies in memory for want of registers is read once for all of them.
 template <int V>
-constexpr int kLineSums = (Simd::kRegisters - V - 2) / V;
+constexpr int kLineSteps = Simd::kRegisters >= 32 ? 4 / V : 1;
+// Outer distances whose sums, of V vectors each, fit into registers with the factors and a number.
+template <int V>
+constexpr int kLineSums = (Simd::kRegisters - V * kLineSteps<V> - 2) / V;
+
+template <int T, int V, int Steps>
+inline void line_steps(const LineSums& s, const float* const (&in)[T], std::int64_t j, const float* factors,
+                       Reg (&sum)[T][V]) {
+  Reg factor[Steps][V];
+  std::int64_t at[Steps];
+#pragma GCC unroll 4
+  for (int k = 0; k < Steps; ++k) {
+    at[k] = s.inner[j + k];
+#pragma GCC unroll 2
+    for (int v = 0; v < V; ++v) factor[k][v] = Simd::load(factors + (j + k) * s.lines + v * kW);
+  }
+#pragma GCC unroll 32
+  for (int t = 0; t < T; ++t) {
+    const float* const from = in[t];
+#pragma GCC unroll 4
+    for (int k = 0; k < Steps; ++k) {
+      const Reg input = splat(from[at[k]]);
+#pragma GCC unroll 2
+      for (int v = 0; v < V; ++v) sum[t][v] = Simd::fma(factor[k][v], input, sum[t][v]);
+    }
+  }
+}
 
 template <int T, int V>
 void line_tile(const LineSums& s, const std::int64_t* outer, const float* factors, float* sums) {
@@ -86,18 +112,10 @@ void line_tile(const LineSums& s, const std::int64_t* outer, const float* factor
 #pragma GCC unroll 2
     for (int v = 0; v < V; ++v) sum[t][v] = Simd::load(sums + t * s.lines + v * kW);
   }
-  for (std::int64_t j = 0; j < s.inners; ++j, factors += s.lines) {
-    const std::int64_t at = s.inner[j];
-    Reg factor[V];
-#pragma GCC unroll 2
-    for (int v = 0; v < V; ++v) factor[v] = Simd::load(factors + v * kW);
-#pragma GCC unroll 32
-    for (int t = 0; t < T; ++t) {
-      const Reg input = splat(in[t][at]);
-#pragma GCC unroll 2
-      for (int v = 0; v < V; ++v) sum[t][v] = Simd::fma(factor[v], input, sum[t][v]);
-    }
-  }
+  constexpr int kSteps = kLineSteps<V>;
+  std::int64_t j = 0;
+  for (; j + kSteps <= s.inners; j += kSteps) line_steps<T, V, kSteps>(s, in, j, factors, sum);
+  for (; j < s.inners; ++j) line_steps<T, V, 1>(s, in, j, factors, sum);
 #pragma GCC unroll 32
   for (int t = 0; t < T; ++t)
 #pragma GCC unroll 2

@@ -41,6 +41,7 @@ inline onnxprune::kernels::OpsTable filled_table() {
   t.winograd_outputs = winograd_outputs;
   t.winograd_input = winograd_input;
   t.winograd_sums = winograd_sums;
+  t.winograd_slopes = winograd_slopes;
   t.pack = pack;
   t.transpose = transpose;
   t.scatter = scatter;

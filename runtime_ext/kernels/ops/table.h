@@ -69,6 +69,16 @@ struct WinogradSums {
   } halves[2];
 };
 
+// What the derivative by a row of tiles of 2 x 2 outputs makes that of their products at 4 x 4 points:
+// channel l of tile t at point p is out[p * out_stride + t * lines + l].
+struct WinogradSlopes {
+  const float* g = nullptr;  // [row][column][lines], `lines` a multiple of the width
+  std::int64_t rows = 0, columns = 0, lines = 0;  // rows: those left
+  std::int64_t tiles = 0;
+  float* out = nullptr;
+  std::int64_t out_stride = 0;
+};
+
 // Sixteen rows of a sparse matrix, see spmv/row_tiles.h.
 struct TileRun {
   std::uint16_t slots, tiles;
@@ -173,6 +183,7 @@ struct OpsTable {
   int (*winograd_outputs)(int points);  // output channels of a block of weights
   void (*winograd_input)(int points, const WinogradInput& job);
   void (*winograd_sums)(int points, const WinogradSums& job);
+  void (*winograd_slopes)(const WinogradSlopes& job);
   // to[c * column_stride + v * vector_stride ..] = in[offsets[c] + v * width ..], whole vectors.
   void (*pack)(const float* in, const std::int32_t* offsets, std::int64_t columns, int vectors,
                float* to, std::int64_t column_stride, std::int64_t vector_stride);

@@ -9,6 +9,7 @@
 namespace {
 
 using onnxprune::kernels::WinogradInput;
+using onnxprune::kernels::WinogradSlopes;
 using onnxprune::kernels::WinogradSums;
 
 template <int N>
@@ -219,6 +220,34 @@ template <int N>
 void winograd_sums_of(const WinogradSums& job) {
   constexpr int kAtOnce = outputs_at_once(N);
   for (std::int64_t o = 0; o < job.outputs; o += kAtOnce) winograd_block<N, kAtOnce>(job, o);
+}
+
+// A d A^T of 2 x 2 tiles, lanes are channels: the derivative behind tiles of 4 x 4 points becomes that of
+// their products.
+void winograd_slopes(const WinogradSlopes& job) {
+  for (std::int64_t tile = 0; tile < job.tiles; ++tile) {
+    const bool right = 2 * tile + 1 < job.columns, below = job.rows > 1;
+    const float* const at = job.g + 2 * tile * job.lines;
+    float* const to = job.out + tile * job.lines;
+    for (std::int64_t i = 0; i < job.lines; i += kW) {
+      Reg rows[4][2];
+#pragma GCC unroll 2
+      for (int j = 0; j < 2; ++j) {
+        const float* const g = at + j * job.lines + i;
+        const Reg y0 = j == 0 || right ? Simd::load(g) : Simd::zero();
+        const Reg y1 = below && (j == 0 || right) ? Simd::load(g + job.columns * job.lines) : Simd::zero();
+        rows[0][j] = y0, rows[1][j] = Simd::add(y0, y1), rows[2][j] = Simd::sub(y0, y1), rows[3][j] = y1;
+      }
+#pragma GCC unroll 4
+      for (int r = 0; r < 4; ++r) {
+        float* const point = to + 4 * r * job.out_stride + i;
+        Simd::store(point, rows[r][0]);
+        Simd::store(point + job.out_stride, Simd::add(rows[r][0], rows[r][1]));
+        Simd::store(point + 2 * job.out_stride, Simd::sub(rows[r][0], rows[r][1]));
+        Simd::store(point + 3 * job.out_stride, rows[r][1]);
+      }
+    }
+  }
 }
 
 void winograd_input(int points, const WinogradInput& job) {

@@ -61,29 +61,34 @@ Status check_window(const ConvGeometry& g, std::int64_t images, std::int64_t hei
   return {};
 }
 
+float* phase_rows(const WindowAxis& rows, const WindowAxis& columns, std::int64_t row_phase,
+                  std::int64_t column_phase, const float* plane, std::int64_t first,
+                  std::int64_t count, std::int64_t width, std::int64_t pitch, float* to) {
+  const auto zero = [](float* begin, float* end) { std::fill(begin, end, 0.0f); };
+  std::int64_t top, bottom, begin, end;
+  rows.inside(row_phase, first + count, &top, &bottom);
+  columns.inside(column_phase, width, &begin, &end);
+  for (std::int64_t j = first; j < first + count; ++j, to += pitch) {
+    if (j < top || j >= bottom || begin == end) {
+      zero(to, to + width);
+      continue;
+    }
+    const std::int64_t y = j * rows.stride + row_phase - rows.pad;
+    const std::int64_t x = begin * columns.stride + column_phase - columns.pad;
+    zero(to, to + begin);
+    take(plane + y * columns.size + x, columns.stride, end - begin, to + begin);
+    zero(to + end, to + width);
+  }
+  return to;
+}
+
 void split_phases(const WindowAxis& rows, const WindowAxis& columns, const float* plane,
                   std::int64_t first, std::int64_t count, std::int64_t pitch, std::int64_t tail,
                   std::int64_t phase_stride, float* to) {
-  const auto zero = [](float* begin, float* end) { std::fill(begin, end, 0.0f); };
   for (const std::int64_t row_phase : rows.phases) {
-    std::int64_t top, bottom;
-    rows.inside(row_phase, first + count, &top, &bottom);
     for (const std::int64_t phase : columns.phases) {
-      std::int64_t begin, end;
-      columns.inside(phase, pitch, &begin, &end);
-      float* row = to;
-      for (std::int64_t j = first; j < first + count; ++j, row += pitch) {
-        if (j < top || j >= bottom || begin == end) {
-          zero(row, row + pitch);
-          continue;
-        }
-        const std::int64_t y = j * rows.stride + row_phase - rows.pad;
-        const std::int64_t x = begin * columns.stride + phase - columns.pad;
-        zero(row, row + begin);
-        take(plane + y * columns.size + x, columns.stride, end - begin, row + begin);
-        zero(row + end, row + pitch);
-      }
-      zero(row, row + tail);
+      std::fill_n(phase_rows(rows, columns, row_phase, phase, plane, first, count, pitch, pitch, to),
+                  tail, 0.0f);
       to += phase_stride;
     }
   }

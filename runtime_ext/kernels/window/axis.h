@@ -33,8 +33,13 @@ WindowAxis columns_of(const ConvGeometry& geometry, std::int64_t width);
 Status check_window(const ConvGeometry& geometry, std::int64_t images, std::int64_t height,
                     std::int64_t width);
 
-// Rows first .. first + count - 1 of every phase that taps read, `pitch` floats apart, with zeros where the
-// tensor has no pixels. Each phase ends with `tail` more of them; the next one is `phase_stride` on.
+// Rows first .. first + count - 1 of a phase of both directions: `width` floats, `pitch` floats apart, with
+// zeros where the tensor has no pixels. Returns what follows the last one.
+float* phase_rows(const WindowAxis& rows, const WindowAxis& columns, std::int64_t row_phase,
+                  std::int64_t column_phase, const float* plane, std::int64_t first,
+                  std::int64_t count, std::int64_t width, std::int64_t pitch, float* to);
+// The same of every phase that taps read, the rows side by side. Each phase ends with `tail` more zeros; the
+// next one is `phase_stride` on.
 void split_phases(const WindowAxis& rows, const WindowAxis& columns, const float* plane,
                   std::int64_t first, std::int64_t count, std::int64_t pitch, std::int64_t tail,
                   std::int64_t phase_stride, float* to);

@@ -19,6 +19,20 @@ std::unique_ptr<float[]> memory(std::int64_t floats) {
 
 }  // namespace
 
+void pack_weights(const OpsTable& ops, const float* w, bool turned, std::int64_t inputs,
+                  std::int64_t outputs, std::int64_t taps, std::int64_t first, std::int64_t rows,
+                  float* to, std::int64_t step) {
+  if (!turned) {
+    ops.transpose(w + first * inputs * taps, inputs * taps, rows, inputs * taps, to, step);
+    return;
+  }
+  for (std::int64_t in = 0; in < inputs; ++in) {
+    const float* const from = w + (in * outputs + first) * taps;
+    for (std::int64_t tap = taps - 1; tap >= 0; --tap, to += step)
+      for (std::int64_t r = 0; r < rows; ++r) to[r] = from[r * taps + tap];
+  }
+}
+
 Status Dense::check(const ConvGeometry& g, std::int64_t images, std::int64_t height,
                     std::int64_t width) {
   if (Status status = check_window(g, images, height, width); !status.ok()) return status;
@@ -129,18 +143,10 @@ void Dense::pack(const float* w, bool turned, float* packed, std::int64_t first,
     const std::int64_t channel = by_lines_ ? block * ops_.width : block_begin(block);
     const std::int64_t end = by_lines_ ? std::min(channel + ops_.width, out_channels_) : block_begin(block + 1);
     const std::int64_t rows = end - channel, step = by_lines_ ? lines() : rows;
-    float* to = by_lines_ ? packed + channel : packed + channel * terms();
+    float* const to = by_lines_ ? packed + channel : packed + channel * terms();
     if (by_lines_ && rows < ops_.width)
       for (std::int64_t t = 0; t < terms(); ++t) std::fill_n(to + t * step + rows, ops_.width - rows, 0.0f);
-    if (!turned) {
-      ops_.transpose(w + channel * terms(), terms(), rows, terms(), to, step);
-      continue;
-    }
-    for (std::int64_t in = 0; in < in_channels_; ++in) {
-      const float* const from = w + (in * out_channels_ + channel) * taps_;
-      for (std::int64_t tap = taps_ - 1; tap >= 0; --tap, to += step)
-        for (std::int64_t r = 0; r < rows; ++r) to[r] = from[r * taps_ + tap];
-    }
+    pack_weights(ops_, w, turned, in_channels_, out_channels_, taps_, channel, rows, to, step);
   }
 }
 

@@ -16,6 +16,13 @@
 
 namespace onnxprune::kernels {
 
+// The weights of output channels first .. first + rows - 1 with those innermost: `taps` taps of each input
+// channel, [term][rows], `step` floats from term to term. With `turned` they are those of the convolution
+// whose input derivative this one computes, [input channel][output channel][tap] and turned around.
+void pack_weights(const OpsTable& ops, const float* w, bool turned, std::int64_t inputs,
+                  std::int64_t outputs, std::int64_t taps, std::int64_t first, std::int64_t rows,
+                  float* to, std::int64_t step);
+
 class Dense {
  public:
   // Whether there is one group, and all sizes are within bounds. An output has no pixels where the
