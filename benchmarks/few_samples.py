@@ -15,6 +15,7 @@ that is missing. The exit code tells whether a row is worse than plain magnitude
 from __future__ import annotations
 
 import argparse
+import itertools
 import json
 import sys
 import time
@@ -143,7 +144,7 @@ def main() -> None:
     parser.add_argument("--network", action="append", choices=list(known))
     parser.add_argument("--level", action="append", help="as of benchmarks/accuracy.py")
     parser.add_argument("--samples", action="append", type=int)
-    parser.add_argument("--draw", type=int, default=0, help="which samples: another set each")
+    parser.add_argument("--draws", type=int, default=1, help="sets of samples, a row each")
     parser.add_argument("--margin", type=float, default=0.0, help="how much worse does not count")
     parser.add_argument("--json", action="store_true")
     options = parser.parse_args()
@@ -159,8 +160,9 @@ def main() -> None:
         judge = Judge(outputs(source.read_bytes(), unseen), tokens=tokens)
         for level in options.level or LEVELS:
             plain = judge.judge(outputs(prune(source, level, None)[0], unseen))
-            for count in options.samples or SAMPLES:
-                first = options.draw * count
+            draws = range(options.draws)
+            for count, draw in itertools.product(options.samples or SAMPLES, draws):
+                first = draw * count
                 started = time.perf_counter()
                 model, report = prune(source, level, pool[first : first + count])
                 took = time.perf_counter() - started
@@ -171,7 +173,8 @@ def main() -> None:
                 rows, bad = rows + 1, ratio > 1 + options.margin
                 worse += bad
                 row = {
-                    "network": name, "level": level, "samples": count, "magnitude": plain.loss,
+                    "network": name, "level": level, "samples": count, "draw": draw,
+                    "magnitude": plain.loss,
                     "recovered": found.loss, "ratio": ratio, "error": found.error / plain.error,
                     "seconds": took, "steps": steps,
                 }  # fmt: skip

@@ -44,8 +44,8 @@ SYNTHETIC_NOTE = (
     "the network will never see; a few hundred real samples (--data PATH) are worth far more"
 )
 FEW_NOTE = (
-    "only {} samples: what is better on the few of them that decide need not be on others, so "
-    "steps that did not gain much were left out; a few hundred samples give more"
+    "only {} samples: kept weights were solved anew only if that was better on samples left out; "
+    "a few hundred samples give more"
 )
 WITHOUT_DATA = (
     "no samples were given, so kept weights stay as they are; with --data PATH masks are searched "
@@ -264,7 +264,7 @@ def run_prune(
         else:
             proof = prove_mask(analyzer, plan, feeds, on=prove)
     told_of = report["recovery"] or {}
-    if told_of.get("doubt", 1.0) < 1.0:
+    if told_of.get("cross_check"):
         notes.append(FEW_NOTE.format(told_of["samples"]))
     # Shrinking changes weights but not which nodes hold them; packing would hide the zeros.
     same_nodes = kind == "mask" or model is loaded.model

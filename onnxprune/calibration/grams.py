@@ -37,6 +37,19 @@ class Statistics:
             cross = cross + self.columns * np.einsum("gi,gj->gij", self.target, self.mean)
         return Statistics(self.columns, gram, self.mean, cross, self.target)
 
+    def around(self, other: Statistics) -> Statistics:
+        """Return the same moments around the means of other columns.
+
+        A bias that was fitted to those errs by the difference, which counts where columns are few.
+        """
+        moved = self.mean - other.mean
+        gram = self.gram + self.columns * np.einsum("gi,gj->gij", moved, moved)
+        cross = self.cross
+        if cross is not None and self.target is not None and other.target is not None:
+            aim = self.target - other.target
+            cross = cross + self.columns * np.einsum("gi,gj->gij", aim, moved)
+        return Statistics(self.columns, gram, other.mean, cross, other.target)
+
 
 class Sums:
     """Accumulates :class:`Statistics`.

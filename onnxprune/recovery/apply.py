@@ -41,8 +41,9 @@ Progress = Callable[[str, float], None]
 #: One feed in this many is held out: no solver sees it, decisions are judged on it. More, up to one
 #: in three, where it takes that to have so many samples to judge on.
 HOLD_OUT, MOST_HELD_OUT, WANTED = 6, 3, 8
-#: With fewer samples, and none held out, nothing is solved.
-LEAST = 4
+#: With fewer samples too few are held out to judge on (:mod:`.cross_check`), and how strong an
+#: input is on them says little: ridges are the same for all inputs, and may be strong.
+FEW = 48
 #: Columns per layer, as a multiple of d; more, up to a number, where products are cheap.
 COLUMNS_PER_INPUT = 48
 MOST_COLUMNS = 49152
@@ -142,7 +143,7 @@ class Reconstruction:
     def of(self, analyzer: Analyzer) -> Reconstruction:
         """Return the same samples for another model with the same inputs and outputs."""
         told = "reordered", digest_of(io.to_bytes(analyzer.model), ())
-        journal = Journal(self.journal.folder, f"{self.journal.key} {told}")
+        journal = self.journal.of(told)
         other = Reconstruction(
             analyzer, self.feeds, held=self.held, journal=journal, seed=self.seed
         )
@@ -183,16 +184,9 @@ class Reconstruction:
         return found or list(self.feeds)
 
     @property
-    def doubt(self) -> float:
-        """Share of what zeros alone lose that a step away from them may leave.
-
-        A few held-out samples may all be easy ones: as much must be gained as does not come about
-        by that. 1 where there are enough; 0 where there are hardly any, and none held out.
-        """
-        if not any(self.held) or all(self.held):
-            return 0.0 if sum(map(rows_of, self.feeds)) < LEAST else 1.0
-        count = sum(map(rows_of, self.held_feeds)) // self.copies
-        return 1.0 if count >= WANTED else (count - 1) / (count + 3)
+    def few(self) -> bool:
+        """Whether there are fewer samples than :data:`FEW`."""
+        return sum(map(rows_of, self.feeds)) // self.copies < FEW
 
     def variety(self, judge: Judge) -> Variety:
         """Return what may be done to the samples.
@@ -213,7 +207,7 @@ class Reconstruction:
     def judge(self) -> Judge:
         """Return the judge on the held-out feeds."""
         dense = Stream(self.stages, self.held_feeds).finish()
-        wide = None if self.doubt == 1.0 else Stream(self.stages, self.feeds).finish()
+        wide = Stream(self.stages, self.feeds).finish() if self.few else None
         return Judge(dense, tokens=self.tokens, spread=wide)
 
     def agreement(
@@ -355,10 +349,10 @@ class Reconstruction:
                 solved = solve_layer(
                     operand, weight, train, other, pattern,
                     np.ones(weight.shape, np.bool_) if mask is None else mask,
-                    method=method if mask is not None else "given",
+                    method=method if mask is not None else "given", even=self.few,
                 )  # fmt: skip
                 if pairs is not None and bounds is not None:
-                    solved = rectified(pairs, solved, train, self.held, bounds)
+                    solved = rectified(pairs, solved, train, self.held, bounds, even=self.few)
                 self._take(operand, solved, result, pruned)
                 self.journal.put(f"{asked} {name}", solved.as_arrays())
                 rows.append(

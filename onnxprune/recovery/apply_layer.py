@@ -60,6 +60,7 @@ def solve_layer(
     mask: Mask,
     *,
     method: str = "auto",
+    even: bool = False,
 ) -> Solved:
     """Find a layer's mask and weights.
 
@@ -73,6 +74,7 @@ def solve_layer(
         method: ``given`` to keep the mask, ``auto`` or a mask search to look for a better one, or
             ``quick`` for SparseGPT at a fixed damping, which tells levels apart at a fraction of
             the cost.
+        even: samples are few: see :class:`~onnxprune.recovery.damping.HeldOut`.
     """
     quick = method == "quick"
     shape = operand.layer.view_shape
@@ -80,6 +82,8 @@ def solve_layer(
     given = operand.matrix(mask)
     if operand.bias is None:
         train, other = train.raw(), None if other is None else other.raw()
+    elif even and other is not None:
+        other = other.around(train)
     groups = shape[0]
     keep: list[int | None] = [None] * groups
     search = (
@@ -100,7 +104,7 @@ def solve_layer(
     for g in range(groups):
         held = None
         if other is not None and groups <= MANY_GROUPS:
-            held = HeldOut(other.gram[g], None if other.cross is None else other.cross[g])
+            held = HeldOut(other.gram[g], None if other.cross is None else other.cross[g], even)
         if quick and search:
             result = _quick(dense[g], train.gram[g], given[g], held, pattern, shape[1:], keep[g])
         else:

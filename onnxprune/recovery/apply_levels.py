@@ -174,7 +174,9 @@ def _layer(
         if pattern.fixed_density is None:
             keep = max(1, round((1 - level) * units))
         mask = layer.unview(pattern.mask(saliency.reshape(layer.view_shape), keep))
-        solved = solve_layer(operand, weight, train, other, pattern, mask, method="quick")
+        solved = solve_layer(
+            operand, weight, train, other, pattern, mask, method="quick", even=work.few
+        )
         array = operand.unmatrix(solved.weights).astype(tensor.dtype)
         trial = dense.fork(chosen)
         trial.weights[name] = tensor_of(array, layer.tensor, name)

@@ -14,7 +14,8 @@ from onnxprune.criteria import parse_criterion
 from onnxprune.errors import ProofError
 from onnxprune.planning import PrunePlan, SelectOptions, find_layers
 from onnxprune.proof.equivalence import open_session
-from onnxprune.recovery.apply import Feed, Progress
+from onnxprune.recovery.apply import Feed, Progress, Recovered
+from onnxprune.recovery.cross_check import cross_check
 from onnxprune.recovery.journal import Journal
 from onnxprune.recovery.recover_masks import recover_masks
 from onnxprune.recovery.steps import MASK_STEPS
@@ -63,18 +64,26 @@ def recover_and_prove(
         chosen.discard("allocate")
     if options.permute == "none":
         chosen.discard("permute")
-    recovered = recover_masks(
-        analyzer,
-        plan,
-        feeds,
-        pattern=pattern,
-        method="given" if replay else method_of(options.criterion),
-        steps=chosen,
-        fixed=fixed,
-        journal=journal,
-        seed=options.seed,
-        progress=progress,
-    )
+
+    def recover(
+        samples: Sequence[Feed], own: Journal | None, wanted: Collection[str] = chosen
+    ) -> Recovered:
+        return recover_masks(
+            analyzer,
+            plan,
+            samples,
+            pattern=pattern,
+            method="given" if replay else method_of(options.criterion),
+            steps=wanted,
+            fixed=fixed,
+            journal=own,
+            seed=options.seed,
+            progress=progress,
+        )
+
+    checked = cross_check(analyzer, plan.masks, feeds, recover, journal) if chosen else None
+    recovered = recover(feeds, journal, chosen if checked is None or checked.kept else ())
+    recovered.report["cross_check"] = None if checked is None else checked.as_dict()
     if recovered.analyzer is not None:
         analyzer = recovered.analyzer
     plan.orders.update(recovered.orders)

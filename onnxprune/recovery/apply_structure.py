@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import onnx_ir as ir
 
+from onnxprune import io
 from onnxprune.axes import Bools
 from onnxprune.criteria.l1 import L1
 from onnxprune.passes.shrink import set_constant
@@ -31,6 +33,7 @@ from onnxprune.recovery.apply import (
     rows_of,
 )
 from onnxprune.recovery.choose_units import candidates
+from onnxprune.recovery.cross_check import cross_check
 from onnxprune.recovery.journal import Journal
 from onnxprune.recovery.repair import repair
 from onnxprune.recovery.steps import CHANNEL_STEPS
@@ -89,6 +92,7 @@ def recover_structure(
     *,
     replay: bool = False,
     steps: Collection[str] = CHANNEL_STEPS,
+    checked: bool = False,
     journal: Journal | None = None,
     progress: Progress = quiet,
 ) -> Recovery:
@@ -106,17 +110,32 @@ def recover_structure(
         feeds: calibration samples.
         replay: the plan is not to be improved upon.
         steps: of :data:`~onnxprune.recovery.steps.CHANNEL_STEPS`.
+        checked: take the steps without a check across few samples.
         journal: where answers are kept and taken from.
         progress: called with (stage, fraction done).
 
     Raises:
         DataError: onnxruntime does not run the model on the feeds.
     """
+    removed = removed_from(analyzer, plan)
+    masks = column_masks(analyzer, removed)
+
+    def from_others(samples: Sequence[Feed], own: Journal) -> Recovered:
+        copy = _anew(analyzer, options, io.load(analyzer.model).model)
+        done = recover_structure(
+            copy, plan, options, samples, replay=replay, steps=steps, checked=True, journal=own
+        )
+        return Recovered(analyzer=done.analyzer)
+
+    check = None
+    if steps and not checked:
+        check = cross_check(analyzer, masks, feeds, from_others, journal)
+    if check is not None and not check.kept:
+        steps = ()
     work = Reconstruction(analyzer, feeds, journal=journal, seed=options.seed)
     judge = work.judge()
     dense = work.stages.proto
-    removed = removed_from(analyzer, plan)
-    first = Recovered(weights=work.masked(column_masks(analyzer, removed)))
+    first = Recovered(weights=work.masked(masks))
     before = work.agreement(judge, first.weights, [])
     told: list[dict[str, Any]] = [{"step": "delete", **before.as_dict(), "kept": True}]
     best, choice, least = first, removed, before.loss
@@ -138,8 +157,7 @@ def recover_structure(
         nonlocal best, choice, least
         found = solved(wanted)
         after = work.agreement(judge, found.weights, found.biases)
-        bar = least * (work.doubt if best is first else 1.0)
-        kept = after.loss <= bar and after.no_worse(before)
+        kept = after.loss <= least and after.no_worse(before)
         told.append({"step": name, **after.as_dict(), "kept": kept})
         if kept:
             best, choice, least = found, wanted, after.loss
@@ -178,7 +196,7 @@ def recover_structure(
     account: dict[str, Any] = {
         "samples": sum(rows_of(f) for f in feeds),
         "held_out": sum(rows_of(f) for f in held),
-        "doubt": work.doubt,
+        "cross_check": None if check is None else check.as_dict(),
         "steps": told,
         "layers": best.report.get("layers", []),
     }
@@ -189,8 +207,7 @@ def recover_structure(
     elif trained.agreement is None:
         account["training"] = {"why": trained.why}
     else:
-        bar = least * (work.doubt if best is first else 1.0)
-        kept = trained.agreement.loss < bar and trained.agreement.no_worse(before)
+        kept = trained.agreement.loss < least and trained.agreement.no_worse(before)
         told.append({"step": "train blocks", **trained.agreement.as_dict(), "kept": kept})
         account["training"] = trained.account
         if kept:
@@ -200,10 +217,10 @@ def recover_structure(
     return Recovery(plan, choice, again, gone, account)
 
 
-def _anew(analyzer: Analyzer, options: SelectOptions) -> Analyzer:
-    """The model analyzed as before, its values as they are now."""
+def _anew(analyzer: Analyzer, options: SelectOptions, model: ir.Model | None = None) -> Analyzer:
+    """The model, or a copy of it, analyzed as before, its values as they are now."""
     return analyze(
-        analyzer.model,
+        analyzer.model if model is None else model,
         states=options.shrink_states,
         through_norms=analyzer.through_norms,
         inside_heads=analyzer.inside_heads,

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from onnxprune.errors import DataError
 from onnxprune.patterns.base import Pattern
-from onnxprune.recovery.damping import CANDIDATES, HeldOut, choose_damping
+from onnxprune.recovery.damping import HeldOut, choose_damping
 from onnxprune.recovery.least_squares import direct_flops, solve_on_mask
 from onnxprune.recovery.problem import F64, Mask, Quadratic
 from onnxprune.recovery.search import SEARCHES, Request, request
@@ -99,7 +99,8 @@ def search_mask(
     dense = np.asarray(weight, dtype=np.float64)
     used = DEFAULT_DAMPING if damping is None else damping
     tune = damping is None and held_out is not None
-    problem = Quadratic.build(dense, gram, cross, damping=used)
+    even = held_out is not None and held_out.even
+    problem = Quadratic.build(dense, gram, cross, damping=used, even=even)
     if mask is not None:
         names, masks = ["given"], [mask]
     else:
@@ -108,7 +109,7 @@ def search_mask(
             # With fewer samples than inputs an undamped search would prize the null space.
             cheap = SEARCHES.get("wanda")(asked)
             used = choose_damping(dense, gram, cheap, held_out, cross)
-            problem = Quadratic.build(dense, gram, cross, damping=used)
+            problem = Quadratic.build(dense, gram, cross, damping=used, even=even)
             asked = replace(asked, problem=_contest(problem, row_weight))
         names = _candidates(asked) if method == "auto" else [method]
         masks = [SEARCHES.get(name)(asked) for name in names]
@@ -117,11 +118,10 @@ def search_mask(
     best = int(np.argmin(errors))
     chosen, weights = masks[best], solved[best]
     if tune and held_out is not None:
-        last = choose_damping(
-            dense, gram, chosen, held_out, cross, start=used if used in CANDIDATES else None
-        )
+        start = used if used in held_out.candidates else None
+        last = choose_damping(dense, gram, chosen, held_out, cross, start=start)
         if last != used:
-            used, problem = last, Quadratic.build(dense, gram, cross, damping=last)
+            used, problem = last, Quadratic.build(dense, gram, cross, damping=last, even=even)
             weights = solve_on_mask(problem, chosen)
     info = SearchInfo(
         names[best],
@@ -151,7 +151,8 @@ def quick_search(
     best: SearchResult | None = None
     least = np.inf
     for damping in QUICK_DAMPINGS if held_out is not None else QUICK_DAMPINGS[:1]:
-        problem = Quadratic.build(dense, gram, damping=damping)
+        even = held_out is not None and held_out.even
+        problem = Quadratic.build(dense, gram, damping=damping, even=even)
         asked = request(problem, pattern, shape, keep)
         try:
             method = "sparsegpt" if asked.structure is not None else "alps"
@@ -204,7 +205,7 @@ def _judge(
         problem = problem.scaled_rows(root)
         candidate = candidate * root[:, None]
         if held_out is not None and held_out.cross is not None:
-            held_out = HeldOut(held_out.gram, held_out.cross * root[:, None])
+            held_out = replace(held_out, cross=held_out.cross * root[:, None])
     if held_out is not None:
         return held_out.error(candidate, problem.weight)
     return problem.excess(candidate)

@@ -12,6 +12,9 @@ from onnxprune.recovery.problem import F64, Mask, Quadratic, validation_error
 
 #: Relative damping tried by default, smallest first.
 CANDIDATES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
+#: Tried beyond these where samples are few: all energy of a layer's inputs is then in a few
+#: directions, where a ridge of the mean is little.
+STRONG = (10.0, 100.0, 1000.0)
 #: Rows are sampled so that one candidate's solve stays below this many flops, and so many rows.
 TRIAL_FLOPS = 3e9
 TRIAL_ROWS = 128
@@ -24,10 +27,18 @@ class HeldOut:
     Attributes:
         gram: H [d, d], centred like the training one.
         cross: G [R, d]; None in the symmetric mode.
+        even: samples are few, so that how strong an input is on them says little: the ridge is the
+            same for all inputs, and may be strong.
     """
 
     gram: F64
     cross: F64 | None = None
+    even: bool = False
+
+    @property
+    def candidates(self) -> tuple[float, ...]:
+        """Relative dampings to try, ascending."""
+        return (*CANDIDATES, *STRONG) if self.even else CANDIDATES
 
     def error(self, candidate: F64, weight: F64) -> float:
         """Error up to a constant; see :func:`~onnxprune.recovery.problem.validation_error`."""
@@ -41,7 +52,7 @@ def choose_damping(
     held_out: HeldOut,
     cross: F64 | None = None,
     *,
-    candidates: Sequence[float] = CANDIDATES,
+    candidates: Sequence[float] | None = None,
     start: float | None = None,
 ) -> float:
     """Return the relative damping whose re-solve on ``mask`` errs least on held-out samples.
@@ -54,18 +65,21 @@ def choose_damping(
         mask: what is kept [R, d].
         held_out: the other samples' statistics.
         cross: G [R, d] or None.
-        candidates: dampings to try, ascending.
+        candidates: dampings to try, ascending; those of ``held_out`` when None.
         start: where to begin, one of them; in the middle when None.
     """
     step = max(
         1, int(np.ceil(direct_flops(mask) / TRIAL_FLOPS)), int(np.ceil(len(mask) / TRIAL_ROWS))
     )
     rows = slice(None, None, step)
+    candidates = held_out.candidates if candidates is None else candidates
     sampled = HeldOut(held_out.gram, None if held_out.cross is None else held_out.cross[rows])
     part = None if cross is None else cross[rows]
 
     def error(place: int) -> float:
-        problem = Quadratic.build(weight[rows], gram, part, damping=candidates[place])
+        problem = Quadratic.build(
+            weight[rows], gram, part, damping=candidates[place], even=held_out.even
+        )
         return sampled.error(solve_on_mask(problem, mask[rows]), problem.weight)
 
     at = (len(candidates) - 1) // 2 if start is None else list(candidates).index(start)

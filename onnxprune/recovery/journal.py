@@ -24,7 +24,7 @@ from onnxprune.errors import UsageError
 
 Array = npt.NDArray[Any]
 #: Part of every digest; raised where what entries hold, or how it is worked out, changes.
-EDITION = "1"
+EDITION = "2"
 
 
 class Journal:
@@ -47,6 +47,10 @@ class Journal:
                 folder.mkdir(parents=True, exist_ok=True)
             except OSError as error:
                 raise UsageError(f"--cache {folder}: {error.strerror}; give a folder") from error
+
+    def of(self, told: object) -> Journal:
+        """Return the journal of what differs by what is told."""
+        return Journal(self.folder, f"{self.key} {told}")
 
     def get(self, question: str) -> dict[str, Array] | None:
         """Return what was kept as the answer; None where nothing whole was."""

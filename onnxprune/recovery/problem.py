@@ -53,6 +53,7 @@ class Quadratic:
         cross: npt.ArrayLike | None = None,
         *,
         damping: float = 1e-4,
+        even: bool = False,
     ) -> Quadratic:
         """Check, symmetrise and damp a problem.
 
@@ -61,6 +62,7 @@ class Quadratic:
             gram: H [d, d].
             cross: G [R, d], or None for the symmetric mode ``G = W H``.
             damping: ridge of every input relative to its own diag(H); of dead ones to the mean.
+            even: relative to the mean for all.
 
         Raises:
             DataError: shapes that do not match, values that are not finite, a negative diagonal.
@@ -97,7 +99,7 @@ class Quadratic:
         # In proportion to each input's own energy: scaling an input (and dividing its weights),
         # which changes nothing about the layer, then changes nothing about the ridge either.
         ridge = max(damping, 0.0) * np.diagonal(h).copy()
-        ridge[dead] = max(damping, DEAD_DIAGONAL) * mean
+        ridge[dead | even] = max(damping, DEAD_DIAGONAL) * mean
         h[np.diag_indices_from(h)] += ridge
         g += w * ridge
         return Quadratic(w, h, g, dead, cross is None)

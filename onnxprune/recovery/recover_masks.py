@@ -29,11 +29,9 @@ _MENDED = 0.1
 class Contest:
     """The best candidate so far and the account of all."""
 
-    def __init__(
-        self, judge: Judge, plain: Recovered, before: Agreement, doubt: float = 1.0
-    ) -> None:
-        """Start from zeros alone; ``doubt``: see :attr:`Reconstruction.doubt`."""
-        self.judge, self.doubt = judge, doubt
+    def __init__(self, judge: Judge, plain: Recovered, before: Agreement) -> None:
+        """Start from zeros alone."""
+        self.judge = judge
         self.best, self.agreement, self.plain = plain, before, before
         self.steps: list[dict[str, Any]] = [{"step": "mask", **before.as_dict(), "kept": True}]
 
@@ -41,8 +39,7 @@ class Contest:
         self, step: str, candidate: Recovered, after: Agreement, told: Mapping[str, Any] = {}
     ) -> bool:
         """Take a candidate if it agrees better, and write down the step."""
-        bar = self.agreement.loss * (self.doubt if self.agreement is self.plain else 1.0)
-        kept = after.loss < bar or (step == "reconstruct" and not after.loss)
+        kept = after.loss < self.agreement.loss or (step == "reconstruct" and not after.loss)
         kept = kept and after.no_worse(self.plain)
         self.steps.append({"step": step, **after.as_dict(), "kept": kept, **told})
         if kept:
@@ -108,7 +105,7 @@ def recover_masks(
     if widened:
         judge = work.judge()
     plain = Recovered(masks=dict(plan.masks), weights=work.masked(plan.masks))
-    contest = Contest(judge, plain, work.agreement(judge, plain.weights, []), work.doubt)
+    contest = Contest(judge, plain, work.agreement(judge, plain.weights, []))
     kind = parse_pattern(pattern)
     search = method != "given"
     even: Masks = plan.masks
@@ -161,7 +158,6 @@ def recover_masks(
     best.report = {
         "samples": int(sum(rows_of(f) for f in feeds)),
         "held_out": int(sum(rows_of(f) for f in work.held_feeds)) // work.copies,
-        "doubt": work.doubt,
         "mirrored": widened,
         "steps": contest.steps,
         "layers": rows,

@@ -133,7 +133,13 @@ def _clip(analyzer: Analyzer, node: ir.Node) -> Bounds | None:
 
 
 def rectified(
-    pairs: Pairs, solved: Solved, train: Statistics, held: Sequence[bool], bounds: Bounds
+    pairs: Pairs,
+    solved: Solved,
+    train: Statistics,
+    held: Sequence[bool],
+    bounds: Bounds,
+    *,
+    even: bool = False,
 ) -> Solved:
     """Return weights that fit what the activation lets through; as they are where that is no gain.
 
@@ -143,6 +149,7 @@ def rectified(
         train: moments of the columns of feeds that are not held out.
         held: which feeds are held out: on these the error behind the activation must fall.
         bounds: of the activation.
+        even: samples are few, as :func:`~onnxprune.recovery.apply_layer.solve_layer` was told.
     """
     if solved.shift is None or not any(held) or all(held) or "damping" not in solved.account:
         return solved
@@ -150,7 +157,7 @@ def rectified(
     judged = [i for i, out in enumerate(held) if out]
     cross, aim, _ = _look(pairs, solved, learn, bounds, train)
     try:
-        found = _solve(pairs, solved, train, cross, aim)
+        found = _solve(pairs, solved, train, cross, aim, even)
     except DataError:
         return solved
     before, after = (_look(pairs, s, judged, bounds, None)[2] for s in (solved, found))
@@ -204,14 +211,16 @@ def _look(
     return cross, goal, error
 
 
-def _solve(pairs: Pairs, solved: Solved, train: Statistics, cross: F64, aim: F64) -> Solved:
+def _solve(
+    pairs: Pairs, solved: Solved, train: Statistics, cross: F64, aim: F64, even: bool
+) -> Solved:
     """Least squares for a cross Gram on the same masks, as little damped as before."""
     weight = np.asarray(pairs.operand.layer.tensor.numpy()).astype(np.float64)
     dense = pairs.operand.matrix(weight)
     damping = float(solved.account["damping"])
     weights = np.empty_like(solved.weights)
     for g, mask in enumerate(solved.mask):
-        problem = Quadratic.build(dense[g], train.gram[g], cross[g], damping=damping)
+        problem = Quadratic.build(dense[g], train.gram[g], cross[g], damping=damping, even=even)
         weights[g] = _refit(problem, mask, solved.weights[g])
     shift = aim - np.einsum("grd,gd->gr", weights, train.mean)
     return replace(solved, weights=weights, shift=shift)
