@@ -38,9 +38,8 @@ from onnxprune.rules.analysis import Analyzer
 Array = npt.NDArray[Any]
 Feed = Mapping[str, Array]
 Progress = Callable[[str, float], None]
-#: One feed in this many is held out: no solver sees it, decisions are judged on it. More, up to one
-#: in three, where it takes that to have so many samples to judge on.
-HOLD_OUT, MOST_HELD_OUT, WANTED = 6, 3, 8
+#: One feed in this many is held out: no solver sees it, decisions are judged on it.
+HOLD_OUT = 6
 #: With fewer samples too few are held out to judge on (:mod:`.cross_check`), and how strong an
 #: input is on them says little: ridges are the same for all inputs, and may be strong.
 FEW = 48
@@ -75,12 +74,9 @@ class Recovered:
     holes: bool = False
 
 
-def held_out(index: int, feeds: int, samples: int = 1) -> bool:
-    """Whether feed ``index`` of ``feeds``, of ``samples`` each, is held out.
-
-    Every sixth, the last of each six; up to every third where samples are few.
-    """
-    step = min(max(feeds * samples // WANTED, MOST_HELD_OUT), HOLD_OUT, max(feeds, 2))
+def held_out(index: int, feeds: int) -> bool:
+    """Whether feed ``index`` of ``feeds`` is held out: the last of each six, or of all."""
+    step = min(HOLD_OUT, max(feeds, 2))
     return index % step == step - 1
 
 
@@ -129,8 +125,7 @@ class Reconstruction:
         self.stages = Stages(analyzer.model)
         self.stages.end_in(judged_values(self.stages, feeds[0]))
         self.feeds = feeds
-        each = max(1, sum(map(rows_of, feeds)) // len(feeds))
-        self.held = list(held or (held_out(i, len(feeds), each) for i in range(len(feeds))))
+        self.held = list(held or (held_out(i, len(feeds)) for i in range(len(feeds))))
         self.journal = journal or Journal()
         self.copies = 1  # times that every sample is there
         self.layers = {layer.value.name or "": layer for layer in find_layers(analyzer)}

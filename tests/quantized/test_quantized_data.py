@@ -16,7 +16,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 @pytest.mark.parametrize("form", ["qdq-uint8-per-channel", "qoperator-per-channel"])
 def test_masks_with_samples(form: str) -> None:
     dense = onnx.ModelProto.FromString(build("resnet", form))
-    result = onnxprune.prune(dense, "element", 0.5, data=feeds(dense, 12))
+    result = onnxprune.prune(dense, "element", 0.5, data=feeds(dense, 48))
     before, after = read_weights(dense), read_weights(result.model)
     for name, mask in result.plan.masks.items():
         assert not after[name][~mask].any()
