@@ -13,7 +13,7 @@ from onnxprune.calibration.stages import Stream
 from onnxprune.passes.base import Context
 from onnxprune.passes.infer_shapes import InferShapes
 from onnxprune.recovery.apply import Reconstruction
-from onnxprune.recovery.distil import DAMPING
+from onnxprune.recovery.space import DAMPING
 from onnxprune.recovery.train_blocks import MOMENT_COLUMNS, spaces_of
 from onnxprune.rules.analysis import analyze
 
