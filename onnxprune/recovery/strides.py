@@ -33,9 +33,11 @@ LEAST_REACH = 0.05
 #: First try of a rate: a share of the distance, divided over tensors; tries; and by how much the
 #: next may differ.
 TRY, TRIES, WIDEST = 0.02, 5, 10.0
-#: First rate over that at which the first batch's loss is lowest. A single step may be larger than
-#: is best for it: those that follow take another direction.
-TIMES = 2.0
+#: Batches that rates are measured on: of one alone the direction fits nothing else.
+BATCHES = 2
+#: First rate over that at which their loss is lowest. Steps may be larger than is best for a single
+#: one: those that follow take other directions, and what is taken is a running mean.
+TIMES = 4.0
 
 
 @dataclass(frozen=True)
@@ -62,7 +64,7 @@ def measured(
     batch: int,
     seed: int = 0,
 ) -> Strides:
-    """Measure how large steps are to be, on one batch.
+    """Measure how large steps are to be, on a few batches.
 
     Args:
         graph: the student and its derivatives.
@@ -80,7 +82,7 @@ def measured(
     slopes = Slopes(graph, masks, together=threads_of(lessons.feeds, batch) == 0)
     join = lessons_of(lessons.feeds, batch)
     names = slopes.weights
-    chosen = np.random.default_rng((seed, 1)).permutation(len(lessons))[:join]
+    chosen = np.random.default_rng((seed, 1)).permutation(len(lessons))[: BATCHES * join]
     taken = {int(i): lessons.take(0, int(i)) for i in chosen}
     losses, grads = slopes.of(lambda i: taken[i], chosen, start)
     _, other = slopes.of(lambda i: _noisy(*taken[i], graph.spreads, (seed, 2, i)), chosen, start)
