@@ -15,7 +15,7 @@ from onnxprune.errors import ProofError
 from onnxprune.planning import PrunePlan, SelectOptions, find_layers
 from onnxprune.proof.equivalence import open_session
 from onnxprune.recovery.apply import Feed, Progress, Recovered
-from onnxprune.recovery.cross_check import cross_check
+from onnxprune.recovery.cross_check import SHORT, cross_check
 from onnxprune.recovery.journal import Journal
 from onnxprune.recovery.recover_masks import recover_masks
 from onnxprune.recovery.steps import MASK_STEPS
@@ -66,7 +66,10 @@ def recover_and_prove(
         chosen.discard("permute")
 
     def recover(
-        samples: Sequence[Feed], own: Journal | None, wanted: Collection[str] = chosen
+        samples: Sequence[Feed],
+        own: Journal | None,
+        wanted: Collection[str] = chosen,
+        passes: float = SHORT,
     ) -> Recovered:
         return recover_masks(
             analyzer,
@@ -76,13 +79,15 @@ def recover_and_prove(
             method="given" if replay else method_of(options.criterion),
             steps=wanted,
             fixed=fixed,
+            passes=passes,
             journal=own,
             seed=options.seed,
             progress=progress,
         )
 
     checked = cross_check(analyzer, plan.masks, feeds, recover, journal) if chosen else None
-    recovered = recover(feeds, journal, chosen if checked is None or checked.kept else ())
+    wanted = chosen if checked is None or checked.kept else ()
+    recovered = recover(feeds, journal, wanted, 1.0)
     recovered.report["cross_check"] = None if checked is None else checked.as_dict()
     if recovered.analyzer is not None:
         analyzer = recovered.analyzer

@@ -33,7 +33,7 @@ from onnxprune.recovery.apply import (
     rows_of,
 )
 from onnxprune.recovery.choose_units import candidates
-from onnxprune.recovery.cross_check import cross_check
+from onnxprune.recovery.cross_check import SHORT, cross_check
 from onnxprune.recovery.journal import Journal
 from onnxprune.recovery.repair import repair
 from onnxprune.recovery.steps import CHANNEL_STEPS
@@ -110,7 +110,7 @@ def recover_structure(
         feeds: calibration samples.
         replay: the plan is not to be improved upon.
         steps: of :data:`~onnxprune.recovery.steps.CHANNEL_STEPS`.
-        checked: take the steps without a check across few samples.
+        checked: take the steps without a check across few samples, as one of its parts.
         journal: where answers are kept and taken from.
         progress: called with (stage, fraction done).
 
@@ -191,7 +191,7 @@ def recover_structure(
         trained = train_blocks(
             again, gone, dense, work.training, held, judge,
             outputs=work.stages.outputs, variety=work.variety(judge),
-            seed=options.seed, progress=progress,
+            passes=SHORT if checked else 1.0, seed=options.seed, progress=progress,
         )  # fmt: skip
     account: dict[str, Any] = {
         "samples": sum(rows_of(f) for f in feeds),

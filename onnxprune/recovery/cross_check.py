@@ -27,6 +27,8 @@ Array = npt.NDArray[Any]
 Rows = list[tuple[float, float]]
 #: Parts that samples are left out in.
 PARTS = 4
+#: Share of the passes that training takes there, so that all parts take as many as are taken after.
+SHORT = 1 / PARTS
 #: Chance that as many samples gain by luck, at most; of four samples or fewer it is more.
 LUCK = 0.05
 

@@ -70,6 +70,7 @@ def recover_masks(
     method: str = "auto",
     steps: Collection[str] = MASK_STEPS,
     fixed: Collection[str] = (),
+    passes: float = 1.0,
     journal: Journal | None = None,
     seed: int = 0,
     progress: Progress = quiet,
@@ -92,6 +93,7 @@ def recover_masks(
             pattern ties neighbours, and in the present ones only if that was worse than zeros;
             train block-wise, masks fixed.
         fixed: names of layers whose number of weights stays as it is.
+        passes: share of the passes that training takes otherwise.
         journal: where answers are kept and taken from.
         seed: for the draw of positions.
         progress: called with (stage, fraction done).
@@ -148,7 +150,9 @@ def recover_masks(
         solve("reconstruct", even)
     if "train" in steps and (search or contest.best is not plain) and not contest.settled:
         try:
-            moved, after, told = train_masks(work, judge, contest.best, progress=progress)
+            moved, after, told = train_masks(
+                work, judge, contest.best, passes=passes, progress=progress
+            )
             contest.enter("train", moved, after, told)
         except (NoGradient, DataError) as stop:  # what was found stands without
             held = {"loss": contest.agreement.loss, "top1": None, "kept": False}

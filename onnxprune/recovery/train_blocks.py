@@ -86,6 +86,7 @@ def train_blocks(
     *,
     outputs: Sequence[str],
     variety: Variety,
+    passes: float = 1.0,
     seed: int = 0,
     progress: Progress,
 ) -> Outcome:
@@ -100,6 +101,7 @@ def train_blocks(
         judge: of the dense network's values ``outputs`` on those.
         outputs: names of these values.
         variety: what may be done to training samples.
+        passes: share of the passes that are taken otherwise.
         seed: for the order of samples.
         progress: called with (stage, fraction done).
 
@@ -109,7 +111,7 @@ def train_blocks(
     try:
         return _train(
             analyzer, removed, dense, feeds, held, judge, variety,
-            outputs=outputs, seed=seed, progress=progress,
+            outputs=outputs, passes=passes, seed=seed, progress=progress,
         )  # fmt: skip
     except NoGradient as stop:
         return Outcome(None, str(stop), {}, {}, {})
@@ -138,6 +140,7 @@ def _train(
     variety: Variety,
     *,
     outputs: Sequence[str],
+    passes: float,
     seed: int,
     progress: Progress,
 ) -> Outcome:
@@ -151,6 +154,7 @@ def _train(
     if epochs < LEAST_VARIED:
         variety = Variety()
     epochs = min(VARIED_EPOCHS if variety else EPOCHS, epochs)
+    epochs = max(LEAST_EPOCHS, int(passes * epochs))
     feeds = by_shape(feeds)
     crops = crops_of(analyzer, removed)
     twin = io.load(analyzer.model).model

@@ -49,6 +49,7 @@ def train_masks(
     judge: Judge,
     found: Recovered,
     *,
+    passes: float = 1.0,
     progress: Progress = quiet,
 ) -> tuple[Recovered, Agreement, dict[str, Any]]:
     """Return ``found`` with trained values, their held-out agreement, and an account.
@@ -57,6 +58,7 @@ def train_masks(
         work: the dense network with its samples.
         judge: of the held-out samples.
         found: masks, weights and biases to start from.
+        passes: share of the passes that are taken otherwise.
         progress: called with (stage, fraction done).
 
     Raises:
@@ -87,10 +89,9 @@ def train_masks(
     classes = many_classes(work.stages, judge, student, spreads)
     graph = Students(sparse, feeds, names, spreads, classes=classes, threads=threads)
     calls = sum(graph.nodes(feed) for feed in feeds)
-    passes = VARIED_EPOCHS if lessons.variety else EPOCHS
-    epochs = max(
-        LEAST_EPOCHS, min(passes // work.copies, int(BUDGET / (effort + PER_NODE * calls)))
-    )
+    most = (VARIED_EPOCHS if lessons.variety else EPOCHS) // work.copies
+    most = min(most, int(BUDGET / (effort + PER_NODE * calls)))
+    epochs = max(LEAST_EPOCHS, int(passes * most))
     seen: dict[float, Agreement] = {}
 
     def with_values(weights: Mapping[str, Array]) -> Recovered:
