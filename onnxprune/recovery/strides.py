@@ -37,7 +37,7 @@ TRY, TRIES, WIDEST = 0.02, 5, 10.0
 BATCHES = 2
 #: First rate over that at which their loss is lowest. Steps may be larger than is best for a single
 #: one: those that follow take other directions, and what is taken is a running mean.
-TIMES = 4.0
+TIMES = 2.0
 
 
 @dataclass(frozen=True)
