@@ -92,7 +92,7 @@ def train(
         lessons: samples and the dense network's values for them.
         spaces: by name, where a weight is trained; others are trained as they are.
         held_out: disagreement on other samples under given weights.
-        strides: how large many steps are.
+        strides: how large steps are where they are many.
         masks: by name, the weights that move; the others stay as they are.
         epochs: passes over the lessons.
         batch: samples behind one step, at least.
