@@ -60,7 +60,7 @@ def prune(
     proof: bool = True,
     data: Any = None,
     samples: int | None = None,
-    recover: str | None = None,
+    recover: str | Sequence[str] | None = None,
     cache: str | PathLike[str] | None = None,
     recipe: Recipe | str | PathLike[str] | None = None,
     progress: Progress = silent,
@@ -101,7 +101,7 @@ def prune(
         samples: how many samples of ``data`` to use; when None 64 for the proof, 1024 for recovery.
         recover: ``auto``: with ``data``, masks are searched and kept weights solved anew so that
             the outputs stay what they were, as far as that helps on held-out samples; ``none``:
-            kept weights stay as they are; or a list of the steps to try, commas between:
+            kept weights stay as they are; or the steps to try, a list or with commas between:
             ``reconstruct``, ``allocate``, ``permute``, ``train`` for masks, ``select``,
             ``reconstruct``, ``statistics``, ``train`` for channels. None for what the recipe says,
             which is ``auto``.

@@ -131,13 +131,14 @@ class Recipe:
         kept = tuple(p for p in self.passes if not isinstance(p, Emit))
         return dataclasses.replace(self, passes=(*kept, Emit(name)))
 
-    def with_recover(self, what: str) -> Recipe:
-        """Return the recipe with another :attr:`recover`.
+    def with_recover(self, what: str | Sequence[str]) -> Recipe:
+        """Return the recipe with another :attr:`recover`, a list of steps too.
 
         Raises:
             UsageError: there is no such choice.
         """
-        return dataclasses.replace(self, recover=what)
+        text = what if isinstance(what, str) else ",".join(what) or "none"
+        return dataclasses.replace(self, recover=text)
 
     def for_plan(self, plan: PrunePlan) -> Recipe:
         """Return the recipe with what ``plan`` says it was selected by, as far as that is known."""

@@ -9,6 +9,7 @@ from onnx import TensorProto, helper, numpy_helper
 import onnxprune
 from onnxprune.cli import main
 from onnxprune.errors import UsageError
+from onnxprune.recipe import Recipe
 from onnxprune.recovery.steps import CHANNEL_STEPS, MASK_STEPS, parse_recover, steps_for
 
 
@@ -87,3 +88,16 @@ def test_the_command_line_takes_a_list_and_says_what_it_knows(net, tmp_path, cap
     said = told(2, "element", "rebuild")
     assert "rebuild" in said and "allocate" in said
     assert "no step for channels" in told(2, "channel", "permute")
+
+
+@pytest.mark.parametrize(
+    ("what", "text"),
+    [(["reconstruct", "train"], "reconstruct,train"), ([], "none"), ("auto", "auto")],
+)
+def test_a_list_says_the_same_as_its_text(what, text):
+    assert Recipe().with_recover(what).recover == text
+
+
+def test_a_list_of_unknown_steps_is_refused():
+    with pytest.raises(UsageError, match="'guess'"):
+        Recipe().with_recover(["guess"])
