@@ -40,9 +40,6 @@ MOMENTUM, MEMORY = 0.9, 0.95
 #: What is judged and returned is a running mean of the weights over about so many epochs: single
 #: steps leave noise, and held-out samples would choose by it.
 AVERAGE = 0.5
-#: Fewer steps than these are larger by the root of their lack, up to so many times: they would not
-#: get far otherwise.
-FEW, HURRY = 1000, 2.0
 #: Steps grow over the first tenth of them. Where the loss exceeds so many times the first one, the
 #: best weights so far are taken up again with half the step size.
 RISE, WILD = 0.1, 20.0
@@ -92,7 +89,7 @@ def train(
         lessons: samples and the dense network's values for them.
         spaces: by name, where a weight is trained; others are trained as they are.
         held_out: disagreement on other samples under given weights.
-        strides: how large steps are where they are many.
+        strides: how large steps are.
         masks: by name, the weights that move; the others stay as they are.
         epochs: passes over the lessons.
         batch: samples behind one step, at least.
@@ -115,7 +112,7 @@ def train(
     best, least = {n: a.copy() for n, a in now.items()}, held_out(now)
     history: list[tuple[int, float | None, float | None]] = [(0, None, least)]
     total, step, since = epochs * (len(lessons) // join), 0, 0
-    rate = strides.rate * float(np.clip(np.sqrt(FEW / max(total, 1)), 1.0, HURRY))
+    rate = strides.rate
     share = np.float32(1 / max(1.0, AVERAGE * total / epochs))
     limit, calmer = 0.0, [replace(lessons, variety=Variety()), lessons]
     patience = LOOK * max(2, int(PATIENCE * epochs / LOOK))
