@@ -68,8 +68,8 @@ def recover_and_prove(
     def recover(
         samples: Sequence[Feed],
         own: Journal | None,
-        wanted: Collection[str] = chosen,
-        passes: float = SHORT,
+        wanted: Collection[str],
+        passes: float = 1.0,
     ) -> Recovered:
         return recover_masks(
             analyzer,
@@ -85,9 +85,11 @@ def recover_and_prove(
             progress=progress,
         )
 
-    checked = cross_check(analyzer, plan.masks, feeds, recover, journal) if chosen else None
-    wanted = chosen if checked is None or checked.kept else ()
-    recovered = recover(feeds, journal, wanted, 1.0)
+    def from_others(samples: Sequence[Feed], own: Journal) -> Recovered:
+        return recover(samples, own, chosen, SHORT)
+
+    checked = cross_check(analyzer, plan.masks, feeds, from_others, journal) if chosen else None
+    recovered = recover(feeds, journal, chosen if checked is None or checked.kept else ())
     recovered.report["cross_check"] = None if checked is None else checked.as_dict()
     if recovered.analyzer is not None:
         analyzer = recovered.analyzer

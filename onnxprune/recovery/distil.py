@@ -5,11 +5,8 @@ network's on the same samples (the feature distances of BRECQ, Li et al. 2021, a
 AdaPrune, Frantar and Alistarh 2022; methods.md 5), so that each layer makes up for those before it
 and serves those behind it.
 
-Steps are natural gradients on the input side: a derivative ``G`` of a layer's weights becomes the
-step ``G H^-1`` with ``H`` the damped second moment of its inputs (the input factor of K-FAC,
-Martens and Grosse 2015), of one length a tensor. Under a mask every row has its own inputs, and the
-step of a row is ``g_S (H_SS)^-1`` over what it keeps. A handful of epochs then does what hundreds
-of Adam's would.
+Directions are natural gradients on the input side (:mod:`.space`), of one length a tensor that is
+measured before (:mod:`.strides`). A handful of epochs then does what hundreds of Adam's would.
 """
 
 from __future__ import annotations
