@@ -22,9 +22,9 @@ import numpy.typing as npt
 from onnxprune.calibration.variety import Variety
 from onnxprune.recovery.distil_graph import Distillation, Students
 from onnxprune.recovery.lessons import Lessons
-from onnxprune.recovery.slopes import Slopes, lessons_of, threads_of
+from onnxprune.recovery.slopes import Slopes
 from onnxprune.recovery.space import Space
-from onnxprune.recovery.strides import Strides, counts_of
+from onnxprune.recovery.strides import Strides
 
 Array = npt.NDArray[Any]
 #: Passes over samples that stay the same.
@@ -96,12 +96,9 @@ def train(
     Raises:
         DataError: onnxruntime does not run the model.
     """
-    masks = masks or {}
-    names = graph.weights
+    slopes = Slopes(graph, spaces, masks or {}, lessons.feeds, batch)
+    names, join = slopes.weights, slopes.lessons
     now = {n: np.array(start[n], np.float32) for n in names}
-    slopes = Slopes(graph, masks, together=threads_of(lessons.feeds, batch) == 0)
-    join = lessons_of(lessons.feeds, batch)
-    counts = counts_of(now, masks)
     mean = {n: a.copy() for n, a in now.items()}
     first = {n: np.zeros_like(now[n]) for n in names}
     second = dict.fromkeys(names, 0.0)
@@ -113,9 +110,6 @@ def train(
     share = np.float32(1 / max(1.0, AVERAGE * total / epochs))
     limit, calmer = 0.0, [replace(lessons, variety=Variety()), lessons]
     patience = LOOK * max(2, int(PATIENCE * epochs / LOOK))
-
-    def ways_of(grads: Mapping[str, Array]) -> dict[str, Array]:
-        return {n: spaces[n].step(grads[n]) if n in spaces else grads[n] for n in names}
 
     def back(gentler: float) -> None:
         """Go on from the best weights so far."""
@@ -139,10 +133,9 @@ def train(
             since += 1
             rise = min(1.0, since / (RISE * total))
             size = 0.5 * rate * rise * (1 + np.cos(np.pi * step / total))
-            ways = ways_of(grads)
             for name in names:
-                grad, way = grads[name], ways[name]
-                strength = float(np.vdot(grad, way)) / counts[name]
+                way = slopes.way(name, grads[name])
+                strength = slopes.strength(name, grads[name], way)
                 first[name] += (1 - MOMENTUM) * (way - first[name])
                 second[name] += (1 - MEMORY) * (strength - second[name])
                 root = np.sqrt(second[name] / (1 - MEMORY**since)) + 1e-30

@@ -1,4 +1,4 @@
-"""Losses and derivatives of several lessons, run side by side."""
+"""Losses and derivatives of several lessons, run side by side, and the steps they call for."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import numpy.typing as npt
 
 from onnxprune.recovery.apply import rows_of
 from onnxprune.recovery.distil_graph import Distillation, Students
+from onnxprune.recovery.space import Space
 from onnxprune.runtime.sessions import cores
 
 Array = npt.NDArray[Any]
@@ -22,25 +23,31 @@ class Slopes:
 
     Attributes:
         weights: names of what is trained.
+        lessons: how many of them make a step.
     """
 
     def __init__(
         self,
         graph: Distillation | Students,
+        spaces: Mapping[str, Space],
         masks: Mapping[str, npt.NDArray[np.bool_]],
-        *,
-        together: bool,
+        feeds: Sequence[Mapping[str, Array]],
+        batch: int,
     ) -> None:
         """Prepare.
 
         Args:
             graph: the student and its derivatives.
+            spaces: by name, the metric of a weight; the plain one where there is none.
             masks: by name, the weights that move; derivatives of others are zero.
-            together: whether one run already fills the cores.
+            feeds: samples of the lessons.
+            batch: samples behind one step, at least.
         """
         self.weights = graph.weights
-        self._graph, self._masks = graph, masks
-        self._workers = 1 if together else cores()
+        self.lessons = min(len(feeds), max(1, -(-batch // rows_of(feeds[0]))))
+        self._graph, self._spaces, self._masks = graph, spaces, masks
+        self._moving = {n: int(np.count_nonzero(mask)) for n, mask in masks.items()}
+        self._workers = cores() if threads_of(feeds, batch) else 1
         self._pool = ThreadPoolExecutor(self._workers)
 
     def of(
@@ -74,6 +81,18 @@ class Slopes:
                 grads[name] = np.where(self._masks[name], grads[name], np.float32(0))
         return losses, grads
 
+    def moving(self, name: str, array: Array) -> int:
+        """How many numbers of a weight, or of a derivative by it, move: one at least."""
+        return max(self._moving.get(name, array.size), 1)
+
+    def way(self, name: str, grad: Array) -> Array:
+        """The direction in which a weight moves under a derivative, in its metric."""
+        return self._spaces[name].step(grad) if name in self._spaces else grad
+
+    def strength(self, name: str, grad: Array, way: Array) -> float:
+        """Mean square of a derivative in the weight's metric, where ``way`` is its direction."""
+        return float(np.vdot(grad, way)) / self.moving(name, grad)
+
 
 def threads_of(feeds: Sequence[Mapping[str, Array]], batch: int) -> int:
     """Threads of one run where ``batch`` samples make a step: one where that is several runs.
@@ -82,8 +101,3 @@ def threads_of(feeds: Sequence[Mapping[str, Array]], batch: int) -> int:
     sums come out the same on any number of cores.
     """
     return 1 if max(map(rows_of, feeds)) < batch else 0
-
-
-def lessons_of(feeds: Sequence[Mapping[str, Array]], batch: int) -> int:
-    """How many lessons make a step of at least ``batch`` samples."""
-    return min(len(feeds), max(1, -(-batch // rows_of(feeds[0]))))

@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from onnxprune.recovery.distil_graph import Students
 from onnxprune.recovery.lessons import Feed, Lessons
-from onnxprune.recovery.slopes import Slopes, lessons_of, threads_of
+from onnxprune.recovery.slopes import Slopes
 from onnxprune.recovery.space import Space
 
 Array = npt.NDArray[Any]
@@ -78,28 +78,20 @@ def measured(
     Raises:
         DataError: onnxruntime does not run the model.
     """
-    masks = masks or {}
-    slopes = Slopes(graph, masks, together=threads_of(lessons.feeds, batch) == 0)
-    join = lessons_of(lessons.feeds, batch)
+    slopes = Slopes(graph, spaces, masks or {}, lessons.feeds, batch)
     names = slopes.weights
-    chosen = np.random.default_rng((seed, 1)).permutation(len(lessons))[: BATCHES * join]
+    chosen = np.random.default_rng((seed, 1)).permutation(len(lessons))[: BATCHES * slopes.lessons]
     taken = {int(i): lessons.take(0, int(i)) for i in chosen}
     losses, grads = slopes.of(lambda i: taken[i], chosen, start)
     _, other = slopes.of(lambda i: _noisy(*taken[i], graph.spreads, (seed, 2, i)), chosen, start)
-    counts = counts_of(start, masks)
-
-    def strength(grad: Array, name: str) -> float:
-        """Mean square of a derivative in the tensor's metric."""
-        way = spaces[name].step(grad) if name in spaces else grad
-        return max(float(np.vdot(grad, way)), 0.0) / counts[name]
-
     reach, usual = {}, {}
     for name in names:
         # Lessons' noise is independent: their sum's square is the sum of squares.
-        curvature = strength(other[name] - grads[name], name) / (4 * NOISE**2 * len(chosen))
-        reach[name] = float(np.sqrt(curvature * counts[name]))
+        gap, moving = other[name] - grads[name], slopes.moving(name, start[name])
+        strength = max(slopes.strength(name, gap, slopes.way(name, gap)), 0.0)
+        reach[name] = float(np.sqrt(strength / (4 * NOISE**2 * len(chosen)) * moving))
         own = spaces[name].energy(start[name]) if name in spaces else np.vdot(*2 * [start[name]])
-        usual[name] = float(np.sqrt(own / counts[name]))
+        usual[name] = float(np.sqrt(own / moving))
     floor = LEAST_REACH * float(np.median([reach[n] * usual[n] for n in names]))
     lengths = {}
     for name in names:
@@ -107,8 +99,8 @@ def measured(
         lengths[name] = 1 / most if most else 0.0
     ways = {}
     for name in names:
-        way = spaces[name].step(grads[name]) if name in spaces else grads[name]
-        root = np.sqrt(strength(grads[name], name)) + 1e-30
+        way = slopes.way(name, grads[name])
+        root = np.sqrt(max(slopes.strength(name, grads[name], way), 0.0)) + 1e-30
         ways[name] = np.asarray(lengths[name] / root * way, np.float32)
     slope = sum(float(np.vdot(grads[n], ways[n])) for n in names)
     loss = sum(losses)
@@ -123,14 +115,6 @@ def measured(
         if near:
             break
     return Strides(lengths, TIMES * trial)
-
-
-def counts_of(weights: Values, masks: Mapping[str, npt.NDArray[np.bool_]]) -> dict[str, int]:
-    """How many numbers of every tensor move, one at least."""
-    return {
-        n: max(int(np.count_nonzero(masks[n])) if n in masks else a.size, 1)
-        for n, a in weights.items()
-    }
 
 
 def _noisy(
