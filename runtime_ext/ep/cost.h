@@ -13,7 +13,7 @@ struct CostModel {
   kernels::Isa isa = kernels::active_isa();
   bool generate_code = true;
   // Cycles that the CPU provider's dense kernels take here for each one estimated; 1 as long as ours are
-  // estimated too, see dense_factor.
+  // estimated too, see machine.h.
   double cpu_factor = 1;
   // Our share of what is estimated from a sample of a weight, see Unit::zeros.
   double hope = 1;
@@ -54,27 +54,6 @@ struct CostModel {
   static double call();
   // ... and what the CPU provider takes to bring a small image into the order its convolutions want, or back.
   static double reorder();
-
- private:
-  // Cycles that the CPU provider takes to read a dense weight of so many bytes.
-  double reading(double bytes) const;
-  double pooling(const Unit& unit) const;
-  // Multiply-adds and scores of an attention, and numbers of its keys and values, a head each.
-  void attention(const Lowering& lowering, const Unit& unit, double* products, double* scores, double* kept) const;
-  // Steps and sequences of a recurrent layer.
-  void sequence(const Lowering& lowering, const Unit& unit, double* steps, double* batch) const;
-  double ours_recurrent(const Graph& graph, const Lowering& lowering, const Unit& unit) const;
-  double cpu_transposed(const Lowering& lowering, const Unit& unit, double out) const;
-  double cpu_recurrent(const Lowering& lowering, const Unit& unit) const;
-  double floats(const Dims& dims, uint8_t domains) const;
 };
-
-// Cycles of this machine per microsecond, measured once.
-double cycles_per_microsecond();
-// How this machine's dense multiply-add rate compares with the estimates, measured once: what ties
-// estimated cycles of the CPU provider to measured time of ours.
-double dense_factor();
-// Bytes a cycle that weights come in with which are more than the second-level cache holds, measured once.
-double streaming_speed();
 
 }  // namespace onnxprune::ep

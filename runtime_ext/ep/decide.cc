@@ -8,6 +8,7 @@
 #include <stdexcept>
 
 #include "ep/executor.h"
+#include "ep/machine.h"
 
 namespace onnxprune::ep {
 namespace {

@@ -11,6 +11,7 @@
 
 #include "ep/build.h"
 #include "ep/decide.h"
+#include "ep/machine.h"
 #include "ep/serialize.h"
 
 namespace onnxprune::ep {

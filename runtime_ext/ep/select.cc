@@ -4,6 +4,7 @@
 #include <cstdio>
 #include <numeric>
 
+#include "ep/machine.h"
 #include "ep/mincut.h"
 
 namespace onnxprune::ep {
