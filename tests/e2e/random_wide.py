@@ -12,7 +12,8 @@ import numpy as np
 import onnx
 from hypothesis import strategies as st
 from onnx import TensorProto, helper
-from random_graphs import BLOCKS, Case, Draw, Grower, Val, grow
+from random_graphs import BLOCKS, Case, Grower, grow
+from random_growth import Draw, Val
 
 GATES = {"LSTM": 4, "GRU": 3, "RNN": 1}
 
