@@ -5,7 +5,7 @@
 #include <optional>
 #include <set>
 
-#include "ep/trace.h"
+#include "ep/computed.h"
 
 namespace onnxprune::ep {
 namespace {
@@ -93,7 +93,7 @@ class Propagation {
   // Tensors that are moved, cut and put together.
   Dims moved(const GraphNode& node, size_t output) const {
     const Dims& x = in(node, 0);
-    const Tracer tracer(graph_, dims_);
+    const Computed computed(graph_, dims_);
     if (node.op == "Unsqueeze") {
       const Dims& own = dims_[static_cast<size_t>(node.out[0])];
       const auto axes = axes_of(node, 1, own.size());
@@ -116,7 +116,7 @@ class Propagation {
       return out;
     }
     if (node.op == "Expand" || node.op == "Tile") {
-      const auto list = tracer.sizes(Graph::input(node, 1));
+      const auto list = computed.sizes(Graph::input(node, 1));
       if (!list) return {};
       if (node.op == "Expand") return broadcast(x, *list);
       Dims out(x.size());
@@ -149,7 +149,7 @@ class Propagation {
       return out;
     }
     // Slice: up to a size means that much of the axis; where there is less, operators that go on with it fail.
-    const auto starts = tracer.sizes(Graph::input(node, 1)), stops = tracer.sizes(Graph::input(node, 2));
+    const auto starts = computed.sizes(Graph::input(node, 1)), stops = computed.sizes(Graph::input(node, 2));
     const auto axes = axes_of(node, 3, x.size());
     if (node.since < 10 || !starts || !stops || !axes || starts->size() != stops->size()) return {};
     if (Graph::input(node, 4) >= 0) {
@@ -193,8 +193,8 @@ class Propagation {
     if (pairs.count(node.op) != 0) return broadcast(x, in(node, 1));
     if (node.op == "Range") {
       // 0, 1, 2 ... up to a size.
-      const Tracer tracer(graph_, dims_);
-      const auto start = tracer.sizes(Graph::input(node, 0)), stop = tracer.sizes(Graph::input(node, 1)), by = tracer.sizes(Graph::input(node, 2));
+      const Computed computed(graph_, dims_);
+      const auto start = computed.sizes(Graph::input(node, 0)), stop = computed.sizes(Graph::input(node, 1)), by = computed.sizes(Graph::input(node, 2));
       for (const auto* list : {&start, &stop, &by})
         if (!*list || (*list)->size() != 1) return {};
       if ((*start)[0].value != 0 || (*by)[0].value != 1 || !(*start)[0].symbol.empty()) return {};
@@ -224,7 +224,7 @@ class Propagation {
       }
       return out;
     }
-    if (node.op == "Reshape") return Tracer(graph_, dims_).dims_of(node.out[0]);
+    if (node.op == "Reshape") return Computed(graph_, dims_).dims_of(node.out[0]);
     if (node.op == "ReduceMean") {
       Dims out = dims_[static_cast<size_t>(node.out[0])];
       if (out.size() == x.size())

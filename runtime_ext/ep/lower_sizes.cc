@@ -2,8 +2,8 @@
 #include <algorithm>
 #include <set>
 
+#include "ep/computed.h"
 #include "ep/lower_internal.h"
-#include "ep/trace.h"
 
 namespace onnxprune::ep {
 namespace {
@@ -53,8 +53,8 @@ std::vector<ResizeSpec::Axis> computed_sizes(const LowerContext& context, const 
   for (size_t v = 0; v < named.size(); ++v)
     for (size_t i = 0; i < named[v].size(); ++i)
       if (!named[v][i].known()) named[v][i] = Dim::named("@" + std::to_string(v) + "." + std::to_string(i));
-  Tracer tracer(context.graph, named, context.alone);
-  const auto sizes = tracer.sizes(node.in[3]);
+  const Computed computed(context.graph, named, context.alone);
+  const auto sizes = computed.sizes(node.in[3]);
   if (!sizes || sizes->size() != axes.size()) throw Unsupported(reason);
   const auto dims_of = [&](int value) -> const Dims& { return named[static_cast<size_t>(value)]; };
   const size_t rank = dims_of(x).size();

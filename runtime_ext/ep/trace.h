@@ -6,8 +6,7 @@
 #include <set>
 #include <vector>
 
-#include "ep/dims.h"
-#include "ep/graph.h"
+#include "ep/computed.h"
 
 namespace onnxprune::ep {
 
@@ -27,10 +26,9 @@ struct Traced {
   double scale = 1;          // the traced tensor is this many times the source
 };
 
-class Tracer {
+class Tracer : public Computed {
  public:
-  // `alone`: sizes and numbers computed in the graph are not looked at.
-  Tracer(const Graph& graph, const std::vector<Dims>& dims, bool alone = false) : graph_(graph), dims_(dims), alone_(alone) {}
+  using Computed::Computed;
 
   // The nodes walked over are added to `nodes()`.
   std::optional<Traced> trace(int value);
@@ -55,21 +53,12 @@ class Tracer {
   // Adds nodes that compute something for the collected ones alone (sizes, factors), but none that makes
   // one of `kept`.
   void absorb(const std::vector<int>& kept);
-  // The one number that `value` is, constant or computed from sizes.
-  std::optional<float> number(int value, int depth = 0) const;
-
-  // What is known of a list of sizes computed in the graph (Shape, Gather, Concat ...), or of whole numbers in
-  // floats on the way to one.
-  std::optional<Dims> sizes(int value, int depth = 0) const;
-  // Dims of a value; of a Reshape's result what its list of sizes adds.
-  Dims dims_of(int value) const;
 
  private:
   bool sliced(const GraphNode& node, Traced* t) const;
+  bool repeated(const GraphNode& node, int value, Traced* t) const;
+  bool taken(const GraphNode& node, int value, Traced* t) const;
 
-  const Graph& graph_;
-  const std::vector<Dims>& dims_;
-  bool alone_;
   std::set<int> stops_;
   std::set<int> nodes_;
 };
@@ -77,8 +66,5 @@ class Tracer {
 // Cuts atoms, in order, into axes of these dims; at most one of them may be open without being the
 // size of an atom. Nothing when they do not fit.
 std::optional<std::vector<Atoms>> cut_atoms(const Atoms& atoms, const Dims& dims);
-
-// Integers of a constant tensor (int32 or int64); nothing for other values.
-std::optional<std::vector<int64_t>> constant_ints(const Graph& graph, int value);
 
 }  // namespace onnxprune::ep
