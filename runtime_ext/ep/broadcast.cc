@@ -2,6 +2,8 @@
 
 #include <algorithm>
 
+#include "ep/shapes.h"
+
 namespace onnxprune::ep {
 
 std::optional<Shape> broadcast(const Shape& a, const Shape& b) {

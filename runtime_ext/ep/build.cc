@@ -2,6 +2,8 @@
 
 #include <unordered_map>
 
+#include "ep/fuse.h"
+
 namespace onnxprune::ep {
 
 namespace {

@@ -10,6 +10,7 @@
 #include "ep/broadcast.h"
 #include "ep/operators.h"
 #include "ep/recurrent.h"
+#include "ep/shapes.h"
 #include "ep/trim.h"
 
 namespace onnxprune::ep {

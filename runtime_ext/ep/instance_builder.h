@@ -7,6 +7,7 @@
 #include <vector>
 
 #include "ep/instance.h"
+#include "ep/shapes.h"
 
 namespace onnxprune::ep {
 

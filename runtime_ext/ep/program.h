@@ -131,15 +131,6 @@ struct Program {
                                                    // operand_type says
 };
 
-// Folds affine ops, activations and residual additions into the weighted sums before them. Weights
-// must not be packed yet.
-void fuse(Program* program);
-
-// A convolution whose output is only read by windows of one pixel that skip others (the strided 1x1
-// convolutions at the end of a ResNet's stage) takes their stride over and computes what is read, and so
-// does the one before it. A residual is brought to that size first. Weights are to be packed again.
-void skip_unread(Program* program);
-
 // Of geometry, weight source, factors and bias of a conv.
 Digest weight_digest(const Op& op);
 
@@ -149,12 +140,6 @@ std::shared_ptr<const kernels::Weights> packed_weight(const Op& op, bool compact
 
 // Packs every weight source that is not packed yet, and lets go of all sources. Throws on failure.
 void pack_weights(Program* program);
-
-// What a convolution or a pooling makes of an input, before anything is added. Throws std::invalid_argument.
-Shape conv_shape(const Program& program, const Op& op, const Shape& in);
-
-// Shapes of all values for concrete input shapes. Throws std::invalid_argument when they do not fit.
-std::vector<Shape> infer_shapes(const Program& program, const std::vector<Shape>& inputs);
 
 // A tensor of `domain` as images x channels x height x width.
 struct View {

@@ -3,6 +3,7 @@
 #include <stdexcept>
 
 #include "ep/dims.h"
+#include "ep/shapes.h"
 
 namespace onnxprune::ep {
 namespace {

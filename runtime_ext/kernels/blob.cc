@@ -9,8 +9,8 @@
 //
 // The length of every section follows from the header and must add up to the blob's size; every
 // index is checked, so whatever is accepted is safe to run.
-#include <array>
 
+#include "geometry_fields.h"
 #include "weights_impl.h"
 
 namespace onnxprune::kernels {
@@ -82,13 +82,6 @@ class Reader {
  private:
   const std::uint8_t* at_;
 };
-
-// The geometry in the order of the blob.
-std::array<std::int32_t*, 13> fields(ConvGeometry* g) {
-  return {&g->in_channels, &g->out_channels, &g->groups,     &g->kernel_h,   &g->kernel_w,
-          &g->stride_h,    &g->stride_w,     &g->dilation_h, &g->dilation_w, &g->pad_top,
-          &g->pad_left,    &g->pad_bottom,   &g->pad_right};
-}
 
 Status corrupt(const char* what) { return failure(Code::corrupt, "packed weights: %s", what); }
 
@@ -163,7 +156,7 @@ Status read(const std::uint8_t* blob, std::size_t size, WeightsPtr* weights) {
              m = in.get<std::uint8_t>();
   const auto index_bytes = in.get<std::uint8_t>(), has_bias = in.get<std::uint8_t>();
   const auto zero = in.get<std::uint16_t>();
-  for (std::int32_t* field : fields(&w->shape)) *field = in.get<std::int32_t>();
+  for (const auto field : kGeometryFields) w->shape.*field = in.get<std::int32_t>();
   const auto zero2 = in.get<std::uint32_t>();
   w->nonzeros = in.get<std::int64_t>();
   const auto entries = in.get<std::int64_t>();
@@ -237,8 +230,7 @@ void WeightsImpl::write_blob(std::uint8_t* blob) const {
   out.put(static_cast<std::uint8_t>(is_narrow() ? 2 : 4));
   out.put(static_cast<std::uint8_t>(!biases.empty()));
   out.put(std::uint16_t{0});
-  ConvGeometry copy = shape;
-  for (const std::int32_t* field : fields(&copy)) out.put(*field);
+  for (const auto field : kGeometryFields) out.put(shape.*field);
   out.put(std::uint32_t{0});
   out.put(nonzeros);
   out.put(entries);
