@@ -10,9 +10,12 @@
 #include "windows.h"
 
 using namespace onnxprune::kernels;
+using testing::awkward_case;
 using testing::Case;
 using testing::make_case;
 using testing::products;
+using testing::row_case;
+using testing::square_case;
 using testing::Sums;
 
 namespace {
@@ -31,11 +34,7 @@ void check_case(Case c, int outputs, std::uint64_t seed) {
   const Dense d(c.g, c.images, c.height, c.width);
   const int oh = static_cast<int>(d.out_height()), ow = static_cast<int>(d.out_width());
   testing::Random random(seed);
-  const auto filled = [&](std::int64_t count) {
-    std::vector<float> v(static_cast<std::size_t>(count));
-    for (float& x : v) x = random.symmetric();
-    return v;
-  };
+  const auto filled = [&](std::int64_t count) { return testing::filled(&random, static_cast<std::size_t>(count)); };
   const auto in_area = static_cast<std::size_t>(c.height * c.width), out_area = static_cast<std::size_t>(oh * ow);
   const std::vector<float> x = filled(c.images * inputs * c.height * c.width), w = filled(outputs * inputs * taps);
   const std::vector<float> g = filled(c.images * outputs * oh * ow), bias = filled(outputs);
@@ -122,15 +121,14 @@ TEST(dense_in_the_usual_shapes) {
     for (const int stride : {1, 2})
       for (const int size : {1, 2, 7, 8, 16, 33})
         for (const int outputs : {3, 16, 37})
-          check_case(make_case(2, 5, size, size, kernel, kernel, stride, stride, 1, 1, kernel / 2, kernel / 2,
-                               kernel / 2, kernel / 2), outputs, ++seed);
+          check_case(square_case(2, 5, size, kernel, stride), outputs, ++seed);
 }
 
 TEST(dense_of_one_row) {
   std::uint64_t seed = 100;
   for (const int width : {1, 5, 64, 3000})
     for (const int stride : {1, 2, 3})
-      check_case(make_case(2, 2, 1, width, 1, 4, 1, stride, 1, 2, 0, 5, 0, 3), 7, ++seed);
+      check_case(row_case(width, stride), 7, ++seed);
 }
 
 TEST(dense_by_tiles) {
@@ -151,33 +149,20 @@ TEST(dense_in_bands) {
 TEST(dense_in_awkward_shapes) {
   testing::Random random(7);
   for (int i = 0; i < 400; ++i) {
-    const Case c = make_case(random.between(1, 5), random.between(1, 9), random.between(1, 12), random.between(1, 24),
-                             random.between(1, 7), random.between(1, 7), random.between(1, 3), random.between(1, 3),
-                             random.between(1, 3), random.between(1, 3), random.below(6), random.below(6),
-                             random.below(6), random.below(6));
+    const Case c = awkward_case(&random, {{1, 5}, {1, 9}, {1, 12}, {1, 24}, 7, 3});
     check_case(c, random.between(1, 20), static_cast<std::uint64_t>(1000 + i));
   }
 }
 
 TEST(dense_of_nothing) {
-  check_case(make_case(0, 2, 5, 5, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1), 3, 1);
-  check_case(make_case(1, 2, 2, 2, 5, 5, 1, 1, 1, 1, 0, 0, 0, 0), 3, 2);  // the kernel does not fit
-  check_case(make_case(1, 2, 0, 4, 3, 3, 2, 2, 1, 1, 2, 2, 2, 2), 3, 3);
+  std::uint64_t seed = 0;
+  for (const Case& c : testing::cases_of_nothing()) check_case(c, 3, ++seed);
 }
 
 TEST(dense_refuses_what_is_not) {
   Case good = make_case(1, 4, 5, 5, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1);
   good.g.groups = 1;
-  CHECK(Dense::check(good.g, 1, 5, 5).ok());
-  const auto refused = [&](auto&& change) {
-    Case c = good;
-    change(&c);
-    CHECK(!Dense::check(c.g, c.images, c.height, c.width).ok());
-  };
-  refused([](Case* c) { c->g.groups = 2; });
-  refused([](Case* c) { c->g.in_channels = 0; });
-  refused([](Case* c) { c->g.pad_left = -1; });
-  refused([](Case* c) { c->g.stride_w = 0; });
-  refused([](Case* c) { c->height = -1; });
-  refused([](Case* c) { c->width = 1 << 30; });
+  testing::check_refused<Dense>(
+      good, {[](Case* c) { c->g.groups = 2; }, [](Case* c) { c->g.in_channels = 0; }, [](Case* c) { c->g.pad_left = -1; },
+             [](Case* c) { c->g.stride_w = 0; }, [](Case* c) { c->height = -1; }, [](Case* c) { c->width = 1 << 30; }});
 }

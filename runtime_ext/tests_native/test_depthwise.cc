@@ -12,9 +12,12 @@
 #include "windows.h"
 
 using namespace onnxprune::kernels;
+using testing::awkward_case;
 using testing::Case;
 using testing::make_case;
 using testing::products;
+using testing::row_case;
+using testing::square_case;
 using testing::Sums;
 
 namespace {
@@ -25,11 +28,7 @@ void check_case(const Case& c, std::uint64_t seed) {
   const int oh = static_cast<int>(d.out_height()), ow = static_cast<int>(d.out_width());
   CHECK_SAY(oh == std::max(0, c.g.out_height(c.height)) && ow == std::max(0, c.g.out_width(c.width)), c.text());
   testing::Random random(seed);
-  const auto filled = [&](std::int64_t count) {
-    std::vector<float> v(static_cast<std::size_t>(count));
-    for (float& x : v) x = random.symmetric();
-    return v;
-  };
+  const auto filled = [&](std::int64_t count) { return testing::filled(&random, static_cast<std::size_t>(count)); };
   const std::vector<float> x = filled(d.planes() * c.height * c.width), w = filled(d.channels() * c.g.taps());
   const std::vector<float> g = filled(d.planes() * oh * ow), bias = filled(d.channels());
   Sums y_want(g.size()), dx_want(x.size()), dw_want(w.size());
@@ -70,47 +69,33 @@ TEST(depthwise_in_the_usual_shapes) {
   for (const int kernel : {3, 5, 7})
     for (const int stride : {1, 2})
       for (const int size : {1, 2, 7, 14, 33, 112})
-        check_case(make_case(2, 3, size, size, kernel, kernel, stride, stride, 1, 1, kernel / 2, kernel / 2, kernel / 2,
-                             kernel / 2), ++seed);
+        check_case(square_case(2, 3, size, kernel, stride), ++seed);
 }
 
 TEST(depthwise_of_one_row) {
   std::uint64_t seed = 100;
   for (const int width : {1, 5, 64, 3000})
     for (const int stride : {1, 2, 3, 5})
-      check_case(make_case(2, 2, 1, width, 1, 4, 1, stride, 1, 2, 0, 5, 0, 3), ++seed);
+      check_case(row_case(width, stride), ++seed);
 }
 
 TEST(depthwise_in_awkward_shapes) {
   testing::Random random(7);
-  for (int i = 0; i < 400; ++i) {
-    const Case c = make_case(random.between(1, 3), random.between(1, 3), random.between(1, 24), random.between(1, 40),
-                             random.between(1, 7), random.between(1, 7), random.between(1, 4), random.between(1, 4),
-                             random.between(1, 3), random.between(1, 3), random.below(6), random.below(6),
-                             random.below(6), random.below(6));
-    check_case(c, static_cast<std::uint64_t>(1000 + i));
-  }
+  for (int i = 0; i < 400; ++i)
+    check_case(awkward_case(&random, {{1, 3}, {1, 3}, {1, 24}, {1, 40}}), static_cast<std::uint64_t>(1000 + i));
 }
 
 TEST(depthwise_of_nothing) {
-  check_case(make_case(0, 2, 5, 5, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1), 1);
-  check_case(make_case(1, 2, 2, 2, 5, 5, 1, 1, 1, 1, 0, 0, 0, 0), 2);  // the kernel does not fit
-  check_case(make_case(1, 2, 0, 4, 3, 3, 2, 2, 1, 1, 2, 2, 2, 2), 3);
+  std::uint64_t seed = 0;
+  for (const Case& c : testing::cases_of_nothing()) check_case(c, ++seed);
 }
 
 TEST(depthwise_refuses_what_is_not) {
   const Case good = make_case(1, 4, 5, 5, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1);
-  const auto refused = [&](auto&& change) {
-    Case c = good;
-    change(&c);
-    CHECK(!Depthwise::check(c.g, c.images, c.height, c.width).ok());
-  };
-  refused([](Case* c) { c->g.groups = 2; });
-  refused([](Case* c) { c->g.out_channels = 8; });
-  refused([](Case* c) { c->g.pad_left = -1; });
-  refused([](Case* c) { c->g.stride_w = 0; });
-  refused([](Case* c) { c->height = -1; });
-  refused([](Case* c) { c->g.stride_h = c->g.kernel_h = 1 << 12; });
+  testing::check_refused<Depthwise>(
+      good, {[](Case* c) { c->g.groups = 2; }, [](Case* c) { c->g.out_channels = 8; }, [](Case* c) { c->g.pad_left = -1; },
+             [](Case* c) { c->g.stride_w = 0; }, [](Case* c) { c->height = -1; },
+             [](Case* c) { c->g.stride_h = c->g.kernel_h = 1 << 12; }});
   ConvGeometry g = good.g;
   g.pad_left = g.pad_right = g.pad_top = g.pad_bottom = 1 << 20;
   CHECK(!Depthwise::check(g, std::int64_t{1} << 31, std::int64_t{1} << 31, std::int64_t{1} << 31).ok());
@@ -119,14 +104,10 @@ TEST(depthwise_refuses_what_is_not) {
 TEST(window_columns_are_what_the_taps_meet) {
   testing::Random random(9);
   for (int i = 0; i < 200; ++i) {
-    const Case c = make_case(random.between(0, 3), random.between(1, 3), random.between(0, 9), random.between(1, 20),
-                             random.between(1, 5), random.between(1, 5), random.between(1, 4), random.between(1, 4),
-                             random.between(1, 3), random.between(1, 3), random.below(6), random.below(6),
-                             random.below(6), random.below(6));
+    const Case c = awkward_case(&random, {{0, 3}, {1, 3}, {0, 9}, {1, 20}, 5, 4});
     if (!CHECK(check_window(c.g, c.images, c.height, c.width).ok())) return;
     const int oh = static_cast<int>(rows_of(c.g, c.height).out), ow = static_cast<int>(columns_of(c.g, c.width).out);
-    std::vector<float> x(static_cast<std::size_t>(c.images * c.g.groups * c.height * c.width));
-    for (float& v : x) v = random.symmetric();
+    const std::vector<float> x = testing::filled(&random, static_cast<std::size_t>(c.images * c.g.groups * c.height * c.width));
     const int lines = c.g.groups * c.g.taps(), pixels = c.images * oh * ow;
     std::vector<float> want(static_cast<std::size_t>(lines * pixels)), got(want.size(), 9.0f);
     products(c, oh, ow, [&](std::size_t at, std::size_t from, std::size_t tap) {

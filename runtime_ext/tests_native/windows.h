@@ -3,9 +3,11 @@
 
 #include <cmath>
 #include <cstddef>
+#include <initializer_list>
 #include <string>
 #include <vector>
 
+#include "harness.h"
 #include "layout.h"
 
 namespace testing {
@@ -34,6 +36,52 @@ inline Case make_case(int images, int channels, int height, int width, int kh, i
   c.g.dilation_h = dh, c.g.dilation_w = dw;
   c.g.pad_top = top, c.g.pad_left = left, c.g.pad_bottom = bottom, c.g.pad_right = right;
   return c;
+}
+
+// Odd kernels on squares, padded on all sides alike.
+inline Case square_case(int images, int channels, int size, int kernel, int stride) {
+  const int pad = kernel / 2;
+  return make_case(images, channels, size, size, kernel, kernel, stride, stride, 1, 1, pad, pad, pad, pad);
+}
+
+inline Case row_case(int width, int stride) { return make_case(2, 2, 1, width, 1, 4, 1, stride, 1, 2, 0, 5, 0, 3); }
+
+// No image, a kernel that does not fit, and no pixel.
+inline std::vector<Case> cases_of_nothing() {
+  return {make_case(0, 2, 5, 5, 3, 3, 1, 1, 1, 1, 1, 1, 1, 1), make_case(1, 2, 2, 2, 5, 5, 1, 1, 1, 1, 0, 0, 0, 0),
+          make_case(1, 2, 0, 4, 3, 3, 2, 2, 1, 1, 2, 2, 2, 2)};
+}
+
+// From the least to the most of each.
+struct Sizes {
+  int images[2], channels[2], height[2], width[2], kernel = 7, stride = 4;
+};
+
+inline Case awkward_case(Random* random, const Sizes& sizes) {
+  const auto one = [&](const int (&range)[2]) { return random->between(range[0], range[1]); };
+  int v[14] = {};
+  int* at = v;
+  for (const auto* range : {&sizes.images, &sizes.channels, &sizes.height, &sizes.width}) *at++ = one(*range);
+  for (const int most : {sizes.kernel, sizes.kernel, sizes.stride, sizes.stride, 3, 3}) *at++ = random->between(1, most);
+  while (at != v + 14) *at++ = random->below(6);
+  return make_case(v[0], v[1], v[2], v[3], v[4], v[5], v[6], v[7], v[8], v[9], v[10], v[11], v[12], v[13]);
+}
+
+inline std::vector<float> filled(Random* random, std::size_t count) {
+  std::vector<float> v(count);
+  for (float& x : v) x = random->symmetric();
+  return v;
+}
+
+// Conv takes `good`, but not with any of the changes.
+template <class Conv>
+void check_refused(const Case& good, std::initializer_list<void (*)(Case*)> changes) {
+  CHECK(Conv::check(good.g, good.images, good.height, good.width).ok());
+  for (const auto change : changes) {
+    Case c = good;
+    change(&c);
+    CHECK_SAY(!Conv::check(c.g, c.images, c.height, c.width).ok(), c.text());
+  }
 }
 
 // use(index of y, of x, of w) for every product that the convolution sums.
