@@ -302,16 +302,22 @@ def _average_pool(v: View) -> Parts:
     shape = v.shape(0)
     outer = e.shapes[v.y][2:]
     geo = _Geometry(v, shape[2:], outer, v.attr("kernel_shape"))
-    if v.attr("ceil_mode", 0):
-        raise NoGradient("AveragePool: ceil_mode")
+    ends = [n + a for n, a in zip(shape[2:], geo.after, strict=True)]
+    # Where sizes are rounded up, the last window may reach beyond the padding.
+    geo.after = [
+        max(a, (o - 1) * s + span - b - n)
+        for a, o, s, span, b, n in zip(
+            geo.after, outer, geo.strides, geo.spans, geo.before, shape[2:], strict=True
+        )
+    ]
     counts = np.ones((1, 1), np.float64)
     for axis, size in enumerate(shape[2:]):
         line = np.zeros(outer[axis])
         for place in range(outer[axis]):
             start = place * geo.strides[axis] - geo.before[axis]
             at = start + np.arange(geo.kernel[axis]) * geo.dilations[axis]
-            inside = np.count_nonzero((at >= 0) & (at < size))
-            line[place] = geo.kernel[axis] if v.attr("count_include_pad", 0) else inside
+            padded = v.attr("count_include_pad", 0)
+            line[place] = np.count_nonzero(at < ends[axis] if padded else (at >= 0) & (at < size))
         counts = counts[..., None] * line
     n, c = shape[:2]
     each = e.mul(v.g, e.const((1.0 / counts).astype(np.float32)))

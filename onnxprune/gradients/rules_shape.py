@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -108,8 +109,8 @@ def _gather(v: View) -> Parts:
 
 @rule("Pad")
 def _pad(v: View) -> Parts:
-    if v.attr("mode", b"constant") not in (b"constant", "constant"):
-        raise NoGradient("Pad: only with a constant")
+    mode = v.attr("mode", b"constant")
+    mode = mode.decode() if isinstance(mode, bytes) else mode
     shape = v.shape(0)
     pads = [int(n) for n in v.number(1)]
     axes = range(len(shape)) if len(v.x) < 4 or not v.x[3] else v.number(3)
@@ -120,8 +121,31 @@ def _pad(v: View) -> Parts:
         if before < 0 or after < 0:
             raise NoGradient("Pad: cropping")
         axis = int(axis) % len(shape)
-        g = v.e.slices(g, [axis], [before], [before + shape[axis]], [1])
+        if mode == "constant" or not before + after:
+            g = v.e.slices(g, [axis], [before], [before + shape[axis]], [1])
+        else:
+            g = _unpadded(v, g, axis, _taken(shape[axis], before, after, mode))
     return [g, *[None] * (len(v.x) - 1)]
+
+
+def _taken(size: int, before: int, after: int, mode: str) -> npt.NDArray[np.int64]:
+    """Which element of an axis lies at every place of the padded one."""
+    if mode not in ("reflect", "edge", "wrap"):
+        raise NoGradient(f"Pad: mode {mode}")
+    return np.pad(np.arange(size), (before, after), mode=cast("Any", mode))
+
+
+def _unpadded(v: View, g: str, axis: int, taken: npt.NDArray[np.int64]) -> str:
+    """Sum what lies at all places of an element: a product with a matrix of zeros and ones."""
+    e, shape = v.e, v.e.shapes[g]
+    places = np.zeros((len(taken), v.shape(0)[axis]), np.float32)
+    places[np.arange(len(taken)), taken] = 1
+    if axis == len(shape) - 1:
+        return e.matmul(g, e.const(places))
+    # The axes behind are one: the product is over the last axis but one.
+    rest = math.prod(shape[axis + 1 :])
+    flat = e.matmul(e.const(places.T), e.reshape(g, [*shape[: axis + 1], rest]))
+    return e.reshape(flat, [*shape[:axis], places.shape[1], *shape[axis + 1 :]])
 
 
 def axes_of(v: View) -> set[int]:

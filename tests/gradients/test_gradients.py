@@ -174,6 +174,8 @@ def ints(*values):
         ("Slice", {"a": ints(1), "b": ints(2**62), "c": ints(-1)}, {}),
         ("Gather", {"a": ints(3, 0)}, {"axis": 1}),
         ("Pad", {"a": ints(0, 1, 2, 0, 0, 1)}, {}),
+        ("Pad", {"a": ints(0, 1, 2, 0, 3, 5)}, {"mode": "reflect"}),
+        ("Pad", {"a": ints(1, 0, 2, 0, 2, 7)}, {"mode": "edge"}),
         ("ReduceSum", {"a": ints(0, 2)}, {"keepdims": 0}),
     ],
 )  # fmt: skip
@@ -198,6 +200,17 @@ def test_concat_and_split():
         ("MaxPool", {"kernel_shape": [3, 3], "strides": [2, 2], "pads": [1, 1, 1, 1]}),
         ("AveragePool", {"kernel_shape": [3, 2], "strides": [2, 1], "pads": [1, 0, 1, 1]}),
         ("AveragePool", {"kernel_shape": [2, 2], "pads": [1, 1, 0, 0], "count_include_pad": 1}),
+        ("AveragePool", {"kernel_shape": [3, 3], "strides": [2, 2], "ceil_mode": 1}),
+        (
+            "AveragePool",
+            {
+                "kernel_shape": [3, 4],
+                "strides": [3, 4],
+                "pads": [1, 0, 1, 1],
+                "ceil_mode": 1,
+                "count_include_pad": 1,
+            },
+        ),
         ("GlobalAveragePool", {}),
         ("DepthToSpace", {"blocksize": 2}),
         ("DepthToSpace", {"blocksize": 2, "mode": "CRD"}),
