@@ -106,29 +106,38 @@ def graph_of(proto: onnx.ModelProto, feed: Mapping[str, Array]) -> Graph:
     )  # fmt: skip
 
 
-def meeting_points(graph: Graph) -> list[str]:
+def meeting_points(graph: Graph, weights: Collection[str]) -> list[str]:
     """Values that all of the network behind them depends on alone, in graph order.
 
     Taken are those that a layer, or several nodes, read: the ends of residual blocks, and in a
-    plain network the inputs of its layers.
+    plain network the inputs of its layers. What no weight has moved yet is the same in the dense
+    network: it is no such value, and it does not count beside one where it is read until late (an
+    attention mask, the picture that is added at the end). Readers of sizes do not count either.
     """
     last: dict[str, int] = {}
     readers: dict[str, list[onnx.NodeProto]] = {}
+    moved = set(weights)
     for index, node in enumerate(graph.nodes):
+        if node.op_type in SIZES:
+            continue
+        if not moved.isdisjoint(node.input):
+            moved.update(n for n in node.output if n and n not in graph.known)
         for name in node.input:
             last[name] = index
             readers.setdefault(name, []).append(node)
     for name in graph.outputs:
         last[name] = len(graph.nodes)
-    live = {n for n in graph.inputs if n in last}
+    beside = {n for n in last if n not in moved and last[n] > len(graph.nodes) // 2}
+    live = {n for n in graph.inputs if n in last and n not in beside}
     found = []
     for index, node in enumerate(graph.nodes):
-        live.update(n for n in node.output if n and n not in graph.known and n in last)
+        made = (n for n in node.output if n and n not in graph.known and n in last)
+        live.update(n for n in made if n not in beside)
         live = {n for n in live if last[n] > index}
         if len(live) != 1:
             continue
         (name,) = live
-        if name in found or name not in graph.values or name in graph.outputs:
+        if name in found or name not in moved or name in graph.outputs:
             continue
         heavy = ("Conv", "ConvTranspose", "Gemm", "MatMul")
         users = readers[name]
@@ -160,7 +169,7 @@ def compared_points(
     ends: dict[str, str] = {}
     backward(e, graph.nodes, seeds, weights, ends)
     chosen: set[str] = set()
-    for names in (meeting_points(graph), ends):
+    for names in (meeting_points(graph, weights), ends):
         fit = [n for n in graph.values if n in names and n in seeds and n in made]
         fit = [n for n in fit if n not in graph.known and n not in graph.outputs]
         places = np.unique(np.linspace(0, len(fit) - 1, min(most, len(fit))).astype(int))

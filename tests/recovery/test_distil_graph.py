@@ -1,10 +1,17 @@
 """Derivatives of what a student is compared by, against differences."""
 
 import numpy as np
+import onnx.parser
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from onnxprune.recovery.distil_graph import CLASSES, Distillation, graph_of
+from onnxprune.recovery.distil_graph import (
+    CLASSES,
+    Distillation,
+    compared_points,
+    graph_of,
+    meeting_points,
+)
 
 RNG = np.random.default_rng(0)
 X = RNG.standard_normal((2, 5, 6)).astype(np.float32)
@@ -68,3 +75,48 @@ def test_probabilities_that_no_softmax_makes_are_compared_by_squares_alone():
     want = softmax(WANT)
     loss, _ = made.run({"x": X}, {"y": want}, {"w": W})
     assert loss == pytest.approx(((softmax(X @ W) - want) ** 2).mean() / 2.0, rel=1e-5)
+
+
+BLOCK = """
+    h{0} = MatMul (x{0}, w)
+    m{0} = Add (h{0}, mask)
+    r{0} = Relu (m{0})
+    x{1} = Add (x{0}, r{0})
+"""
+ENDS = {
+    "nothing else": "y = MatMul (x3, w)",
+    "the size of the input": """
+        z = MatMul (x3, w)
+        s = Shape (x)
+        y = Reshape (z, s)
+    """,
+    "the input": """
+        z = MatMul (x3, w)
+        y = Add (z, x)
+    """,
+}
+
+
+@pytest.mark.parametrize("end", list(ENDS))
+def test_ends_of_blocks_beside_masks_and_inputs_that_are_read_again(end):
+    blocks = "".join(BLOCK.format(i, i + 1) for i in range(3))
+    text = f"""
+        <ir_version: 8, opset_import: ["" : 17]>
+        g (float[n, 5, 4] x, float[n, 5, 4] given) => (float[a, b, c] y)
+        {{
+            mask = Neg (given)
+            x0 = MatMul (x, first)
+            {blocks}
+            {ENDS[end]}
+        }}
+    """
+    model = onnx.parser.parse_model(text)
+    for name in ("w", "first"):
+        weight = RNG.standard_normal((4, 4)).astype(np.float32)
+        model.graph.initializer.append(numpy_helper.from_array(weight, name))
+    feed = {"x": X[..., :4], "given": X[..., 1:5]}
+    graph = graph_of(model, feed)
+    assert meeting_points(graph, ["w", "first"]) == ["x0", "x1", "x2", "x3"]
+    points, ends = compared_points(graph, ["w"], set(graph.values), 9)
+    assert points == ["x1", "x2", "x3"]  # x0 is what it is in the dense network
+    assert not ends
