@@ -16,14 +16,22 @@ import onnx_ir as ir
 
 from onnxprune.calibration.windows import Window, conv_window
 from onnxprune.planning.layers import Layer
-from onnxprune.rules.analysis import Analyzer
+from onnxprune.rules.analysis import STANDARD, Analyzer
 
 Array = npt.NDArray[Any]
 F32 = npt.NDArray[np.float32]
 CONVS = ("Conv", "ConvTranspose")
 RECURRENT = ("LSTM", "GRU", "RNN")
+#: Operators of onnxruntime's own optimizer, and what their weights do first.
+FUSED = {"FusedConv": "Conv", "FusedGemm": "Gemm", "Attention": "MatMul"}
 #: What may lie between a weight and its layer.
 BEFORE = ("Transpose", "Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze")
+
+
+def kind_of(node: ir.Node) -> str:
+    """The standard operator that tells how a node multiplies by its weight; else its own type."""
+    fused = node.domain == "com.microsoft" and FUSED.get(node.op_type)
+    return fused or (node.op_type if node.domain in STANDARD else f"{node.domain}:{node.op_type}")
 
 
 @dataclass(frozen=True)
@@ -77,18 +85,18 @@ class Operand:
     @property
     def key(self) -> tuple[Any, ...]:
         """Equal for layers that see the same columns."""
-        if self.layer.node.op_type in CONVS:
-            node = self.layer.node
+        node, kind = self.layer.node, kind_of(self.layer.node)
+        if kind in CONVS:
             attributes = tuple((n, str(node.attributes[n].value)) for n in sorted(node.attributes))
             return (
                 self.source,
-                node.op_type,
+                kind,
                 self.layer.view_shape[:1],
                 self.layer.view_shape[2:],
                 attributes,
             )
-        if self.layer.node.op_type in RECURRENT:  # steps that are left out, directions, states
-            lengths = self.layer.node.inputs[4] if len(self.layer.node.inputs) > 4 else None
+        if kind in RECURRENT:  # steps that are left out, directions, states
+            lengths = node.inputs[4] if len(node.inputs) > 4 else None
             own = self.layer.value.name if self.state else None
             return (self.source, lengths and lengths.name, self.layer.view_shape[0], own)
         return (self.source, self.axis(2))
@@ -104,7 +112,7 @@ class Operand:
 
     def count(self, array: Array) -> int:
         """Return how many columns a feed's input has."""
-        if self.layer.node.op_type in CONVS:
+        if kind_of(self.layer.node) in CONVS:
             return int(array.shape[0]) * self._window(array).positions
         axis = self.axis(array.ndim)
         return int(array.size // max(array.shape[axis], 1))
@@ -122,7 +130,7 @@ class Operand:
         Returns:
             Output positions of a convolution (the same for every sample), rows otherwise.
         """
-        if self.layer.node.op_type in CONVS:
+        if kind_of(self.layer.node) in CONVS:
             total = self._window(array).positions
             wanted = max(1, -(-limit // max(array.shape[0], 1)))
         else:
@@ -131,7 +139,7 @@ class Operand:
 
     def columns(self, array: Array, chosen: npt.NDArray[np.int64] | None) -> F32:
         """Return [G, d, N] of one feed at :meth:`positions` (None for all)."""
-        if self.layer.node.op_type in CONVS:
+        if kind_of(self.layer.node) in CONVS:
             return self._window(array).unfold(array, self.layer.view_shape[0], chosen)
         rows = np.moveaxis(array, self.axis(array.ndim), -1)
         rows = rows.reshape(-1, rows.shape[-1])
@@ -146,9 +154,11 @@ class Operand:
 
     def axis(self, rank: int) -> int:
         """The contracted axis of the data operand."""
-        node = self.layer.node
+        node, kind = self.layer.node, kind_of(self.layer.node)
+        if kind in CONVS:
+            return 1
         left = _weight_index(node, self.layer) > 0  # data comes first
-        if node.op_type == "Gemm":
+        if kind == "Gemm":
             turned = node.attributes.get_int("transA" if left else "transB", 0)
             return (0 if turned else 1) if left else (1 if turned else 0)
         return rank - 1 if left else max(rank - 2, 0)
@@ -178,7 +188,7 @@ def _window(layer: Layer, sizes: tuple[int, ...]) -> Window:
     auto = node.attributes.get_string("auto_pad", "NOTSET") or "NOTSET"
     spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
     outputs = []
-    transposed = node.op_type == "ConvTranspose"
+    transposed = kind_of(node) == "ConvTranspose"
     extra = list(get("output_padding", ()) or [0] * rank)
     shape = get("output_shape", ())
     for axis, (size, span, stride) in enumerate(zip(sizes, spans, strides, strict=True)):
@@ -221,11 +231,8 @@ def find_operand(analyzer: Analyzer, layer: Layer) -> Operand | str:
     A weight that several nodes share has no input of its own, and a weight with a batch axis, or
     of an operator that is not known here, no columns.
     """
-    node = layer.node
-    if node.op_type not in (*CONVS, *RECURRENT, "Gemm", "MatMul") or node.domain not in (
-        "",
-        "ai.onnx",
-    ):
+    node, kind = layer.node, kind_of(layer.node)
+    if kind not in (*CONVS, *RECURRENT, "Gemm", "MatMul"):
         return f"{node.op_type}: no statistics are taken of this operator"
     if layer.stored.quantised:
         return "quantised weights keep the values they have"
@@ -242,9 +249,9 @@ def find_operand(analyzer: Analyzer, layer: Layer) -> Operand | str:
         if user is node:
             break
         value = user.outputs[0]
-    if node.op_type in CONVS:
+    if kind in CONVS:
         data = node.inputs[0] if index == 1 else None
-    elif node.op_type in RECURRENT:
+    elif kind in RECURRENT:
         if node.attributes.get_int("layout", 0):
             return "onnxruntime does not run recurrent layers with the batch first"
         data = node.inputs[0]
@@ -255,19 +262,19 @@ def find_operand(analyzer: Analyzer, layer: Layer) -> Operand | str:
             return f"the weight has {rank} axes"
     if data is None or not data.name or analyzer.is_weight(data):
         return "the data operand is a constant"
-    if node.op_type in RECURRENT:
+    if kind in RECURRENT:
         return Operand(layer, data.name, None, state=index == 2)
-    if node.op_type == "Gemm" and index == 0:
+    if kind == "Gemm" and index == 0:
         return Operand(layer, data.name, None)
     return Operand(layer, data.name, _bias(analyzer, layer, index))
 
 
 def _bias(analyzer: Analyzer, layer: Layer, weight: int) -> BiasSite | None:
-    node = layer.node
+    node, kind = layer.node, kind_of(layer.node)
     size = layer.view_shape[0] * layer.view_shape[1]
-    if node.op_type in CONVS:
+    if kind in CONVS or node.op_type == "Attention":
         return _site(analyzer, node, 2, size, (size,))
-    if node.op_type == "Gemm":
+    if kind == "Gemm":
         beta = node.attributes.get_float("beta", 1.0)
         alpha = node.attributes.get_float("alpha", 1.0)
         return _site(analyzer, node, 2, size, (size,), beta, alpha)

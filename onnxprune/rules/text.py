@@ -318,13 +318,14 @@ class _Binding:
                 continue
             row = []
             for name in names:
+                count = self.sizes.get(name) or 1
                 if self._position(name):
                     role = "k"
-                elif name in contracted:
+                elif name in contracted and (name in others or count == 1):
                     role = "i"
-                else:
+                else:  # also query, key and value of one weight, which nothing is summed over
                     role = "g" if name in others and name in self.outputs_have else "o"
-                row.append((role, self.sizes.get(name) or 1))
+                row.append((role, count))
             roles.append(tuple(row))
             if any(role in "go" for role, _ in row):
                 n.produces(i, axis)

@@ -175,3 +175,47 @@ def test_a_bias_site_moves_the_output_by_what_was_asked(op):
     moved = np.moveaxis(outputs(proto, x) - before, column, -1)
     factor = 0.5 if op == "Gemm" else 1.0
     np.testing.assert_allclose(moved, np.broadcast_to(by * factor, moved.shape), atol=1e-4)
+
+
+def fused(op, x, weight, bias, **attributes):
+    proto = model_of(op, x, weight, bias, domain="com.microsoft", **attributes)
+    proto.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    return proto
+
+
+def test_layers_that_onnxruntime_fused_with_what_follows():
+    rng = np.random.default_rng(5)
+    x = rng.standard_normal((2, 4, 6, 5)).astype(np.float32)
+    weight, bias = rng.standard_normal((6, 2, 3, 3)), rng.standard_normal(6)
+    weight, bias = weight.astype(np.float32), bias.astype(np.float32)
+    proto = fused("FusedConv", x, weight, bias, activation="Relu", group=2, strides=[2, 1])
+    operand = operand_of(proto)
+    assert operand.bias is not None and np.array_equal(operand.bias.old, bias)
+    product = np.matmul(operand.matrix(weight), operand.columns(x, None))
+    got = outputs(proto, x)
+    flat = got.reshape(2, 2, 3, -1).transpose(1, 2, 0, 3).reshape(2, 3, -1)
+    np.testing.assert_allclose(np.maximum(product + bias.reshape(2, 3, 1), 0), flat, atol=1e-4)
+
+    x, weight = x.reshape(20, 12), weight.reshape(9, 12)
+    bias = rng.standard_normal(9).astype(np.float32)
+    proto = fused("FusedGemm", x, weight, bias, activation="Relu", transB=1)
+    operand = operand_of(proto)
+    assert operand.bias is not None and np.array_equal(operand.bias.old, bias)
+    product = np.matmul(operand.matrix(weight), operand.columns(x, None))[0]
+    np.testing.assert_allclose(np.maximum(product.T + bias, 0), outputs(proto, x), atol=1e-4)
+
+
+def test_weights_of_fused_attention():
+    rng = np.random.default_rng(6)
+    x = rng.standard_normal((2, 3, 8)).astype(np.float32)
+    weight = rng.standard_normal((8, 24)).astype(np.float32)
+    bias = rng.standard_normal(24).astype(np.float32)
+    proto = fused("Attention", x, weight, bias, num_heads=2)
+    operand = operand_of(proto)
+    assert operand.bias is not None and np.array_equal(operand.bias.old, bias)
+    product = np.matmul(operand.matrix(weight), operand.columns(x, None))[0].T + bias
+    q, k, v = np.moveaxis(product.reshape(2, 3, 3, 2, 4), [2, 3], [0, 2])
+    scores = np.exp(q @ k.swapaxes(-1, -2) / 2.0)
+    mixed = scores / scores.sum(-1, keepdims=True) @ v
+    want = mixed.transpose(0, 2, 1, 3).reshape(2, 3, 8)
+    np.testing.assert_allclose(outputs(proto, x), want, atol=1e-4)
