@@ -287,14 +287,20 @@ def crops_of(analyzer: Analyzer, removed: Bools) -> dict[str, list[Array | None]
     return found
 
 
+def followed(analyzer: Analyzer, value: ir.Value) -> bool:
+    """Whether all that a constant does, in one place or several, is done by nodes in the open."""
+    inside = any(use.node.graph is not analyzer.graph for use in value.uses())
+    return not inside and not value.is_graph_output()
+
+
 def trainable(analyzer: Analyzer) -> list[str]:
-    """Names of weights, biases and scales of normalisations that only one node reads."""
+    """Names of weights, biases and scales of normalisations."""
     found: dict[str, None] = {}
 
     def add(value: ir.Value | None) -> None:
         if value is None or not value.name or analyzer.tensor(value) is None:
             return
-        if len(list(value.uses())) == 1 and not value.is_graph_output():
+        if followed(analyzer, value):
             found.setdefault(value.name)
 
     for layer in find_layers(analyzer):

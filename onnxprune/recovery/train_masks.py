@@ -29,6 +29,7 @@ from onnxprune.recovery.strides import measured
 from onnxprune.recovery.train_blocks import (
     LEAST_EPOCHS,
     MOST_POINTS,
+    followed,
     many_classes,
     spaces_of,
 )
@@ -73,10 +74,10 @@ def train_masks(
     feeds = cut_feeds(feeds, sparse, work.analyzer.model)
     student = graph_of(sparse, feeds[0])
     sites = {work.bias_name(site): place for place, (site, _) in enumerate(found.biases)}
-    lone = [n for n, layer in work.layers.items() if len(list(layer.value.uses())) == 1]
+    read = [n for n, layer in work.layers.items() if followed(work.analyzer, layer.value)]
     names = [
         n
-        for n in (*lone, *sites)
+        for n in (*read, *sites)
         if n in student.constants and student.known[n].dtype == np.float32
     ]
     made = {n for node in dense.graph.node for n in node.output}

@@ -82,6 +82,24 @@ def test_what_has_no_derivative_ends_a_block(tmp_path):
     assert train["history"][-1][1] < train["history"][1][1]
 
 
+def test_a_weight_of_several_layers_is_trained(tmp_path):
+    path = tmp_path / "net.onnx"
+    save_net(path)
+    model = onnx.load(path)
+    model.graph.node[4].input[1] = "b"  # in both layers of the block
+    del model.graph.initializer[2]
+    onnx.save(model, path)
+    result = onnxprune.prune(path, "element", 0.85, data={"x": X}, only="conv1")
+    told = result.report["recovery"]
+    assert [row["why"] for row in told["layers"] if row["layer"] == "conv1"]
+    train = told["steps"][-1]
+    assert train["step"] == "train" and train["kept"]
+    new = result.model.graph.initializers["b"].const_value.numpy()
+    old = numpy_helper.to_array(model.graph.initializer[1])
+    mask = result.plan.masks["b"]
+    assert not new[~mask].any() and np.abs(new - old)[mask].max() > 1e-3
+
+
 def test_sizes_that_are_computed_are_known(tmp_path):
     path = tmp_path / "net.onnx"
     save_net(path)
