@@ -17,10 +17,9 @@ from onnxprune.criteria import parse_criterion
 from onnxprune.errors import ModelError, ProofError, UsageError
 from onnxprune.formats.weights import DOMAIN
 from onnxprune.passes.base import Context, Pass
-from onnxprune.passes.fold_constants import FoldConstants
-from onnxprune.passes.infer_shapes import InferShapes
 from onnxprune.passes.inline_functions import InlineFunctions
 from onnxprune.passes.permute import permute_units
+from onnxprune.passes.prepare import prepare
 from onnxprune.patterns import parse_pattern
 from onnxprune.planning import PrunePlan, SelectOptions, find_layers
 from onnxprune.planning.cost import CostModel
@@ -141,8 +140,7 @@ def run_prune(
         notes.append(f"{inlined} local functions were put in the place of their calls")
     unique_names(model)
     untold = untold_shapes(model)
-    prepare: Pass = FoldConstants() if kind == "structure" else InferShapes()
-    prepare.run(model, context)
+    prepare(model, context, structural=kind == "structure")
     through = "hidden" in options.structures if plan is None else plan.through_norms
     analyzer = analyze(
         model,

@@ -49,6 +49,7 @@ MIXING = (
     "MeanVarianceNormalization",
     "CumSum",
 )
+PRODUCTS = ("MatMul", "Gemm", "Einsum")
 ROUNDS = 64  # a round that learns nothing is the last; this only bounds a surprise
 # What may lie between weights and an operator that mixes them.
 BETWEEN = (
@@ -102,19 +103,27 @@ class FoldConstants(Pass):
     """Fold sizes that are known, and small integer or filler constants.
 
     Main graph and bodies of nodes; an If whose condition turns out to be known gives way to the
-    branch it takes. Weights are never folded, so their names survive.
+    branch it takes. Weights are never folded, so their names survive, unless the graph mixes their
+    elements first (weight standardisation, weight norm).
 
     Attributes:
         max_elements: largest result that is stored as a constant.
+        only_weights: fold nothing but what mixes the elements of weights, products of them left
+            out: a mask on the elements would not be one on what layers multiply by.
     """
 
     name: ClassVar[str] = "fold-constants"
     max_elements: int = 16384
+    only_weights: bool = False
 
     def run(self, model: ir.Model, context: Context) -> PassResult:
         """Fold until nothing changes; shapes are inferred between rounds."""
         folded = 0
         unique_names(model)
+        if self.only_weights:
+            folder = _Folder(model, self.max_elements)
+            folder.fold_weights()
+            return PassResult(model, folder.replaced > 0, {"folded": folder.replaced})
         correct_shapes(model)
         for _ in range(ROUNDS):
             infer_shapes(model)
@@ -196,15 +205,35 @@ class _Folder:
                 array = self._evaluate(node)
             if array is not None and not node.outputs[0].is_graph_output():
                 found.append((node, array))
-        known = {node for node, _ in found}
-        replaced = 0
-        for node, array in found:
-            replaced += self._replace(node.outputs[0], array, known)
+        replaced = self._replace_all(found)
         taken = take_known_branches(self.model, self.const)
         if replaced or taken:
             self._sweep()
         self.replaced = replaced + taken
         return self.replaced + learned
+
+    def fold_weights(self) -> None:
+        """Fold what mixes the elements of weights, as far as it is read by anything else."""
+        found: list[tuple[ir.Node, np.ndarray[Any, Any]]] = []
+        folded: set[ir.Value | None] = set()
+        for node in _in_order(self.graph):
+            mixes = node.op_type in MIXING or not folded.isdisjoint(node.inputs)
+            if not mixes or node.op_type not in BETWEEN or node.op_type in PRODUCTS:
+                continue
+            if node.domain not in STANDARD or any(v.uses() for v in node.outputs[1:]):
+                continue
+            array = self._mixed_weights(node)
+            if array is not None and not node.outputs[0].is_graph_output():
+                found.append((node, array))
+                folded.add(node.outputs[0])
+        self.replaced = self._replace_all(found)
+        if self.replaced:
+            self._sweep()
+
+    def _replace_all(self, found: list[tuple[ir.Node, np.ndarray[Any, Any]]]) -> int:
+        """Put constants in the place of what nodes make; return how many."""
+        known = {node for node, _ in found}
+        return sum(self._replace(node.outputs[0], array, known) for node, array in found)
 
     def _imply(self, node: ir.Node) -> int:
         """Give an input the size that the node's weight demands of it; return 1 if it was open."""

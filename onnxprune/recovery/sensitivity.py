@@ -9,9 +9,8 @@ import onnx_ir as ir
 
 from onnxprune.calibration.samples import calibration_feeds
 from onnxprune.errors import UsageError
-from onnxprune.passes.base import Context, Pass
-from onnxprune.passes.fold_constants import FoldConstants
-from onnxprune.passes.infer_shapes import InferShapes
+from onnxprune.passes.base import Context
+from onnxprune.passes.prepare import prepare
 from onnxprune.patterns import Pattern, parse_pattern
 from onnxprune.planning import SelectOptions, find_layers
 from onnxprune.planning.masks import choose_layers
@@ -41,8 +40,7 @@ def sensitivity_report(
     usual = channel_levels.LEVELS if pattern.structural else apply_levels.LEVELS
     wanted = checked_levels(usual if levels is None else levels)
     feeds = calibration_feeds(data, model, samples)
-    prepare: Pass = FoldConstants() if pattern.structural else InferShapes()
-    prepare.run(model, Context(seed=options.seed))
+    prepare(model, Context(seed=options.seed), structural=pattern.structural)
     work = Reconstruction(analyze(model), feeds, seed=options.seed)
     if pattern.structural:
         # How many levels a group is measured at by itself depends on how many groups there are.

@@ -93,3 +93,31 @@ def test_a_known_branch_may_give_the_result_of_another_branch():
     assert result.modified
     then = next(a.g for n in after.graph.node for a in n.attribute if a.name == "then_branch")
     assert [n.op_type for n in then.node] == ["Abs", "Identity"]
+
+
+def test_masks_are_on_what_layers_multiply_by():
+    """Weight standardisation is folded for them; arithmetic on sizes and on constants stays."""
+    net = Net("standardised")
+    raw = net.weight(net.normal(8, 3, 3, 3) + 0.3, "w")
+    mean = net.op("ReduceMean", raw, axes=[1, 2, 3])
+    x = net.relu(net.op("Conv", net.input((1, 3, 8, 8)), net.op("Sub", raw, mean)))
+    size = net.op("Shape", x)
+    x = net.op("Reshape", x, size)
+    table = net.op("MatMul", net.weight(net.normal(6, 4), "t"), net.weight(net.normal(4, 6), "u"))
+    net.head(net.op("Add", x, table), 8)
+    before = net.model()
+    result = onnxprune.prune(before, "element", 0.5)
+    kinds = [n.op_type for n in result.model.graph.node]
+    assert [k for k in ("Sub", "ReduceMean") if k in kinds] == []
+    assert "Shape" in kinds and "MatMul" in kinds
+    held = {t.name: numpy_helper.to_array(t) for t in result.model.graph.initializer}
+    conv = next(n for n in result.model.graph.node if n.op_type == "Conv")
+    weight = held[conv.input[1]]
+    assert np.count_nonzero(weight) == weight.size // 2
+    kept, dense = weight[weight != 0], weights_of(before)
+    np.testing.assert_allclose(kept, dense[weight != 0], rtol=1e-5)
+
+
+def weights_of(model):
+    raw = next(numpy_helper.to_array(t) for t in model.graph.initializer if t.name == "w")
+    return raw - raw.mean(axis=(1, 2, 3), keepdims=True)
