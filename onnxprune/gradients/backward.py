@@ -127,6 +127,7 @@ def backward(
     """
     from onnxprune.gradients import (
         rules_activations,
+        rules_attention,
         rules_layers,
         rules_norms,
         rules_pointwise,
@@ -137,7 +138,7 @@ def backward(
     )
 
     assert rules_layers and rules_pointwise and rules_recurrent and rules_shape
-    assert rules_activations and rules_norms and rules_resize and rules_select
+    assert rules_attention and rules_activations and rules_norms and rules_resize and rules_select
     reached = set(wanted)
     for node in nodes:
         if node.op_type in SIZES:
