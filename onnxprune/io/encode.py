@@ -19,6 +19,7 @@ from onnxprune.errors import OnnxPruneError, SaveError, UnsupportedError
 from onnxprune.io import carry, origin, sparse, walk, wire
 from onnxprune.io.payload import Slot, copy_data
 from onnxprune.io.put_back import put_back
+from onnxprune.io.quiet import quiet
 
 _GRAPH = onnx.ModelProto.DESCRIPTOR.fields_by_name["graph"].number
 _INITIALIZER = onnx.GraphProto.DESCRIPTOR.fields_by_name["initializer"].number
@@ -131,7 +132,8 @@ def encode(model: ir.Model) -> Parts:
     held = _initializers(model.graph)
     _check_training(facts, held)
     with _stand_ins(held):
-        proto = ir.to_proto(model)
+        with quiet():
+            proto = ir.to_proto(model)
     put_back(model, proto)
     for message in facts.training:
         proto.training_info.add().ParseFromString(message)

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
-import logging
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, TypeAlias, Union
@@ -20,6 +17,7 @@ from onnx_ir.serde import TensorProtoTensor
 from onnxprune.errors import LoadError, ModelError, UnsupportedError
 from onnxprune.io import carry, external, origin, read, walk, wire
 from onnxprune.io.infile import Far
+from onnxprune.io.quiet import quiet
 from onnxprune.io.skim import MalformedError
 
 Kind = Literal["path", "bytes", "proto", "ir", "gs"]
@@ -126,7 +124,7 @@ def _from_proto(
         files = external.check_tensors(proto, label, base, far)
         facts = _facts(proto, path, files)
         carried = carry.strip(proto, str(base) if base else "")
-        with _quiet():
+        with quiet():
             model = ir.from_proto(proto)
         if far is not None:
             far.attach(model)
@@ -142,18 +140,6 @@ def _from_proto(
     model.meta[origin.ORIGIN] = facts
     _check_names(model, label)
     return Loaded(model, kind, path, facts)
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Keep onnx-ir from logging what is about to become an error of ours."""
-    logger = logging.getLogger("onnx_ir.serde")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
 
 
 def _explained(error: Exception, label: str) -> ModelError:
