@@ -131,9 +131,8 @@ def encode(model: ir.Model) -> Parts:
     facts = origin.origin_of(model)
     held = _initializers(model.graph)
     _check_training(facts, held)
-    with _stand_ins(held):
-        with quiet():
-            proto = ir.to_proto(model)
+    with _stand_ins(held), quiet():
+        proto = ir.to_proto(model)
     put_back(model, proto)
     for message in facts.training:
         proto.training_info.add().ParseFromString(message)
