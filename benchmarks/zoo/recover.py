@@ -92,6 +92,14 @@ def run(model: str | bytes, feeds: Sequence[Feeds]) -> Outputs:
     return [session.run(None, {n: a for n, a in f.items() if n in names}) for f in feeds]
 
 
+def _logs(rows: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
+    """Logarithms of the distributions that rows hold, or are the logits of."""
+    if rows.min() >= 0 and np.abs(rows.sum(-1) - 1).max() < 1e-3:
+        return np.log(np.maximum(rows, 1e-12))
+    moved = rows - rows.max(-1, keepdims=True)
+    return moved - np.log(np.exp(moved).sum(-1, keepdims=True))
+
+
 def distance(dense: Outputs, other: Outputs, tokens: bool) -> dict[str, float]:
     """How far outputs are from the dense ones, as `docs/recovery.md` counts it.
 
@@ -109,9 +117,7 @@ def distance(dense: Outputs, other: Outputs, tokens: bool) -> dict[str, float]:
         if want[0].ndim not in (2, 3 if tokens else 2) or want[0].shape[-1] < 2 or not there.all():
             loss += off
             continue
-        width = want[0].shape[-1]
-        logs = [x.reshape(-1, width) - x.reshape(-1, width).max(-1, keepdims=True) for x in (a, b)]
-        logs = [x - np.log(np.exp(x).sum(-1, keepdims=True)) for x in logs]
+        logs = [_logs(x.reshape(-1, want[0].shape[-1])) for x in (a, b)]
         loss += float((np.exp(logs[0]) * (logs[0] - logs[1])).sum(-1).mean())
     return {"loss": loss, "error": error}
 
