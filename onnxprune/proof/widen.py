@@ -11,6 +11,7 @@ from functools import partial
 from typing import Any
 
 import numpy as np
+import onnx
 import onnx_ir as ir
 
 from onnxprune import io
@@ -33,7 +34,19 @@ def narrow_types(model: ir.Model) -> list[str]:
 
 def widened(model: ir.Model) -> ir.Model:
     """Return a copy of ``model`` that computes in float32 where it had a narrow type."""
-    twin = io.load(model).model
+    return _widen(io.load(model).model)
+
+
+def widened_proto(model: onnx.ModelProto) -> onnx.ModelProto:
+    """:func:`widened` of a model in which a narrow type may be nowhere: then it is returned."""
+    twin = ir.from_proto(model)
+    if not narrow_types(twin):
+        return model
+    made: onnx.ModelProto = ir.to_proto(_widen(twin))
+    return made
+
+
+def _widen(twin: ir.Model) -> ir.Model:
     for _, graph in walk.ir_graphs(twin):
         for value in walk.graph_values(graph):
             if value.const_value is not None:

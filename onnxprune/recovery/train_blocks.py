@@ -25,6 +25,7 @@ from onnxprune.calibration.inputs import inputs_of
 from onnxprune.calibration.operands import find_operand
 from onnxprune.calibration.stages import Stages, Stream
 from onnxprune.calibration.variety import Variety
+from onnxprune.errors import DataError
 from onnxprune.gradients import NoGradient
 from onnxprune.passes.shrink import Surgery, set_constant
 from onnxprune.planning import find_layers
@@ -104,16 +105,13 @@ def train_blocks(
         passes: share of the passes that are taken otherwise.
         seed: for the order of samples.
         progress: called with (stage, fraction done).
-
-    Raises:
-        DataError: onnxruntime does not run a model.
     """
     try:
         return _train(
             analyzer, removed, dense, feeds, held, judge, variety,
             outputs=outputs, passes=passes, seed=seed, progress=progress,
         )  # fmt: skip
-    except NoGradient as stop:
+    except (NoGradient, DataError) as stop:  # what was found stands without
         return Outcome(None, str(stop), {}, {}, {})
 
 
@@ -175,6 +173,8 @@ def _train(
     made = {n for node in dense.graph.node for n in node.output}
     points, unfollowed = compared_points(student, names, made, MOST_POINTS)
     ends = [n for n in student.outputs if student.values[n].dtype == np.float32]
+    if not names or not (ends or points):
+        raise NoGradient("weights or outputs are not float32")
     threads = threads_of(feeds, BATCH)
     teacher = Teacher(dense, [*points, *ends], crops, threads=threads)
     shapes = {n: a.shape for n, a in teacher.values(feeds[0]).items()}

@@ -19,6 +19,7 @@ from onnxprune.calibration.agreement import Agreement, Judge
 from onnxprune.calibration.stages import Stream
 from onnxprune.gradients import NoGradient
 from onnxprune.planning.cost import CostModel
+from onnxprune.proof.widen import wide_feed, widened_proto
 from onnxprune.recovery.apply import Feed, Progress, Reconstruction, Recovered, quiet, rows_of
 from onnxprune.recovery.distil import train
 from onnxprune.recovery.distil_graph import Students, compared_points, graph_of
@@ -71,7 +72,10 @@ def train_masks(
     if LEAST_EPOCHS * effort > BUDGET:
         raise NoGradient("the network is too large to be trained here")
     dense, sparse = _models(work, found, feeds[0])
-    feeds = cut_feeds(feeds, sparse, work.analyzer.model)
+    narrow = cut_feeds(feeds, sparse, work.analyzer.model)
+    # Steps are too small for half precision; what is judged is in the network's own.
+    dense, sparse = widened_proto(dense), widened_proto(sparse)
+    feeds = [{n: wide_feed(a) for n, a in feed.items()} for feed in narrow]
     student = graph_of(sparse, feeds[0])
     sites = {work.bias_name(site): place for place, (site, _) in enumerate(found.biases)}
     read = [n for n, layer in work.layers.items() if followed(work.analyzer, layer.value)]
@@ -100,7 +104,11 @@ def train_masks(
         for name, place in sites.items():
             if name in weights:
                 biases[place] = (biases[place][0], weights[name])
-        held = {n: a for n, a in weights.items() if n not in sites}
+        held = {
+            n: a.astype(work.layers[n].tensor.dtype.numpy(), copy=False)
+            for n, a in weights.items()
+            if n not in sites
+        }
         return replace(found, weights={**found.weights, **held}, biases=biases)
 
     def disagreement(weights: Mapping[str, Array]) -> float:
@@ -110,7 +118,7 @@ def train_masks(
         return agreement.loss
 
     start = {n: np.array(student.known[n], np.float32) for n in graph.weights}
-    thin = Stream(work.stages, moment_feeds(feeds))
+    thin = Stream(work.stages, moment_feeds(narrow))
     work.dress(thin, found.weights, found.biases)
     spaces = spaces_of(work, thin, found.masks)
     strides = measured(

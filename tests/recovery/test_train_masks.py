@@ -100,6 +100,41 @@ def test_a_weight_of_several_layers_is_trained(tmp_path):
     assert not new[~mask].any() and np.abs(new - old)[mask].max() > 1e-3
 
 
+def halved(path):
+    """The network in half precision, its nodes out of order as converters leave them."""
+    save_net(path)
+    model = onnx.load(path)
+    for tensor in model.graph.initializer:
+        half = numpy_helper.to_array(tensor).astype(np.float16)
+        tensor.CopyFrom(numpy_helper.from_array(half, tensor.name))
+    for value in (*model.graph.input, *model.graph.output):
+        value.type.tensor_type.elem_type = TensorProto.FLOAT16
+    first = model.graph.node[0]
+    model.graph.node.append(first)
+    del model.graph.node[0]
+    onnx.save(model, path)
+    return {"x": X.astype(np.float16)}
+
+
+def test_half_precision_is_trained_in_float32(tmp_path):
+    path = tmp_path / "net.onnx"
+    data = halved(path)
+    result = onnxprune.prune(path, "element", 0.85, data=data, first_layer="keep")
+    train = result.report["recovery"]["steps"][-1]
+    assert train["step"] == "train" and train["kept"] and train["weights"] == 7
+    values = {v.name: v.const_value.numpy() for v in result.model.graph.initializers.values()}
+    for name, mask in result.plan.masks.items():
+        assert values[name].dtype == np.float16
+        assert not np.count_nonzero(values[name][~mask]), name
+
+
+def test_channels_of_half_precision_are_not_trained(tmp_path):
+    path = tmp_path / "net.onnx"
+    result = onnxprune.prune(path, "channel", 0.3, data=halved(path))
+    told = result.report["recovery"]
+    assert "float32" in told["training"]["why"] and told["steps"][-1]["loss"] < 1
+
+
 def test_sizes_that_are_computed_are_known(tmp_path):
     path = tmp_path / "net.onnx"
     save_net(path)
