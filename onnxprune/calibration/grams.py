@@ -16,14 +16,14 @@ class Statistics:
     """Moments of a layer's columns X [G, d, N] and targets T [G, R, N].
 
     Attributes:
-        columns: N.
+        columns: N, or the sum of their weights.
         gram: centred ``X X^T`` [G, d, d].
         mean: of X [G, d].
         cross: centred ``T X^T`` [G, R, d]; None where the target is the layer's own output.
         target: mean of T [G, R]; None likewise.
     """
 
-    columns: int
+    columns: float
     gram: F64
     mean: F64
     cross: F64 | None = None
@@ -59,7 +59,7 @@ class Sums:
     """
 
     def __init__(self) -> None:
-        self.columns = 0
+        self.columns = 0.0
         self._shift: F32 | None = None
         self._gram: F64 | None = None
         self._sum: F64 | None = None
@@ -67,32 +67,36 @@ class Sums:
         self._target: F64 | None = None
         self._offset: F32 | None = None
 
-    def add(self, columns: F32, target: F32 | None = None) -> None:
-        """Add X [G, d, n] and, except in the symmetric mode, T [G, R, n]."""
+    def add(self, columns: F32, target: F32 | None = None, weights: F32 | None = None) -> None:
+        """Add X [G, d, n] and, except in the symmetric mode, T [G, R, n], each by a weight [n]."""
         if not columns.shape[2]:
             return
         if self._shift is None:
             self._shift = columns.mean(axis=2, keepdims=True)
         moved = columns - self._shift
+        # Both sides of every product take the root of a weight, sums the whole of it.
+        root = np.float32(1) if weights is None else np.sqrt(weights)
+        moved = moved if weights is None else moved * root
         flipped = moved.transpose(0, 2, 1)
         if len(moved) == 1:  # numpy takes the symmetric product of half the cost
             gram = (moved[0] @ moved[0].T)[None].astype(np.float64)
         else:
             flipped = np.ascontiguousarray(flipped)
             gram = np.matmul(moved, flipped).astype(np.float64)
-        total = moved.sum(axis=2, dtype=np.float64)
+        total = (moved * root).sum(axis=2, dtype=np.float64)
         self._gram = gram if self._gram is None else self._gram + gram
         self._sum = total if self._sum is None else self._sum + total
         if target is not None:
             if self._offset is None:
                 self._offset = target.mean(axis=2, keepdims=True)
             aim = target - self._offset
+            aim = aim if weights is None else aim * root
             cross = (aim[0] @ flipped[0])[None] if len(aim) == 1 else np.matmul(aim, flipped)
             cross = cross.astype(np.float64)
-            goal = aim.sum(axis=2, dtype=np.float64)
+            goal = (aim * root).sum(axis=2, dtype=np.float64)
             self._cross = cross if self._cross is None else self._cross + cross
             self._target = goal if self._target is None else self._target + goal
-        self.columns += columns.shape[2]
+        self.columns += columns.shape[2] if weights is None else float(weights.sum())
 
     def result(self) -> Statistics:
         """Return the moments.

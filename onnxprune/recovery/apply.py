@@ -29,10 +29,12 @@ from onnxprune.calibration.stages import Stages, Stream, tensor_of
 from onnxprune.calibration.variety import Variety
 from onnxprune.patterns import Pattern
 from onnxprune.planning import find_layers
+from onnxprune.planning.cost import CostModel
 from onnxprune.recovery.apply_layer import Solved, solve_layer
 from onnxprune.recovery.journal import Journal, digest_of, digest_of_masks
 from onnxprune.recovery.pairs import Pairs, ahead
 from onnxprune.recovery.rectified import bounds_of, rectified
+from onnxprune.recovery.saliency import ALIKE, Saliency
 from onnxprune.rules.analysis import Analyzer
 
 Array = npt.NDArray[Any]
@@ -134,6 +136,7 @@ class Reconstruction:
         self.columns = columns_wanted  # may be replaced where trials are to be quick
         self._last: tuple[Any, Statistics, Statistics | None] | None = None
         self._variety: Variety | None = None
+        self._saliency: tuple[int, Saliency] | None = None
 
     def of(self, analyzer: Analyzer) -> Reconstruction:
         """Return the same samples for another model with the same inputs and outputs."""
@@ -143,6 +146,7 @@ class Reconstruction:
             analyzer, self.feeds, held=self.held, journal=journal, seed=self.seed
         )
         other.copies, other._variety = self.copies, self._variety  # the same network, reordered
+        other._saliency = self._saliency
         return other
 
     def widen(self, judge: Judge) -> bool:
@@ -264,6 +268,7 @@ class Reconstruction:
         progress: Progress = quiet,
         until: int | None = None,
         shared_bias: bool = True,
+        weighed: bool = False,
     ) -> Recovered:
         """Reconstruct all layers that have a mask, and those without one behind the first of them.
 
@@ -280,6 +285,7 @@ class Reconstruction:
             until: stop after this many layers, for trials.
             shared_bias: give a layer whose bias other nodes read too one of its own; otherwise
                 such a bias stays, and that of transposed convolutions.
+            weighed: let columns count by :attr:`saliency`.
 
         Raises:
             DataError: onnxruntime cannot run the model on the samples, or statistics that are not
@@ -313,6 +319,7 @@ class Reconstruction:
             self.copies,
             self.columns.__name__,
             "whole layers, cut off",
+            weighed,
         )
         asked = "solve " + digest_of_masks(masks, *told) if self.journal.folder else ""
         todo, coming = todo[:until], None
@@ -332,7 +339,7 @@ class Reconstruction:
                 pruned.advance(place)
                 started = time.perf_counter()
                 bounds = bounds_of(self.analyzer, operand)
-                pairs: Pairs | None = self.pairs(operand, dense, pruned)
+                pairs: Pairs | None = self.pairs(operand, dense, pruned, weighed=weighed)
                 assert pairs is not None
                 train, other = self._moments(pairs)
                 pairs = None if bounds is None else pairs  # which holds values of the streams
@@ -354,7 +361,7 @@ class Reconstruction:
                     {
                         "layer": operand.layer.name,
                         **solved.account,
-                        "columns": train.columns,
+                        "columns": round(train.columns),
                         "seconds": [
                             round(collected - started, 3),
                             round(time.perf_counter() - collected, 3),
@@ -394,12 +401,34 @@ class Reconstruction:
             result.biases.append((operand.bias, vector))
             self.edit(pruned, operand.bias, vector)
 
-    def pairs(self, operand: Operand, dense: Stream, pruned: Stream) -> Pairs:
+    def pairs(
+        self, operand: Operand, dense: Stream, pruned: Stream, *, weighed: bool = False
+    ) -> Pairs:
         """A layer's columns and targets, from streams that have come to it."""
         size = int(np.prod(operand.layer.view_shape[2:]))
         columns = self.columns(size, operand.layer.view_shape[0])
         shortcut = shortcut_of(self.analyzer, operand)
-        return Pairs(operand, dense, pruned, shortcut, columns, self.seed)
+        return Pairs(
+            operand,
+            dense,
+            pruned,
+            shortcut,
+            columns,
+            self.seed,
+            self.saliency if weighed else ALIKE,
+        )
+
+    @property
+    def saliency(self) -> Saliency:
+        """How much the columns of layers count on the feeds as they are."""
+        if self._saliency is None or self._saliency[0] != len(self.feeds):
+            found = (find_operand(self.analyzer, layer) for layer in self.layers.values())
+            operands = [operand for operand in found if not isinstance(operand, str)]
+            macs = CostModel(self.analyzer).macs() * sum(map(rows_of, self.feeds))
+            self._saliency = (
+                len(self.feeds), Saliency.of(self.stages, operands, self.feeds, macs)
+            )  # fmt: skip
+        return self._saliency[1]
 
     def statistics(
         self, operand: Operand, dense: Stream, pruned: Stream
@@ -409,7 +438,8 @@ class Reconstruction:
 
     def _moments(self, pairs: Pairs) -> tuple[Statistics, Statistics | None]:
         operand = pairs.operand
-        if self._last is not None and self._last[0] == operand.key and pairs.same:
+        alike = pairs.same and not pairs.weighed
+        if alike and self._last is not None and self._last[0] == operand.key:
             return self._last[1], self._last[2]
         sums = (Sums(), Sums())
 
@@ -417,11 +447,11 @@ class Reconstruction:
             return pairs.of(index, aim=False)[:2]
 
         for index, (columns, target) in enumerate(ahead(unfolded, pairs.count)):
-            sums[self.held[index]].add(columns, target)
+            sums[self.held[index]].add(columns, target, pairs.weights(index))
         other = sums[1].result() if sums[1].columns else None
         train = sums[0].result() if sums[0].columns else other
         assert train is not None
-        if pairs.same:
+        if alike:
             self._last = (operand.key, train, other)
         return train, other
 

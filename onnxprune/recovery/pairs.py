@@ -14,6 +14,7 @@ from onnxprune.calibration.inputs import inputs_of
 from onnxprune.calibration.operands import Operand
 from onnxprune.calibration.residual import rows_like
 from onnxprune.calibration.stages import Stream
+from onnxprune.recovery.saliency import ALIKE, Saliency
 
 F32 = npt.NDArray[np.float32]
 #: Numbers that a layer's columns and targets may take in memory; beyond it they are made anew.
@@ -51,6 +52,7 @@ class Pairs:
         shortcut: str | None,
         columns: int,
         seed: int,
+        saliency: Saliency = ALIKE,
     ) -> None:
         """Take what is live in the streams.
 
@@ -61,9 +63,11 @@ class Pairs:
             shortcut: name of what the layer's output is added to, if live in both.
             columns: how many are wanted of all feeds together.
             seed: for the draw of positions.
+            saliency: how much columns count.
         """
         self.operand = operand
         self._seed = seed
+        self._saliency = saliency
         self._seen = inputs_of(pruned, operand)
         self._wanted = self._seen if dense is pruned else inputs_of(dense, operand)
         total = sum(map(operand.count, self._seen))
@@ -111,10 +115,23 @@ class Pairs:
             target = np.matmul(self._matrix, columns)
         return columns, target, added
 
-    def _unfold(self, index: int) -> tuple[F32, F32 | None, F32 | None]:
+    @property
+    def weighed(self) -> bool:
+        """Whether columns do not all count alike."""
+        return bool(self._saliency.layers)
+
+    def weights(self, index: int) -> F32 | None:
+        """Return how much each column of a feed counts [n]; None where all count alike."""
+        return self._saliency.weights(self.operand, index, self._chosen(index))
+
+    def _chosen(self, index: int) -> npt.NDArray[np.int64] | None:
         operand, array = self.operand, self._seen[index]
         limit = max(1, int(np.ceil(operand.count(array) * self._share)))
-        chosen = operand.positions(array, limit, np.random.default_rng((self._seed, index)))
+        return operand.positions(array, limit, np.random.default_rng((self._seed, index)))
+
+    def _unfold(self, index: int) -> tuple[F32, F32 | None, F32 | None]:
+        operand, array = self.operand, self._seen[index]
+        chosen = self._chosen(index)
         columns = operand.columns(array, chosen)
         beside = None if self._beside is None else (self._beside[0][index], self._beside[1][index])
         added = None if beside is None else rows_like(operand, beside[1], chosen)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -126,22 +126,26 @@ def recover_masks(
         left_dense = left_out(work, wanted, plan.masks) if kept else left_dense
         return kept
 
+    # Weights that vary leave fewer samples: held-out ones tell which way is better.
+    ways = (True, False) if work.saliency.layers else (False,)
     divided: Masks | None = None
     if "allocate" in steps and search and kind.fixed_density is None and not contest.settled:
         divided = divided_masks(work, even, kind, fixed=fixed, progress=progress)
     turned: Recovered | None = None
     if "permute" in steps and search and not contest.settled:
         first = even if divided is None else divided
-        found, told = permuted(work, first, kind, method, progress)
-        if found is not None and enter("permute", first, found, told):
-            assert found.analyzer is not None
-            turned, work = found, work.of(found.analyzer)
+        for found, told in permuted(work, first, kind, method, ways, progress):
+            if enter("permute", first, found, told):
+                turned = found
+        if turned is not None and turned.analyzer is not None:
+            work = work.of(turned.analyzer)
 
     def solve(step: str, wanted: Masks) -> None:
-        found = work.run(wanted, kind, method=method, progress=progress)
-        if turned is not None:
-            found.analyzer, found.orders = turned.analyzer, turned.orders
-        enter(step, wanted, found)
+        for weighed in ways:
+            found = work.run(wanted, kind, method=method, weighed=weighed, progress=progress)
+            if turned is not None:
+                found.analyzer, found.orders = turned.analyzer, turned.orders
+            enter(step, wanted, found, {"weighed": weighed} if len(ways) > 1 else {})
 
     if divided is not None and turned is None:
         solve("allocate", divided)
@@ -184,20 +188,30 @@ def permuted(
     masks: Masks,
     pattern: Pattern,
     method: str,
+    ways: Sequence[bool],
     progress: Progress,
-) -> tuple[Recovered | None, dict[str, Any]]:
-    """Reconstruct a reordered copy; None where no order of channels is better."""
+) -> Iterator[tuple[Recovered, dict[str, Any]]]:
+    """Yield reconstructions of a reordered copy, with columns that count by their saliency or not.
+
+    There are none where no order of channels is better.
+    """
     found = reorder(work.analyzer, pattern, masks, work.feeds, seed=work.seed, progress=progress)
     if found is None:
-        return None, {}
-    result = work.of(found.analyzer).run(masks, pattern, method=method, progress=progress)
-    result.analyzer = found.analyzer
-    result.orders = {o.group: list(o.order) for o in found.orders}
-    return result, {
-        "orders": as_rows(found),
-        "refused": list(found.refused),
-        "max_rel_error": found.proof["max_rel_error"],
-    }
+        return
+    other = work.of(found.analyzer)
+    for weighed in ways:
+        result = other.run(masks, pattern, method=method, weighed=weighed, progress=progress)
+        result.analyzer = found.analyzer
+        result.orders = {o.group: list(o.order) for o in found.orders}
+        yield (
+            result,
+            {
+                "orders": as_rows(found),
+                "refused": list(found.refused),
+                "max_rel_error": found.proof["max_rel_error"],
+                **({"weighed": weighed} if len(ways) > 1 else {}),
+            },
+        )
 
 
 def spared(

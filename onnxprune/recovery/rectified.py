@@ -183,9 +183,9 @@ def _look(
     mean = None if train is None else train.mean[..., None].astype(np.float32)
     cross, total = np.zeros(solved.weights.shape), np.zeros((groups, rows))
     offset: Any = None
-    error, count = 0.0, 0
+    error, count = 0.0, 0.0
 
-    def made(place: int) -> tuple[F32, F32, float]:
+    def made(place: int) -> tuple[F32, F32, F32 | None, float]:
         target: F32 | None
         columns, target, added = pairs.of(indices[place])
         assert target is not None
@@ -193,21 +193,26 @@ def _look(
         want = target + base
         have = np.matmul(weights, columns) + shift + base
         seen = np.clip(want, bounds.low, bounds.high) - np.clip(have, bounds.low, bounds.high)
+        counts = pairs.weights(indices[place])
+        if counts is not None:
+            seen = seen * np.sqrt(counts)
         lost = float(np.einsum("grn,grn->", seen, seen, dtype=np.float64))
-        return columns, (bounds.aim(want, have) - base).astype(np.float32, copy=False), lost
+        aim = (bounds.aim(want, have) - base).astype(np.float32, copy=False)
+        return columns, aim, counts, lost
 
-    for columns, aim, lost in ahead(made, len(indices)):
+    for columns, aim, counts, lost in ahead(made, len(indices)):
         error += lost
-        count += columns.shape[2]
+        count += columns.shape[2] if counts is None else float(counts.sum())
         if mean is None:
             continue
         if offset is None:
             offset = aim.mean(axis=2, keepdims=True)
         aim = aim - offset
+        aim = aim if counts is None else aim * counts
         moved = np.ascontiguousarray((columns - mean).transpose(0, 2, 1))
         cross += np.matmul(aim, moved)
         total += aim.sum(axis=2, dtype=np.float64)
-    goal = total / max(count, 1) + (0.0 if offset is None else offset[..., 0])
+    goal = total / (count or 1.0) + (0.0 if offset is None else offset[..., 0])
     return cross, goal, error
 
 

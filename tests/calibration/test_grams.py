@@ -30,6 +30,20 @@ def test_sums_in_pieces_are_the_moments_of_all_columns(offset):
     np.testing.assert_allclose(raw.cross, b @ a.transpose(0, 2, 1), rtol=1e-4, atol=1e-1)
 
 
+def test_a_column_of_weight_three_is_three_columns():
+    rng = np.random.default_rng(2)
+    x = rng.standard_normal((2, 5, 60)).astype(np.float32)
+    t = rng.standard_normal((2, 3, 60)).astype(np.float32)
+    weights = rng.integers(0, 4, 60).astype(np.float32)
+    some, many = Sums(), Sums()
+    for part in (slice(0, 20), slice(20, 60)):
+        some.add(x[:, :, part], t[:, :, part], weights[part])
+    many.add(np.repeat(x, weights.astype(int), 2), np.repeat(t, weights.astype(int), 2))
+    for name in ("columns", "gram", "cross", "mean", "target"):
+        have, want = (getattr(s.result(), name) for s in (some, many))
+        np.testing.assert_allclose(have, want, rtol=1e-4, atol=1e-4, err_msg=name)
+
+
 def test_nothing_added_is_an_error():
     with pytest.raises(ValueError, match="no columns"):
         Sums().result()
