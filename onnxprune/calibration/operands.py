@@ -7,6 +7,7 @@ directions of a recurrent layer.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -24,6 +25,8 @@ CONVS = ("Conv", "ConvTranspose")
 RECURRENT = ("LSTM", "GRU", "RNN")
 #: Operators of onnxruntime's own optimizer, and what their weights do first.
 FUSED = {"FusedConv": "Conv", "FusedGemm": "Gemm", "Attention": "MatMul"}
+#: Bytes of the second moments of a layer's inputs, of which solving it holds about a dozen copies.
+MOST_BYTES = 1 << 30
 #: What may lie between a weight and its layer.
 BEFORE = ("Transpose", "Identity", "Cast", "Reshape", "Flatten", "Squeeze", "Unsqueeze")
 
@@ -236,6 +239,10 @@ def find_operand(analyzer: Analyzer, layer: Layer) -> Operand | str:
         return f"{node.op_type}: no statistics are taken of this operator"
     if layer.stored.quantised:
         return "quantised weights keep the values they have"
+    groups, _, *inputs = layer.view_shape
+    size = math.prod(inputs)
+    if groups * size * size * 8 > MOST_BYTES:
+        return f"{size} inputs: their second moments would take too much memory"
     value: ir.Value = layer.value
     if node.graph is not analyzer.graph:
         return "the layer is in the body of another node"

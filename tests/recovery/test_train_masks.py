@@ -100,6 +100,30 @@ def test_a_weight_of_several_layers_is_trained(tmp_path):
     assert not new[~mask].any() and np.abs(new - old)[mask].max() > 1e-3
 
 
+def test_a_layer_of_very_many_inputs_is_left_to_training():
+    rng = np.random.default_rng(2)
+    weights = {"w": rng.standard_normal((6, 12288)) * 0.01, "v": rng.standard_normal((4, 6))}
+    nodes = [
+        helper.make_node("Flatten", ["x"], ["f"]),
+        helper.make_node("Gemm", ["f", "w"], ["h"], "wide", transB=1),
+        helper.make_node("Relu", ["h"], ["r"]),
+        helper.make_node("Gemm", ["r", "v"], ["y"], "last", transB=1),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "g",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["n", 192, 8, 8])],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["n", 4])],
+        [numpy_helper.from_array(v.astype(np.float32), k) for k, v in weights.items()],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    data = {"x": np.repeat(X, 64, axis=1)[:64] + 0.1}
+    told = onnxprune.prune(model, "element", 0.5, data=data).report["recovery"]
+    whys = {row["layer"]: row.get("why") or "" for row in told["layers"]}
+    assert "12288 inputs" in whys["wide"] and not whys["last"]
+    assert told["steps"][-1]["step"] == "train" and told["steps"][-1]["weights"] >= 2
+
+
 def halved(path):
     """The network in half precision, its nodes out of order as converters leave them."""
     save_net(path)
