@@ -8,7 +8,7 @@ directions of a recurrent layer.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -228,11 +228,50 @@ def _window(layer: Layer, sizes: tuple[int, ...]) -> Window:
     )
 
 
-def find_operand(analyzer: Analyzer, layer: Layer) -> Operand | str:
+def find_shared(analyzer: Analyzer, layer: Layer) -> list[Operand] | str:
+    """Return the operands of all nodes that share a layer's weight, or why there are none.
+
+    Their outputs' means differ, so that no bias is theirs.
+    """
+    nodes = readers(layer.value)
+    if nodes is None or len(nodes) < 2:
+        return "the weight is used once, or by what is not known"
+    found: list[Operand] = []
+    for node in nodes:
+        operand = find_operand(analyzer, replace(layer, node=node), shared=True)
+        if isinstance(operand, str):
+            return operand
+        first = found[0] if found else operand
+        same = kind_of(node) == kind_of(nodes[0]) and operand.axis(2) == first.axis(2)
+        if kind_of(node) in RECURRENT or not same:
+            return "the weight is used in several ways"
+        found.append(replace(operand, bias=None))
+    return found
+
+
+def readers(value: ir.Value) -> list[ir.Node] | None:
+    """The nodes that read a value, itself or reshaped, in no order; None where it is an output."""
+    if value.is_graph_output():
+        return None
+    found: list[ir.Node] = []
+    for user, _ in value.uses():
+        behind = readers(user.outputs[0]) if user.op_type in BEFORE else [user]
+        if behind is None:
+            return None
+        found += behind
+    return found
+
+
+def find_operand(analyzer: Analyzer, layer: Layer, *, shared: bool = False) -> Operand | str:
     """Return how statistics of a layer are taken, or why they are not.
 
     A weight that several nodes share has no input of its own, and a weight with a batch axis, or
     of an operator that is not known here, no columns.
+
+    Args:
+        analyzer: of the model.
+        layer: whose node multiplies by the weight.
+        shared: other nodes may, too.
     """
     node, kind = layer.node, kind_of(layer.node)
     if kind not in (*CONVS, *RECURRENT, "Gemm", "MatMul"):
@@ -243,19 +282,13 @@ def find_operand(analyzer: Analyzer, layer: Layer) -> Operand | str:
     size = math.prod(inputs)
     if groups * size * size * 8 > MOST_BYTES:
         return f"{size} inputs: their second moments would take too much memory"
-    value: ir.Value = layer.value
     if node.graph is not analyzer.graph:
         return "the layer is in the body of another node"
     index = _weight_index(node, layer)
     if index < 0:
         return "the weight is not an operand by itself"
-    while value is not None:
-        if len(list(value.uses())) != 1 or value.is_graph_output():
-            return "the weight is used more than once"
-        user = next(iter(value.uses())).node
-        if user is node:
-            break
-        value = user.outputs[0]
+    if not shared and readers(layer.value) != [node]:
+        return "the weight is used more than once"
     if kind in CONVS:
         data = node.inputs[0] if index == 1 else None
     elif kind in RECURRENT:

@@ -8,7 +8,7 @@ for what the ones before it lost (methods.md 1.0, asymmetric mode; 6.4 for what 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -23,7 +23,7 @@ from onnxprune.calibration.blas import one_thread
 from onnxprune.calibration.grams import Statistics, Sums
 from onnxprune.calibration.judged import judged_values
 from onnxprune.calibration.mirror import mirrored
-from onnxprune.calibration.operands import BiasSite, Operand, find_operand
+from onnxprune.calibration.operands import BiasSite, Operand, find_operand, find_shared
 from onnxprune.calibration.residual import shortcut_of
 from onnxprune.calibration.stages import Stages, Stream, tensor_of
 from onnxprune.calibration.variety import Variety
@@ -296,11 +296,16 @@ class Reconstruction:
         pruned = dense.fork()
         rows: list[dict[str, Any]] = []
         todo: list[tuple[int, Operand]] = []
+        shared: dict[str, list[Operand]] = {}
         for name in masks:
             layer = self.layers[name]
             found = find_operand(self.analyzer, layer)
             place = self.stages.place_of(layer.node)
             if isinstance(found, str) or place is None:
+                together = find_shared(self.analyzer, layer)
+                if not isinstance(together, str) and place is not None:
+                    shared[name] = together
+                    continue
                 why = found if isinstance(found, str) else "the node computes a constant"
                 rows.append({"layer": layer.name, "method": "none", "why": why})
                 pruned.weights[name] = tensor_of(result.weights[name], layer.tensor, name)
@@ -322,6 +327,9 @@ class Reconstruction:
             weighed,
         )
         asked = "solve " + digest_of_masks(masks, *told) if self.journal.folder else ""
+        for operand, solved in self._shared(shared, masks, pattern, method, asked):
+            self._take(operand, solved, result, pruned)
+            rows.append({"layer": operand.layer.name, **solved.account})
         todo, coming = todo[:until], None
         with one_thread(), ThreadPoolExecutor(1) as beside:
             for number, (place, operand) in enumerate(todo):
@@ -370,6 +378,51 @@ class Reconstruction:
                 )
         result.report["layers"] = rows
         return result
+
+    def _shared(
+        self,
+        shared: Mapping[str, Sequence[Operand]],
+        masks: Mapping[str, npt.NDArray[np.bool_]],
+        pattern: Pattern,
+        method: str,
+        asked: str,
+    ) -> Iterator[tuple[Operand, Solved]]:
+        """Solve weights that several nodes use, for what these are in the dense network.
+
+        The first of them is pruned before the last one's inputs are known, so they cannot make up
+        for each other's loss: targets are their own dense outputs.
+        """
+        known = {name: self.journal.get(f"{asked} {name}") for name in shared}
+        places = [
+            (place, name, operand)
+            for name, operands in shared.items()
+            for operand in operands
+            if known[name] is None
+            and (place := self.stages.place_of(operand.layer.node)) is not None
+        ]
+        sums = {name: (Sums(), Sums()) for name in shared}
+        dense = Stream(self.stages, self.feeds if places else ())
+        for place, name, operand in sorted(places, key=lambda found: found[:2]):
+            dense.advance(place)
+            pairs = self.pairs(operand, dense, dense)
+            for index in range(pairs.count):
+                sums[name][self.held[index]].add(pairs.of(index, aim=False)[0])
+        for name, operands in shared.items():
+            held = known[name]
+            if held is not None:
+                yield operands[0], Solved.of_arrays(held)
+                continue
+            train, other = (s.result() if s.columns else None for s in sums[name])
+            moments = train or other
+            assert moments is not None
+            weight = np.asarray(operands[0].layer.tensor.numpy()).astype(np.float64)
+            with one_thread():
+                solved = solve_layer(
+                    operands[0], weight, moments, other, pattern, masks[name],
+                    method=method, even=self.few,
+                )  # fmt: skip
+            self.journal.put(f"{asked} {name}", solved.as_arrays())
+            yield operands[0], solved
 
     def _behind(
         self, masks: Mapping[str, npt.NDArray[np.bool_]], first: int | None
