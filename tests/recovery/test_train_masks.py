@@ -91,7 +91,7 @@ def test_a_weight_of_several_layers_is_trained(tmp_path):
     onnx.save(model, path)
     result = onnxprune.prune(path, "element", 0.85, data={"x": X}, only="conv1")
     told = result.report["recovery"]
-    assert [row["why"] for row in told["layers"] if row["layer"] == "conv1"]
+    assert not [row for row in told["layers"] if row["layer"] == "conv1" and row.get("why")]
     train = told["steps"][-1]
     assert train["step"] == "train" and train["kept"]
     new = result.model.graph.initializers["b"].const_value.numpy()
