@@ -75,25 +75,25 @@ class Sums:
             self._shift = columns.mean(axis=2, keepdims=True)
         moved = columns - self._shift
         # Both sides of every product take the root of a weight, sums the whole of it.
-        root = np.float32(1) if weights is None else np.sqrt(weights)
-        moved = moved if weights is None else moved * root
+        root = None if weights is None else np.sqrt(weights)
+        moved = moved if root is None else moved * root
         flipped = moved.transpose(0, 2, 1)
         if len(moved) == 1:  # numpy takes the symmetric product of half the cost
             gram = (moved[0] @ moved[0].T)[None].astype(np.float64)
         else:
             flipped = np.ascontiguousarray(flipped)
             gram = np.matmul(moved, flipped).astype(np.float64)
-        total = (moved * root).sum(axis=2, dtype=np.float64)
+        total = (moved if root is None else moved * root).sum(axis=2, dtype=np.float64)
         self._gram = gram if self._gram is None else self._gram + gram
         self._sum = total if self._sum is None else self._sum + total
         if target is not None:
             if self._offset is None:
                 self._offset = target.mean(axis=2, keepdims=True)
             aim = target - self._offset
-            aim = aim if weights is None else aim * root
+            aim = aim if root is None else aim * root
             cross = (aim[0] @ flipped[0])[None] if len(aim) == 1 else np.matmul(aim, flipped)
             cross = cross.astype(np.float64)
-            goal = (aim * root).sum(axis=2, dtype=np.float64)
+            goal = (aim if root is None else aim * root).sum(axis=2, dtype=np.float64)
             self._cross = cross if self._cross is None else self._cross + cross
             self._target = goal if self._target is None else self._target + goal
         self.columns += columns.shape[2] if weights is None else float(weights.sum())

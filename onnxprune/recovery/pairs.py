@@ -122,6 +122,8 @@ class Pairs:
 
     def weights(self, index: int) -> F32 | None:
         """Return how much each column of a feed counts [n]; None where all count alike."""
+        if not self.weighed:
+            return None
         return self._saliency.weights(self.operand, index, self._chosen(index))
 
     def _chosen(self, index: int) -> npt.NDArray[np.int64] | None:
