@@ -8,7 +8,7 @@ for what the ones before it lost (methods.md 1.0, asymmetric mode; 6.4 for what 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -31,6 +31,7 @@ from onnxprune.patterns import Pattern
 from onnxprune.planning import find_layers
 from onnxprune.planning.cost import CostModel
 from onnxprune.recovery.apply_layer import Solved, solve_layer
+from onnxprune.recovery.apply_shared import solve_shared
 from onnxprune.recovery.journal import Journal, digest_of, digest_of_masks
 from onnxprune.recovery.pairs import Pairs, ahead
 from onnxprune.recovery.rectified import bounds_of, rectified
@@ -327,7 +328,7 @@ class Reconstruction:
             weighed,
         )
         asked = "solve " + digest_of_masks(masks, *told) if self.journal.folder else ""
-        for operand, solved in self._shared(shared, masks, pattern, method, asked):
+        for operand, solved in solve_shared(self, shared, masks, pattern, method, asked):
             self._take(operand, solved, result, pruned)
             rows.append({"layer": operand.layer.name, **solved.account})
         todo, coming = todo[:until], None
@@ -378,51 +379,6 @@ class Reconstruction:
                 )
         result.report["layers"] = rows
         return result
-
-    def _shared(
-        self,
-        shared: Mapping[str, Sequence[Operand]],
-        masks: Mapping[str, npt.NDArray[np.bool_]],
-        pattern: Pattern,
-        method: str,
-        asked: str,
-    ) -> Iterator[tuple[Operand, Solved]]:
-        """Solve weights that several nodes use, for what these are in the dense network.
-
-        The first of them is pruned before the last one's inputs are known, so they cannot make up
-        for each other's loss: targets are their own dense outputs.
-        """
-        known = {name: self.journal.get(f"{asked} {name}") for name in shared}
-        places = [
-            (place, name, operand)
-            for name, operands in shared.items()
-            for operand in operands
-            if known[name] is None
-            and (place := self.stages.place_of(operand.layer.node)) is not None
-        ]
-        sums = {name: (Sums(), Sums()) for name in shared}
-        dense = Stream(self.stages, self.feeds if places else ())
-        for place, name, operand in sorted(places, key=lambda found: found[:2]):
-            dense.advance(place)
-            pairs = self.pairs(operand, dense, dense)
-            for index in range(pairs.count):
-                sums[name][self.held[index]].add(pairs.of(index, aim=False)[0])
-        for name, operands in shared.items():
-            held = known[name]
-            if held is not None:
-                yield operands[0], Solved.of_arrays(held)
-                continue
-            train, other = (s.result() if s.columns else None for s in sums[name])
-            moments = train or other
-            assert moments is not None
-            weight = np.asarray(operands[0].layer.tensor.numpy()).astype(np.float64)
-            with one_thread():
-                solved = solve_layer(
-                    operands[0], weight, moments, other, pattern, masks[name],
-                    method=method, even=self.few,
-                )  # fmt: skip
-            self.journal.put(f"{asked} {name}", solved.as_arrays())
-            yield operands[0], solved
 
     def _behind(
         self, masks: Mapping[str, npt.NDArray[np.bool_]], first: int | None
