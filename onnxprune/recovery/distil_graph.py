@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import onnx
+import onnxruntime as ort
 from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune.calibration.agreement import distributions
@@ -59,6 +60,39 @@ class Graph:
     shapes: dict[str, tuple[int, ...]]
     known: dict[str, Array]
     values: dict[str, Array]
+
+    def opened(
+        self,
+        nodes: Sequence[onnx.NodeProto],
+        inputs: Sequence[onnx.ValueInfoProto],
+        ends: Sequence[str],
+        constants: Sequence[onnx.TensorProto],
+        *,
+        threads: int = 0,
+        arena: bool = True,
+    ) -> ort.InferenceSession:
+        """Open a session of nodes at this graph's opset, those of our runtime library among them.
+
+        Args:
+            nodes: in order.
+            inputs: of the session.
+            ends: names of its outputs.
+            constants: initializers.
+            threads: of one run, as many as there are cores when 0.
+            arena: keep the memory of one run for the next.
+
+        Raises:
+            DataError: onnxruntime does not take the model.
+        """
+        made = helper.make_graph(
+            nodes, "derivatives", inputs, [onnx.ValueInfoProto(name=n) for n in ends], constants
+        )
+        model = onnx.ModelProto(ir_version=self.ir_version, graph=made)
+        model.opset_import.extend(self.opset)
+        native = any(n.domain == DOMAIN for n in nodes)
+        if native and all(o.domain != DOMAIN for o in self.opset):
+            model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
+        return session(model.SerializeToString(), threads, arena=arena, native=native)
 
 
 def graph_of(proto: onnx.ModelProto, feed: Mapping[str, Array]) -> Graph:
@@ -243,16 +277,9 @@ class Distillation:
         for place, name in enumerate([*losses, *(grads[n] for n in self.weights)]):
             ends.append(f"end/{place}")
             nodes.append(helper.make_node("Identity", [name], [ends[-1]]))
-        made = helper.make_graph(
-            nodes, "distil", inputs, [onnx.ValueInfoProto(name=n) for n in ends],
-            list(fixed.values()),
-        )  # fmt: skip
-        model = onnx.ModelProto(ir_version=student.ir_version, graph=made)
-        model.opset_import.extend(student.opset)
-        native = any(n.domain == DOMAIN for n in nodes)
-        if native and all(o.domain != DOMAIN for o in student.opset):
-            model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
-        self.session = session(model.SerializeToString(), threads, arena=arena, native=native)
+        self.session = student.opened(
+            nodes, inputs, ends, list(fixed.values()), threads=threads, arena=arena
+        )
         self.inputs = student.inputs
 
     def run(

@@ -23,9 +23,8 @@ from onnx import TensorProto, helper
 
 from onnxprune.calibration.agreement import distributions, spread_of
 from onnxprune.calibration.operands import CONVS, Operand
-from onnxprune.calibration.stages import Stages, Stream, session
+from onnxprune.calibration.stages import Stages, Stream
 from onnxprune.errors import DataError
-from onnxprune.formats.weights import DOMAIN
 from onnxprune.gradients import SIZES, Emitter, NoGradient, backward
 from onnxprune.gradients.emit import OPSET
 from onnxprune.recovery.distil_graph import Graph, graph_of, shape_of
@@ -188,16 +187,8 @@ class _Backward:
         inputs += [
             helper.make_tensor_value_info(n, TensorProto.FLOAT, None) for n in self._noise.values()
         ]
-        made = helper.make_graph(
-            nodes, "saliency", inputs, [onnx.ValueInfoProto(name=n) for n in ends_at],
-            [*graph.constants.values(), *e.constants.values()],
-        )  # fmt: skip
-        model = onnx.ModelProto(ir_version=graph.ir_version, graph=made)
-        model.opset_import.extend(graph.opset)
-        native = any(n.domain == DOMAIN for n in nodes)
-        if native and all(o.domain != DOMAIN for o in graph.opset):
-            model.opset_import.append(helper.make_opsetid(DOMAIN, 1))
-        self._session = session(model.SerializeToString(), native=native)
+        constants = [*graph.constants.values(), *e.constants.values()]
+        self._session = graph.opened(nodes, inputs, ends_at, constants)
         self._inputs = graph.inputs
 
     def run(self, feed: Feed, rng: np.random.Generator) -> dict[str, F32]:
