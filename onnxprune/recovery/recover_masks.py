@@ -127,7 +127,8 @@ def recover_masks(
         return kept
 
     # Weights that vary leave fewer samples: held-out ones tell which way is better.
-    ways = (True, False) if work.saliency.layers else (False,)
+    solving = set(steps) - {"train"} and not contest.settled
+    ways = (True, False) if solving and work.saliency.layers else (False,)
     divided: Masks | None = None
     if "allocate" in steps and search and kind.fixed_density is None and not contest.settled:
         divided = divided_masks(work, even, kind, fixed=fixed, progress=progress)
