@@ -98,7 +98,8 @@ def prune(
         data: unlabelled samples for the proof and for ``recover``: ``.npz``, folder,
             ``file.py:function``, dict or iterable of feeds, ``synthetic`` for random inputs; random
             inputs for the proof, and no recovery, when None.
-        samples: how many samples of ``data`` to use; when None 64 for the proof, 1024 for recovery.
+        samples: how many samples of ``data`` to use; when None 64 for the proof, and for recovery
+            1024, or fewer, at least 128, where a large network would take long.
         recover: ``auto``: with ``data``, masks are searched and kept weights solved anew so that
             the outputs stay what they were, as far as that helps on held-out samples; ``none``:
             kept weights stay as they are; or the steps to try, a list or with commas between:
@@ -152,13 +153,14 @@ def prune(
         plan = PrunePlan.load(Path(plan))
     if plan is not None:
         recipe = recipe.for_plan(plan)
-    feeds = calibration = synthetic = None
+    feeds = calibration = synthetic = told = None
     data = data if data is not None else recipe.data.path
     if recover is not None:
         recipe = recipe.with_recover(recover)
     if data is not None:
         from onnxprune.calibration.feeds import open_feeds
         from onnxprune.calibration.samples import SYNTHETIC, calibration_feeds, synthetic_feeds
+        from onnxprune.recovery.effort import affordable_feeds
 
         samples = samples if samples is not None else recipe.data.samples
         if isinstance(data, str) and data == SYNTHETIC:
@@ -169,7 +171,12 @@ def prune(
             feeds = list(open_feeds(data, loaded.model, samples or PROOF_SAMPLES))
         looks = parse_criterion(recipe.select.criterion).needs
         if recipe.recover != "none" or "activations" in looks:
-            calibration = synthetic or calibration_feeds(data, loaded.model, samples)
+            if synthetic is not None:
+                calibration = synthetic
+            elif samples is not None:
+                calibration = calibration_feeds(data, loaded.model, samples)
+            else:
+                calibration, told = affordable_feeds(data, loaded.model)
     return run_prune(
         loaded,
         recipe.select,
@@ -179,6 +186,7 @@ def prune(
         feeds=feeds,
         calibration=calibration,
         synthetic=synthetic is not None,
+        notes=[] if told is None else [told],
         recover=recipe.recover,
         cache=cache,
         before=recipe.before,
@@ -271,7 +279,8 @@ def sensitivity(
         pattern: what is removed together; for ``channel``, groups of coupled units are measured.
         levels: fractions of a layer to remove, ascending, each above 0 and below 1; 0.3 to 0.95
             when None. A pattern of fixed density has one level.
-        samples: how many samples of ``data`` to use at most; 1024 when None.
+        samples: how many samples of ``data`` to use at most; when None 1024, or
+            down to 128 of a large network.
         only: regular expression; other layers are left out.
         keep: regular expression; these layers are left out.
         seed: for the draw of positions.

@@ -86,6 +86,7 @@ def run_prune(
     recover: str = "auto",
     cache: str | PathLike[str] | None = None,
     synthetic: bool = False,
+    notes: Sequence[str] = (),
     after: Sequence[Pass] = (),
     before: Sequence[Pass] = (),
     progress: Progress = silent,
@@ -104,6 +105,7 @@ def run_prune(
             :mod:`onnxprune.recovery.steps`.
         cache: folder in which recovery keeps what it has worked out; see
             :mod:`onnxprune.recovery.journal`.
+        notes: what is to be told beside what is found out here.
         synthetic: whether ``calibration`` are random inputs; the report says what that costs.
         before: passes that run on the dense model first.
         after: passes that run on the pruned model.
@@ -134,7 +136,7 @@ def run_prune(
     face = interface(model)
     for step in before:
         step.run(model, context)
-    notes: list[str] = []
+    notes = list(notes)
     inlined = InlineFunctions().run(model, context).stats["functions"]
     if inlined:
         notes.append(f"{inlined} local functions were put in the place of their calls")

@@ -34,7 +34,8 @@ class DataOptions:
 
     Attributes:
         path: ``.npz``, folder or ``file.py:function``; None for random inputs.
-        samples: how many of them to use at most; None for 64 in the proof, 1024 in recovery.
+        samples: how many of them to use at most; None for 64 in the proof, up to 1024
+            in recovery.
     """
 
     path: str | None = None

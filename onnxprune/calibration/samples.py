@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxprune.calibration.feed_random import random_feeds, working_feeds
@@ -71,3 +73,9 @@ def synthetic_feeds(model: ir.Model, samples: int | None = None, seed: int = 0) 
                 sizes.setdefault(key, size)
     count = samples or SYNTHETIC_FEEDS
     return [first, *(random_feeds(model, seed + 1 + i, sizes) for i in range(count - 1))]
+
+
+def rows_of(feed: Mapping[str, Any]) -> int:
+    """Return how many samples a feed holds."""
+    sizes = {np.asarray(v).shape[0] for v in feed.values() if np.asarray(v).ndim}
+    return sizes.pop() if len(sizes) == 1 else 1

@@ -148,19 +148,17 @@ class Stages:
         wanted = {id(m): m for m in makers.values()}
         first = [wanted[i] for i in order if i in wanted]
         first = [_without(m, held) for m in first]
-        graph = helper.make_graph(
-            [*(m for m in first if m is not None), *nodes],
-            "stretch",
-            [_info(n, types[n]) for n in inputs],
-            [onnx.ValueInfoProto(name=n) for n in outs],
-            list(held.values()),
-        )
         model = onnx.ModelProto(
             ir_version=self.proto.ir_version,
             opset_import=self.proto.opset_import,
             functions=self.proto.functions,
-            graph=graph,
         )
+        graph = model.graph  # filled in its place: a graph put into a model is copied
+        graph.name = "stretch"
+        graph.node.extend([*(m for m in first if m is not None), *nodes])
+        graph.input.extend(_info(n, types[n]) for n in inputs)
+        graph.output.extend(onnx.ValueInfoProto(name=n) for n in outs)
+        graph.initializer.extend(held.values())
         return model.SerializeToString(), list(inputs), outs
 
 

@@ -54,8 +54,8 @@ same bytes. Options given beside `--recipe` win over what it says. This is the r
 * `passes`: names, or `name: {{option: value}}`, of `onnxprune list passes`. `apply-plan` comes
   once: passes before it see the dense model, passes after it the pruned one. `--mask-only` is its
   option.
-* `data`: samples for the proof and for `recover`; `samples: null` is 64 for the proof and 1024 for
-  recovery. `recover` is `auto`, `none` or steps. `proof.run: false` is `--no-proof`.
+* `data`: samples for the proof and for `recover`; `samples: null` is 64 for the proof and up to
+  1024 for recovery. `recover` is `auto`, `none` or steps. `proof.run: false` is `--no-proof`.
 
 Unknown keys, passes and options are errors that name the nearest one there is.
 

@@ -149,7 +149,8 @@ def _layers(context: click.Context, parameter: click.Parameter, texts: tuple[str
     "--samples",
     type=click.IntRange(min=1),
     metavar="N",
-    help="Use at most N of them.  [default: 64 for the proof, 1024 for --recover]",
+    help="Use at most N of them.  [default: 64 for the proof; to recover 1024, of a large network "
+    "fewer, down to 128]",
 )
 @click.option(
     "--recover",

@@ -11,6 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -25,15 +26,17 @@ from onnxprune.calibration.judged import judged_values
 from onnxprune.calibration.mirror import mirrored
 from onnxprune.calibration.operands import BiasSite, Operand, find_operand, find_shared
 from onnxprune.calibration.residual import shortcut_of
+from onnxprune.calibration.samples import rows_of
 from onnxprune.calibration.stages import Stages, Stream, tensor_of
 from onnxprune.calibration.variety import Variety
 from onnxprune.patterns import Pattern
 from onnxprune.planning import find_layers
-from onnxprune.planning.cost import CostModel
 from onnxprune.recovery.apply_layer import Solved, solve_layer
 from onnxprune.recovery.apply_shared import solve_shared
+from onnxprune.recovery.effort import Effort, macs_of, measurable
 from onnxprune.recovery.journal import Journal, digest_of, digest_of_masks
 from onnxprune.recovery.pairs import Pairs, ahead
+from onnxprune.recovery.problem import Mask
 from onnxprune.recovery.rectified import bounds_of, rectified
 from onnxprune.recovery.saliency import ALIKE, Saliency
 from onnxprune.rules.analysis import Analyzer
@@ -188,6 +191,16 @@ class Reconstruction:
         """Whether there are fewer samples than :data:`FEW`."""
         return sum(map(rows_of, self.feeds)) // self.copies < FEW
 
+    @cached_property
+    def macs(self) -> int:
+        """Multiply-accumulates of the dense network for one sample of these feeds' sizes."""
+        return macs_of(self.analyzer, self.feeds)
+
+    def measurable(self, trials: int, wanted: int) -> int:
+        """Return on how many held-out samples trials can be run; 0 where that says nothing."""
+        there = sum(map(rows_of, self.held_feeds))
+        return measurable(self.macs, trials, min(wanted, there))
+
     def variety(self, judge: Judge) -> Variety:
         """Return what may be done to the samples.
 
@@ -318,6 +331,7 @@ class Reconstruction:
         todo += self._behind(masks, min((place for place, _ in todo), default=None))
         todo.sort(key=lambda pair: pair[0])
         self._last = None
+        effort = self._effort([operand for _, operand in todo], masks)
         told = (
             pattern.text,
             method,
@@ -360,7 +374,7 @@ class Reconstruction:
                 solved = solve_layer(
                     operand, weight, train, other, pattern,
                     np.ones(weight.shape, np.bool_) if mask is None else mask,
-                    method=method if mask is not None else "given", even=self.few,
+                    method=method if mask is not None else "given", even=self.few, effort=effort,
                 )  # fmt: skip
                 if pairs is not None and bounds is not None:
                     solved = rectified(pairs, solved, train, self.held, bounds, even=self.few)
@@ -379,6 +393,20 @@ class Reconstruction:
                 )
         result.report["layers"] = rows
         return result
+
+    def _effort(
+        self, operands: Sequence[Operand], masks: Mapping[str, npt.NDArray[np.bool_]]
+    ) -> Effort:
+        """What each of these layers may take to be searched and solved."""
+
+        def kept(operand: Operand) -> Sequence[Mask]:
+            layer = operand.layer
+            mask = masks.get(layer.value.name or "")
+            whole = np.ones(layer.tensor.shape.numpy(), np.bool_) if mask is None else mask
+            found: Mask = operand.matrix(whole)
+            return [*found]
+
+        return Effort.of(kept(operand) for operand in operands)
 
     def _behind(
         self, masks: Mapping[str, npt.NDArray[np.bool_]], first: int | None
@@ -433,7 +461,7 @@ class Reconstruction:
         if self._saliency is None or self._saliency[0] != len(self.feeds):
             found = (find_operand(self.analyzer, layer) for layer in self.layers.values())
             operands = [operand for operand in found if not isinstance(operand, str)]
-            macs = CostModel(self.analyzer).macs() * sum(map(rows_of, self.feeds))
+            macs = self.macs * sum(map(rows_of, self.feeds))
             self._saliency = (
                 len(self.feeds), Saliency.of(self.stages, operands, self.feeds, macs)
             )  # fmt: skip
@@ -463,9 +491,3 @@ class Reconstruction:
         if alike:
             self._last = (operand.key, train, other)
         return train, other
-
-
-def rows_of(feed: Feed) -> int:
-    """Return how many samples a feed holds."""
-    sizes = {np.asarray(v).shape[0] for v in feed.values() if np.asarray(v).ndim}
-    return sizes.pop() if len(sizes) == 1 else 1

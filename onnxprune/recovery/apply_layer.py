@@ -16,6 +16,7 @@ from onnxprune.errors import DataError
 from onnxprune.patterns import Pattern
 from onnxprune.recovery.auto import SearchInfo, SearchResult, quick_search, search_mask
 from onnxprune.recovery.damping import HeldOut
+from onnxprune.recovery.effort import Effort
 from onnxprune.recovery.problem import F64, Mask
 
 Array = npt.NDArray[Any]
@@ -61,6 +62,7 @@ def solve_layer(
     *,
     method: str = "auto",
     even: bool = False,
+    effort: Effort | None = None,
 ) -> Solved:
     """Find a layer's mask and weights.
 
@@ -75,6 +77,7 @@ def solve_layer(
             ``quick`` for SparseGPT at a fixed damping, which tells levels apart at a fraction of
             the cost.
         even: samples are few: see :class:`~onnxprune.recovery.damping.HeldOut`.
+        effort: what may be spent on the layer.
     """
     quick = method == "quick"
     shape = operand.layer.view_shape
@@ -120,6 +123,7 @@ def solve_layer(
                 damping=None if groups <= MANY_GROUPS and not quick else GROUPED_DAMPING,
                 method="auto" if method in ("quick", "given") else method,
                 mask=None if search else given[g],
+                effort=None if effort is None else effort.of_each(groups),
             )
         masks[g], weights[g] = result.mask, result.weights
         errors.append(result.info.error)

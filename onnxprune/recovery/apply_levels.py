@@ -236,10 +236,11 @@ def divided_masks(
     *,
     fixed: Collection[str] = (),
     progress: Progress = quiet,
-) -> dict[str, npt.NDArray[np.bool_]] | None:
+) -> dict[str, npt.NDArray[np.bool_]] | str:
     """Return masks that keep as many weights as ``masks`` but divided by a measured table.
 
-    None where the table promises too little: less than :data:`PROMISE` of the damage.
+    Or why there are none: the table promises less than :data:`PROMISE` of the damage, or the
+    network is too large to be measured.
 
     Args:
         work: the dense network with its samples.
@@ -258,11 +259,14 @@ def divided_masks(
     ]
     total = sum(masks[name].size for name in free)
     odds = total / max(sum(np.count_nonzero(masks[name]) for name in free), 1) - 1
+    samples = work.measurable(len(free) * len(NEARBY), FEW)
     if odds <= 0:
-        return None
+        return "nothing is pruned"
+    if not samples:
+        return "the network is too large to be measured a layer at a time"
     levels = [odds * times / (1 + odds * times) for times in NEARBY]
     every, work.columns = work.columns, few_columns
-    table = measure(work, free, pattern, levels=levels, samples=FEW, progress=progress)
+    table = measure(work, free, pattern, levels=levels, samples=samples, progress=progress)
     work.columns = every
     names = {entry.tensor for entry in table}
     kept = float(sum(np.count_nonzero(masks[name]) for name in names))
@@ -270,7 +274,7 @@ def divided_masks(
     before = sum(float(e.at(np.array([masks[e.tensor].mean()]))[0]) for e in table)
     after = sum(float(e.at(np.array([densities[e.tensor]]))[0]) for e in table)
     if after > (1 - PROMISE) * before:
-        return None
+        return f"measured damages promise less than {PROMISE:.0%} of the loss"
     found = dict(masks)
     for name, density in densities.items():
         layer = work.layers[name]

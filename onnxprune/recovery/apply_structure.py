@@ -17,6 +17,7 @@ import onnx_ir as ir
 
 from onnxprune import io
 from onnxprune.axes import Bools
+from onnxprune.calibration.samples import rows_of
 from onnxprune.criteria.l1 import L1
 from onnxprune.passes.shrink import set_constant
 from onnxprune.patterns import parse_pattern
@@ -30,7 +31,6 @@ from onnxprune.recovery.apply import (
     Recovered,
     few_columns,
     quiet,
-    rows_of,
 )
 from onnxprune.recovery.choose_units import candidates
 from onnxprune.recovery.cross_check import SHORT, cross_check
@@ -123,8 +123,9 @@ def recover_structure(
     def from_others(samples: Sequence[Feed], own: Journal) -> Recovered:
         copy = _anew(analyzer, options, io.load(analyzer.model).model)
         done = recover_structure(
-            copy, plan, options, samples, replay=replay, steps=steps, checked=True, journal=own
-        )
+            copy, plan, options, samples,
+            replay=replay, steps=steps, checked=True, journal=own, progress=progress,
+        )  # fmt: skip
         return Recovered(analyzer=done.analyzer)
 
     check = None

@@ -11,15 +11,14 @@ import numpy.typing as npt
 from onnxprune.errors import DataError
 from onnxprune.patterns.base import Pattern
 from onnxprune.recovery.damping import HeldOut, choose_damping
+from onnxprune.recovery.effort import Effort, admm_flops
 from onnxprune.recovery.least_squares import direct_flops, solve_on_mask
 from onnxprune.recovery.problem import F64, Mask, Quadratic
 from onnxprune.recovery.search import SEARCHES, Request, request
-from onnxprune.recovery.sparsegpt import sparsegpt
+from onnxprune.recovery.sparsegpt import sweep
 
 #: ExactOBS joins the choice where R d^3, over the rows that share a mask, is at most this.
 EXACT_LIMIT = 2e11
-#: ADMM is used up to this many floating-point operations, SparseGPT above.
-ADMM_LIMIT = 2e13
 #: Ridge relative to the mean diagonal where nothing is held out to choose it by.
 DEFAULT_DAMPING = 1e-4
 #: Tried where only levels are told apart, in this order until one is worse than the one before.
@@ -70,6 +69,7 @@ def search_mask(
     held_out: HeldOut | None = None,
     row_weight: F64 | None = None,
     mask: Mask | None = None,
+    effort: Effort | None = None,
 ) -> SearchResult:
     """Prune one group's weight matrix.
 
@@ -88,6 +88,7 @@ def search_mask(
         row_weight: importance of each output row [R] in the competition for weights; no effect on
             the values once the mask is set.
         mask: skip the search and solve on this mask.
+        effort: what may be spent on this layer; all there is for a network when None.
 
     Returns:
         The result; the same input gives the same bytes.
@@ -97,12 +98,14 @@ def search_mask(
         DataError: statistics that do not fit, or are not positive definite.
     """
     dense = np.asarray(weight, dtype=np.float64)
+    effort = effort or Effort()
     used = DEFAULT_DAMPING if damping is None else damping
     tune = damping is None and held_out is not None
     even = held_out is not None and held_out.even
     problem = Quadratic.build(dense, gram, cross, damping=used, even=even)
+    found: list[tuple[Mask, F64 | None]]
     if mask is not None:
-        names, masks = ["given"], [mask]
+        names, found = ["given"], [(mask, None)]
     else:
         asked = request(_contest(problem, row_weight), pattern, shape, keep)
         if tune and held_out is not None:
@@ -111,24 +114,36 @@ def search_mask(
             used = choose_damping(dense, gram, cheap, held_out, cross)
             problem = Quadratic.build(dense, gram, cross, damping=used, even=even)
             asked = replace(asked, problem=_contest(problem, row_weight))
-        names = _candidates(asked) if method == "auto" else [method]
-        masks = [SEARCHES.get(name)(asked) for name in names]
-    solved = [solve_on_mask(problem, found) for found in masks]
-    errors = [_judge(problem, candidate, held_out, row_weight) for candidate in solved]
-    best = int(np.argmin(errors))
-    chosen, weights = masks[best], solved[best]
+        hurried = admm_flops(*problem.shape) > effort.searching
+        asked = replace(asked, hurried=method == "auto" and hurried)
+        names = _candidates(asked, effort) if method == "auto" else [method]
+        found = [_found(name, asked) for name in names]
+        if row_weight is not None:  # what a search leaves is then of another problem
+            found = [(chosen, None) for chosen, _ in found]
+    errors: list[float] = []
+    solved: F64 | None = None
+    best = 0
+    if len(found) > 1:
+        solutions = [solve_on_mask(problem, m, start=s, limit=effort.solving) for m, s in found]
+        errors = [_judge(problem, candidate, held_out, row_weight) for candidate in solutions]
+        best = int(np.argmin(errors))
+        solved = solutions[best]
+    chosen, start = found[best]
     if tune and held_out is not None:
-        start = used if used in held_out.candidates else None
-        last = choose_damping(dense, gram, chosen, held_out, cross, start=start)
+        tried = used if used in held_out.candidates else None
+        last = choose_damping(dense, gram, chosen, held_out, cross, start=tried)
         if last != used:
             used, problem = last, Quadratic.build(dense, gram, cross, damping=last, even=even)
-            weights = solve_on_mask(problem, chosen)
+            start, solved = start if solved is None else solved, None
+    weights = solved
+    if weights is None:
+        weights = solve_on_mask(problem, chosen, start=start, limit=effort.solving)
     info = SearchInfo(
         names[best],
         used,
         problem.relative_error(weights),
         None if held_out is None else held_out.error(weights, dense),
-        tuple(zip(names, errors, strict=True)),
+        tuple(zip(names, errors or [_judge(problem, weights, held_out, row_weight)], strict=True)),
     )
     return SearchResult(chosen, weights, info)
 
@@ -150,20 +165,17 @@ def quick_search(
     dense = np.asarray(weight, dtype=np.float64)
     best: SearchResult | None = None
     least = np.inf
+    product = dense @ gram
     for damping in QUICK_DAMPINGS if held_out is not None else QUICK_DAMPINGS[:1]:
         even = held_out is not None and held_out.even
-        problem = Quadratic.build(dense, gram, damping=damping, even=even)
+        problem = Quadratic.build(dense, gram, damping=damping, even=even, product=product)
         asked = request(problem, pattern, shape, keep)
+        method = "sparsegpt" if asked.structure is not None else "alps"
         try:
-            method = "sparsegpt" if asked.structure is not None else "alps"
-            if asked.structure is None:
-                mask = SEARCHES.get(method)(asked)
+            mask, swept = _found(method, asked)
+            values = swept
+            if values is None or direct_flops(mask) <= QUICK_FLOPS:
                 values = solve_on_mask(problem, mask)
-            else:
-                mask, swept = sparsegpt(problem.target, problem.gram, asked.structure, keep)
-                values = np.asarray(swept, np.float64)
-                if direct_flops(mask) <= QUICK_FLOPS:
-                    values = solve_on_mask(problem, mask)
         except DataError:
             continue  # not definite under this damping
         error = problem.excess(values) if held_out is None else held_out.error(values, dense)
@@ -176,18 +188,25 @@ def quick_search(
     return best
 
 
+def _found(name: str, asked: Request) -> tuple[Mask, F64 | None]:
+    """A search's mask, and the weights on it that the search happens to leave."""
+    if name != "sparsegpt":
+        return SEARCHES.get(name)(asked), None
+    mask, swept = sweep(asked)
+    return mask, np.asarray(swept, np.float64)
+
+
 def _contest(problem: Quadratic, row_weight: F64 | None) -> Quadratic:
     """The problem in which rows compete for weights."""
     return problem if row_weight is None else problem.scaled_rows(np.sqrt(row_weight))
 
 
-def _candidates(asked: Request) -> list[str]:
+def _candidates(asked: Request, effort: Effort) -> list[str]:
     """Names of the searches worth their cost on this layer, cheapest judgement last."""
     rows, columns = asked.problem.shape
-    admm = 10.0 * columns**3 + 150 * 4.0 * rows * columns**2
-    if admm > ADMM_LIMIT and asked.structure is not None:
-        return ["sparsegpt"]
     cells = asked.structure
+    if cells is not None and admm_flops(rows, columns) > max(effort.searching, effort.hurried):
+        return ["sparsegpt"]
     if cells is None or cells.width == 1:
         # With swaps after it, ADMM was never beaten by ExactOBS on columns that go one by one.
         return ["alps"]

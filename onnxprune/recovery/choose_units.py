@@ -10,7 +10,7 @@ from onnxprune.planning import PrunePlan, SelectOptions
 from onnxprune.planning.cost import CostModel
 from onnxprune.planning.structure import ScoredGroup, free_groups
 from onnxprune.recovery.apply import Progress, Reconstruction, quiet
-from onnxprune.recovery.channel_levels import divide_units, measure_groups
+from onnxprune.recovery.channel_levels import FEW_LEVELS, divide_units, measure_groups
 from onnxprune.recovery.channels import Channels
 
 #: Allocations that samples may answer.
@@ -63,7 +63,10 @@ def candidates(
         yield "select", channels.removed(start, swaps=True)
     if not measured:
         return
-    found = measure_groups(channels, free, samples=SAMPLES, progress=progress)
+    samples = work.measurable(len(free) * len(FEW_LEVELS), SAMPLES)
+    if not samples:
+        return
+    found = measure_groups(channels, free, samples=samples, progress=progress)
     for entry in found.values():
         if table is not None:
             table.extend(

@@ -17,8 +17,9 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune.calibration.agreement import CLOSE_VALUES, Judge
+from onnxprune.calibration.samples import rows_of
 from onnxprune.calibration.stages import Stream
-from onnxprune.recovery.apply import FEW, Feed, Reconstruction, Recovered, rows_of
+from onnxprune.recovery.apply import FEW, Feed, Reconstruction, Recovered
 from onnxprune.recovery.journal import Journal
 from onnxprune.rules.analysis import Analyzer
 

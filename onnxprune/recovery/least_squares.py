@@ -18,6 +18,9 @@ from onnxprune.recovery.problem import F64, Ints, Mask, Quadratic
 
 #: Above this many floating-point operations the factorisations give way to conjugate gradients.
 DIRECT_FLOPS_LIMIT = 6e12
+#: Operations of conjugate gradients, and bounds of their steps, each of which lowers the error.
+ITERATED_FLOPS = 3e11
+ITERATIONS = (12, 300)
 #: From so many on several threads share the supports.
 SHARED_FLOPS = 1e8
 
@@ -27,7 +30,7 @@ def solve_on_mask(
     mask: Mask,
     *,
     start: F64 | None = None,
-    flops_limit: float = DIRECT_FLOPS_LIMIT,
+    limit: float = DIRECT_FLOPS_LIMIT,
 ) -> F64:
     """Return the best weights [R, d] with support in ``mask``.
 
@@ -35,8 +38,8 @@ def solve_on_mask(
         problem: the damped layer problem.
         mask: what is kept [R, d].
         start: weights to start from where the iterative solver is used [R, d].
-        flops_limit: above this estimated cost use masked conjugate gradients to a relative residual
-            of 1e-8 instead of Cholesky.
+        limit: above so many floating-point operations use masked conjugate gradients, to a relative
+            residual of 1e-8 or :data:`ITERATED_FLOPS`, instead of Cholesky.
 
     Raises:
         DataError: mask of another shape, or a support on which H is not positive definite.
@@ -46,8 +49,10 @@ def solve_on_mask(
     supports = _group(mask)
     kept = np.array([int(mask[rows[0]].sum()) for rows in supports], dtype=np.float64)
     use_dual, flops = _plan(kept, problem.shape[1])
-    if flops > flops_limit:
-        return masked_cg(problem, mask, start=start)
+    if flops > limit:
+        rows, size = problem.shape
+        steps = int(np.clip(ITERATED_FLOPS / (2.0 * rows * size**2), *ITERATIONS))
+        return masked_cg(problem, mask, start=start, max_iterations=steps)
     solution = np.zeros(problem.shape)
     if use_dual:
         _ = problem.inverse  # worked out once, before several need it

@@ -11,9 +11,9 @@ import numpy.typing as npt
 import onnx
 import onnx_ir as ir
 
+from onnxprune.calibration.samples import rows_of
 from onnxprune.errors import DataError
 from onnxprune.gradients import NoGradient
-from onnxprune.recovery.apply import rows_of
 from onnxprune.recovery.distil_graph import Graph, graph_of, shape_of
 
 Feed = Mapping[str, npt.NDArray[Any]]

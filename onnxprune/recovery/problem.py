@@ -24,6 +24,8 @@ Mask = npt.NDArray[np.bool_]
 
 #: Relative diagonal given to inputs that were never active, so that every system stays definite.
 DEAD_DIAGONAL = 1e-8
+#: Multiply-accumulates up to which errors are told of all rows.
+ERROR_MACS = 5e9
 
 
 @dataclass(frozen=True)
@@ -54,6 +56,7 @@ class Quadratic:
         *,
         damping: float = 1e-4,
         even: bool = False,
+        product: F64 | None = None,
     ) -> Quadratic:
         """Check, symmetrise and damp a problem.
 
@@ -63,6 +66,7 @@ class Quadratic:
             cross: G [R, d], or None for the symmetric mode ``G = W H``.
             damping: ridge of every input relative to its own diag(H); of dead ones to the mean.
             even: relative to the mean for all.
+            product: ``W H`` of the symmetric mode where it is known already.
 
         Raises:
             DataError: shapes that do not match, values that are not finite, a negative diagonal.
@@ -74,7 +78,10 @@ class Quadratic:
                 f"Gram matrix {h.shape} does not fit weights {w.shape}: "
                 "pass W as [R, d] and H as [d, d]"
             )
-        g = w @ h if cross is None else np.array(cross, dtype=np.float64)
+        if cross is None:
+            g = w @ h if product is None else product.copy()
+        else:
+            g = np.array(cross, dtype=np.float64)
         if g.shape != w.shape:
             raise DataError(
                 f"cross Gram {g.shape} does not fit weights {w.shape}: pass G = T X^T as [R, d]"
@@ -141,8 +148,16 @@ class Quadratic:
         return float(np.einsum("rd,rd->", delta @ self.gram, delta))
 
     def relative_error(self, candidate: F64) -> float:
-        """``excess`` over the energy ``tr(B* H B*^T)`` of the best output (0 = nothing lost)."""
-        return self.excess(candidate) / self.energy if self.energy > 0 else 0.0
+        """``excess`` over the energy ``tr(B* H B*^T)`` of the best output (0 = nothing lost).
+
+        Of a large layer on every so many rows, see :func:`some_rows`.
+        """
+        rows = some_rows(*self.shape)
+        target = self.target[rows]
+        delta = candidate[rows] - target
+        energy = float(np.einsum("rd,rd->", target @ self.gram, target))
+        lost = float(np.einsum("rd,rd->", delta @ self.gram, delta))
+        return lost / energy if energy > 0 else 0.0
 
     @cached_property
     def energy(self) -> float:
@@ -181,11 +196,17 @@ def inverse_from_factor(factor: F64) -> F64:
     return np.ascontiguousarray(full)
 
 
+def some_rows(rows: int, columns: int) -> slice:
+    """Rows that stand for all where an error is told to be compared: :data:`ERROR_MACS` of them."""
+    return slice(None, None, max(1, int(rows * columns**2 / ERROR_MACS)))
+
+
 def validation_error(candidate: F64, weight: F64, gram: F64, cross: F64 | None = None) -> float:
     """Error of ``candidate`` on another Gram matrix, up to a constant that no candidate changes.
 
     ``tr(B H B^T) - 2 tr(B G^T)``; with ``cross`` None this is the symmetric-mode error
-    ``tr((B - W) H (B - W)^T)`` itself.
+    ``tr((B - W) H (B - W)^T)`` itself. Of a large layer it is that of :func:`some_rows`, times
+    what they are of all.
 
     Args:
         candidate: B [R, d].
@@ -193,8 +214,11 @@ def validation_error(candidate: F64, weight: F64, gram: F64, cross: F64 | None =
         gram: held-out H [d, d]; only ratios and order of the result matter, so no damping.
         cross: held-out G [R, d] or None.
     """
+    rows = some_rows(*candidate.shape)
+    part = candidate[rows]
+    times = len(candidate) / len(part)
     if cross is None:
-        delta = candidate - weight
-        return float(np.einsum("rd,rd->", delta @ gram, delta))
-    quadratic = np.einsum("rd,rd->", candidate @ gram, candidate)
-    return float(quadratic - 2.0 * np.einsum("rd,rd->", candidate, cross))
+        part = part - weight[rows]
+        return times * float(np.einsum("rd,rd->", part @ gram, part))
+    quadratic = np.einsum("rd,rd->", part @ gram, part)
+    return times * float(quadratic - 2.0 * np.einsum("rd,rd->", part, cross[rows]))

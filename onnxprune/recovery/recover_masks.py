@@ -9,11 +9,12 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune.calibration.agreement import Agreement, Judge
+from onnxprune.calibration.samples import rows_of
 from onnxprune.errors import DataError
 from onnxprune.gradients import NoGradient
 from onnxprune.patterns import Pattern, parse_pattern
 from onnxprune.planning import PrunePlan
-from onnxprune.recovery.apply import Feed, Progress, Reconstruction, Recovered, quiet, rows_of
+from onnxprune.recovery.apply import Feed, Progress, Reconstruction, Recovered, quiet
 from onnxprune.recovery.apply_levels import divided_masks
 from onnxprune.recovery.apply_orders import as_rows, reorder
 from onnxprune.recovery.journal import Journal
@@ -45,6 +46,11 @@ class Contest:
         if kept:
             self.best, self.agreement = candidate, after
         return kept
+
+    def leave(self, step: str, why: str) -> None:
+        """Write down a step that was not taken."""
+        held = {"loss": self.agreement.loss, "top1": None, "kept": False}
+        self.steps.append({"step": step, **held, "why": why})
 
     @property
     def mended(self) -> bool:
@@ -131,7 +137,11 @@ def recover_masks(
     ways = (True, False) if solving and work.saliency.layers else (False,)
     divided: Masks | None = None
     if "allocate" in steps and search and kind.fixed_density is None and not contest.settled:
-        divided = divided_masks(work, even, kind, fixed=fixed, progress=progress)
+        parted = divided_masks(work, even, kind, fixed=fixed, progress=progress)
+        if isinstance(parted, str):
+            contest.leave("allocate", parted)
+        else:
+            divided = parted
     turned: Recovered | None = None
     if "permute" in steps and search and not contest.settled:
         first = even if divided is None else divided
@@ -160,8 +170,7 @@ def recover_masks(
             )
             contest.enter("train", moved, after, told)
         except (NoGradient, DataError) as stop:  # what was found stands without
-            held = {"loss": contest.agreement.loss, "top1": None, "kept": False}
-            contest.steps.append({"step": "train", **held, "why": str(stop)})
+            contest.leave("train", str(stop))
     best = contest.best
     best.holes = any(judge.holes)
     best.report = {

@@ -24,6 +24,7 @@ class Request:
         structure: its cells; None where they are no regular grid.
         project: best mask of the pattern and density for scores [R, d].
         keep: units kept; None where the pattern fixes its density.
+        hurried: take fewer steps where a search takes steps.
     """
 
     problem: Quadratic
@@ -31,6 +32,7 @@ class Request:
     structure: Structure | None
     project: Projection
     keep: int | None
+    hurried: bool = False
 
     def cells(self, method: str) -> Structure:
         """The structure, for searches that cannot do without.

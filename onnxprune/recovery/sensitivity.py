@@ -7,7 +7,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from onnxprune.calibration.samples import calibration_feeds
+from onnxprune.calibration.samples import calibration_feeds, rows_of
 from onnxprune.errors import UsageError
 from onnxprune.passes.base import Context
 from onnxprune.passes.prepare import prepare
@@ -16,9 +16,10 @@ from onnxprune.planning import SelectOptions, find_layers
 from onnxprune.planning.masks import choose_layers
 from onnxprune.planning.structure import free_groups
 from onnxprune.recovery import apply_levels, channel_levels
-from onnxprune.recovery.apply import Progress, Reconstruction, few_columns, rows_of
+from onnxprune.recovery.apply import Progress, Reconstruction, few_columns
 from onnxprune.recovery.apply_levels import Sensitivity, chosen_feeds
 from onnxprune.recovery.channels import Channels
+from onnxprune.recovery.effort import affordable_feeds
 from onnxprune.rules.analysis import analyze
 
 
@@ -39,7 +40,10 @@ def sensitivity_report(
     pattern = parse_pattern(options.pattern)
     usual = channel_levels.LEVELS if pattern.structural else apply_levels.LEVELS
     wanted = checked_levels(usual if levels is None else levels)
-    feeds = calibration_feeds(data, model, samples)
+    if samples is None:
+        feeds, _ = affordable_feeds(data, model)
+    else:
+        feeds = calibration_feeds(data, model, samples)
     prepare(model, Context(seed=options.seed), structural=pattern.structural)
     work = Reconstruction(analyze(model), feeds, seed=options.seed)
     if pattern.structural:

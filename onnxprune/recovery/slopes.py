@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from onnxprune.recovery.apply import rows_of
+from onnxprune.calibration.samples import rows_of
 from onnxprune.recovery.distil_graph import Distillation, Students
 from onnxprune.recovery.space import Space
 from onnxprune.runtime.sessions import cores

@@ -224,15 +224,18 @@ def _best_of_bucket(work: Float, diagonal: Float, real: Mask, n: int) -> Mask:
     return best
 
 
-@SEARCHES.member("sparsegpt")
-def _search(request: Request) -> Mask:
-    """One sweep, in fp32 for large layers."""
+def sweep(request: Request) -> tuple[Mask, Float]:
+    """One sweep over a layer, in fp32 if it is large: what is kept, and compensated weights."""
     problem = request.problem
     dtype = np.float32 if problem.shape[1] > SINGLE_PRECISION_ABOVE else np.float64
-    mask, _ = sparsegpt(
+    return sparsegpt(
         problem.target.astype(dtype),
         problem.gram.astype(dtype, copy=False),
         request.cells("sparsegpt"),
         request.keep,
     )
-    return mask
+
+
+@SEARCHES.member("sparsegpt")
+def _search(request: Request) -> Mask:
+    return sweep(request)[0]

@@ -23,14 +23,14 @@ from onnxprune.axes import Bools
 from onnxprune.calibration.agreement import Agreement, Judge
 from onnxprune.calibration.inputs import inputs_of
 from onnxprune.calibration.operands import find_operand
+from onnxprune.calibration.samples import rows_of
 from onnxprune.calibration.stages import Stages, Stream
 from onnxprune.calibration.variety import Variety
 from onnxprune.errors import DataError
 from onnxprune.gradients import NoGradient
 from onnxprune.passes.shrink import Surgery, set_constant
 from onnxprune.planning import find_layers
-from onnxprune.planning.cost import CostModel
-from onnxprune.recovery.apply import Feed, Progress, Reconstruction, rows_of
+from onnxprune.recovery.apply import Feed, Progress, Reconstruction
 from onnxprune.recovery.distil import BATCH, EPOCHS, Trained, train
 from onnxprune.recovery.distil_graph import (
     Graph,
@@ -38,6 +38,7 @@ from onnxprune.recovery.distil_graph import (
     compared_points,
     graph_of,
 )
+from onnxprune.recovery.effort import macs_of
 from onnxprune.recovery.lesson_feeds import by_shape, cut_feeds, moment_feeds
 from onnxprune.recovery.lessons import Lessons, Teacher
 from onnxprune.recovery.slopes import threads_of
@@ -145,7 +146,7 @@ def _train(
     if analyzer.states:
         raise NoGradient("streaming states change their size")
     samples = sum(rows_of(f) for f in feeds)
-    work = CostModel(analyzer).macs() * max(samples, 1)
+    work = macs_of(analyzer, feeds) * max(samples, 1)
     epochs = int(BUDGET / max(work, 1))
     if epochs < LEAST_EPOCHS:
         raise NoGradient("the network is too large to be trained here")

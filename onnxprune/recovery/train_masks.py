@@ -16,11 +16,11 @@ import numpy.typing as npt
 import onnx
 
 from onnxprune.calibration.agreement import Agreement, Judge
+from onnxprune.calibration.samples import rows_of
 from onnxprune.calibration.stages import Stream
 from onnxprune.gradients import NoGradient
-from onnxprune.planning.cost import CostModel
 from onnxprune.proof.widen import wide_feed, widened_proto
-from onnxprune.recovery.apply import Feed, Progress, Reconstruction, Recovered, quiet, rows_of
+from onnxprune.recovery.apply import Feed, Progress, Reconstruction, Recovered, quiet
 from onnxprune.recovery.distil import train
 from onnxprune.recovery.distil_graph import Students, compared_points, graph_of
 from onnxprune.recovery.lesson_feeds import by_shape, cut_feeds, moment_feeds
@@ -68,7 +68,7 @@ def train_masks(
         DataError: onnxruntime does not run the model.
     """
     feeds = by_shape(work.training)
-    effort = CostModel(work.analyzer).macs() * max(sum(rows_of(f) for f in feeds), 1)
+    effort = work.macs * max(sum(rows_of(f) for f in feeds), 1)
     if LEAST_EPOCHS * effort > BUDGET:
         raise NoGradient("the network is too large to be trained here")
     dense, sparse = _models(work, found, feeds[0])

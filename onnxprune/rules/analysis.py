@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Container, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
@@ -174,13 +174,18 @@ class Analyzer:
 
     def nominal(self, dim: OpenDim) -> int:
         """Return the size to count with for an axis whose size the model leaves open."""
+        return self.counted(dim, self._nominal)
+
+    @staticmethod
+    def counted(dim: OpenDim, shapes: Mapping[str, Sequence[int | None]]) -> int:
+        """Return the size of an open axis, among the dims of values by name; 1 where unknown."""
         value, axis = dim
-        return self._nominal.get(value.name or "", {}).get(axis, 1)
+        dims = shapes.get(value.name or "", ())
+        return (dims[axis] if axis < len(dims) else None) or 1
 
     @cached_property
-    def _nominal(self) -> dict[str, dict[int, int]]:
-        shapes = nominal_shapes(self.model)
-        return {name: {i: d for i, d in enumerate(dims) if d} for name, dims in shapes.items()}
+    def _nominal(self) -> dict[str, list[int | None]]:
+        return nominal_shapes(self.model)
 
     def ids(self, value: ir.Value, axis: int, use: Use | None) -> Ids | None:
         """Return the ids of one axis, allocating them at first sight."""

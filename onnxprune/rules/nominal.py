@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+import numpy as np
 import onnx_ir as ir
 
 from onnxprune.io.open_dims import BATCH, SEQUENCE, SOUND, SPATIAL, role
@@ -26,13 +28,30 @@ def open_sizes(model: ir.Model) -> dict[str, int]:
     return found
 
 
-def nominal_shapes(model: ir.Model) -> dict[str, list[int | None]]:
+def sizes_seen(model: ir.Model, feeds: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    """Return the mean size in samples of every open dimension but the batch, by ``input[axis]``."""
+    found = {}
+    for key, size in open_sizes(model).items():
+        name, axis = key.removesuffix("]").rsplit("[", 1)
+        shapes = [np.shape(feed[name]) for feed in feeds if name in feed]
+        if size != NOMINAL[BATCH] and shapes and len(shapes[0]) > int(axis):
+            found[key] = max(1, round(sum(s[int(axis)] for s in shapes) / len(shapes)))
+    return found
+
+
+def nominal_shapes(
+    model: ir.Model, seen: Mapping[str, int] | None = None
+) -> dict[str, list[int | None]]:
     """Return the dims of values by name when open dimensions have their nominal sizes.
 
     Empty where nothing is open but the batch, whose size is 1 throughout. What inference cannot
     tell is None. The model is not changed.
+
+    Args:
+        model: to look at.
+        seen: sizes that take the place of nominal ones, by ``input[axis]``.
     """
-    sizes = open_sizes(model)
+    sizes = open_sizes(model) | dict(seen or {})
     if all(size == NOMINAL[BATCH] for size in sizes.values()):
         return {}
     copy = model.clone()

@@ -8,10 +8,10 @@ from recovery_layers import relu_layer, solve_rows
 
 from onnxprune.errors import UsageError
 from onnxprune.patterns import PATTERNS, parse_pattern
-from onnxprune.recovery import auto
 from onnxprune.recovery.auto import quick_search, search_mask
 from onnxprune.recovery.curvature import obd_scores, obs_scores
 from onnxprune.recovery.damping import HeldOut
+from onnxprune.recovery.effort import Effort
 from onnxprune.recovery.ria import ria_scores
 from onnxprune.recovery.search import SEARCHES
 from onnxprune.recovery.wanda import wanda_scores
@@ -151,13 +151,16 @@ def test_row_weights_move_weights_between_rows_but_not_their_values():
     np.testing.assert_allclose(heavy.weights, solve_rows(layer, heavy.mask), rtol=1e-4, atol=1e-5)
 
 
-def test_layers_too_large_for_admm_go_to_sparsegpt(monkeypatch):
-    layer = relu_layer((6, 24))
-    monkeypatch.setattr(auto, "ADMM_LIMIT", 1.0)
-    found = search_mask(
-        layer.weight, layer.gram, pattern=parse_pattern("element"), shape=(6, 24), keep=70
-    )
+def test_layers_that_no_effort_is_left_for_are_swept_and_iterated():
+    layer = relu_layer((6, 24), noise=0.1)
+    how = {"pattern": parse_pattern("element"), "shape": (6, 24), "keep": 70, "damping": 1e-2}
+    found = search_mask(layer.weight, layer.gram, effort=Effort(0.0, 0.0, 0.0), **how)
     assert found.info.method == "sparsegpt"
+    hurried = search_mask(layer.weight, layer.gram, effort=Effort(0.0), **how)
+    assert hurried.info.method == "alps"
+    assert hurried.info.error <= found.info.error * 1.02
+    exact = search_mask(layer.weight, layer.gram, mask=found.mask, **how)
+    np.testing.assert_allclose(found.weights, exact.weights, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.parametrize("keep", [0, 48])

@@ -7,8 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from onnx import TensorProto, helper, numpy_helper
 
+from onnxprune.calibration.samples import rows_of
 from onnxprune.errors import DataError
-from onnxprune.recovery.apply import rows_of
 from onnxprune.recovery.lesson_feeds import MOST_ROWS, cut_feeds
 
 W = np.random.default_rng(0).standard_normal((3, 4)).astype(np.float32)

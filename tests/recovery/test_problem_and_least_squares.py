@@ -109,7 +109,7 @@ def test_conjugate_gradients_agree_with_the_factorisation():
     mask = np.random.default_rng(3).random((16, 60)) < 0.4
     mask[5] = False
     exact = solve_on_mask(problem, mask)
-    iterated = solve_on_mask(problem, mask, flops_limit=0.0)
+    iterated = solve_on_mask(problem, mask, limit=0.0)
     assert not iterated[~mask].any()
     np.testing.assert_allclose(iterated, exact, rtol=1e-4, atol=1e-6)
     errors = [
