@@ -15,8 +15,11 @@ from typing import Any
 import numpy as np
 import onnx_ir as ir
 
+from onnxprune import io
 from onnxprune.calibration.feeds import Feed
 from onnxprune.calibration.samples import calibration_feeds, rows_of
+from onnxprune.passes.base import Context
+from onnxprune.passes.prepare import prepare
 from onnxprune.planning.cost import CostModel
 from onnxprune.recovery.least_squares import direct_flops
 from onnxprune.recovery.problem import Mask
@@ -95,7 +98,9 @@ def affordable_feeds(data: Any, model: ir.Model) -> tuple[list[Feed], str | None
     there = sum(map(rows_of, feeds))
     if there <= FEWEST:
         return feeds, None
-    most = max(FEWEST, int(FORWARD / max(macs_of(analyze(model), feeds), 1)))
+    copy = io.load(model).model
+    prepare(copy, Context(), structural=False)
+    most = max(FEWEST, int(FORWARD / max(macs_of(analyze(copy), feeds), 1)))
     if there <= most:
         return feeds, None
     note = (

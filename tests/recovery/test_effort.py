@@ -133,3 +133,23 @@ def test_a_large_network_is_swept(net, monkeypatch):
     steps = {step["step"]: step for step in found.report["recovery"]["steps"]}
     assert steps["reconstruct"]["loss"] < 0.7 * steps["mask"]["loss"]
     assert onnx.checker.check_model(found.model) is None
+
+
+def inside_a_function(model):
+    """The same network as the call of one local function."""
+    graph, weights = model.graph, [t.name for t in model.graph.initializer]
+    opsets = [helper.make_opsetid("", 17)]
+    body = helper.make_function("own", "net", ["x", *weights], ["y"], list(graph.node), opsets)
+    call = helper.make_node("net", ["x", *weights], ["y"], domain="own")
+    outer = helper.make_graph([call], "g", graph.input, graph.output, list(graph.initializer))
+    opsets = [*opsets, helper.make_opsetid("own", 1)]
+    return helper.make_model(outer, opset_imports=opsets, functions=[body], ir_version=9)
+
+
+def test_layers_in_local_functions_count_and_are_measured(net, monkeypatch):
+    called = inside_a_function(net)
+    monkeypatch.setattr(effort, "FORWARD", 200.0 * 5 * (12 * 24 + 24 * 6))
+    feeds, note = affordable_feeds(samples(300, 5), io.load(called).model)
+    assert sum(map(rows_of, feeds)) == 200 and note is not None
+    table = onnxprune.sensitivity(called, samples(96, 5), levels=[0.5])
+    assert len({row["tensor"] for row in table["rows"]}) == 2
