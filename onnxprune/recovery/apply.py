@@ -1,16 +1,9 @@
-"""Reconstruction on a graph: layer by layer against dense targets.
-
-Layers are solved in graph order. A layer's inputs come from the network whose earlier layers are
-already pruned and re-solved, its targets from the dense network, so that every layer also makes up
-for what the ones before it lost (methods.md 1.0, asymmetric mode; 6.4 for what it brings).
-"""
+"""A dense network with its calibration samples: what reconstruction works on, and is judged by."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -20,24 +13,18 @@ import onnx
 
 from onnxprune import io
 from onnxprune.calibration.agreement import Agreement, Judge
-from onnxprune.calibration.blas import one_thread
 from onnxprune.calibration.grams import Statistics, Sums
 from onnxprune.calibration.judged import judged_values
 from onnxprune.calibration.mirror import mirrored
-from onnxprune.calibration.operands import BiasSite, Operand, find_operand, find_shared
+from onnxprune.calibration.operands import BiasSite, Operand, find_operand
 from onnxprune.calibration.residual import shortcut_of
 from onnxprune.calibration.samples import rows_of
 from onnxprune.calibration.stages import Stages, Stream, tensor_of
 from onnxprune.calibration.variety import Variety
-from onnxprune.patterns import Pattern
 from onnxprune.planning import find_layers
-from onnxprune.recovery.apply_layer import Solved, solve_layer
-from onnxprune.recovery.apply_shared import solve_shared
-from onnxprune.recovery.effort import Effort, macs_of, measurable
-from onnxprune.recovery.journal import Journal, digest_of, digest_of_masks
+from onnxprune.recovery.effort import macs_of, measurable
+from onnxprune.recovery.journal import Journal, digest_of
 from onnxprune.recovery.pairs import Pairs, ahead
-from onnxprune.recovery.problem import Mask
-from onnxprune.recovery.rectified import bounds_of, rectified
 from onnxprune.recovery.saliency import ALIKE, Saliency
 from onnxprune.rules.analysis import Analyzer
 
@@ -273,171 +260,6 @@ class Reconstruction:
             tensor = next(x.tensor for x in self.layers.values() if x.node is site.node)
         stream.weights[name] = tensor_of(array, tensor, name)
 
-    def run(
-        self,
-        masks: Mapping[str, npt.NDArray[np.bool_]],
-        pattern: Pattern,
-        *,
-        method: str = "auto",
-        progress: Progress = quiet,
-        until: int | None = None,
-        shared_bias: bool = True,
-        weighed: bool = False,
-    ) -> Recovered:
-        """Reconstruct all layers that have a mask, and those without one behind the first of them.
-
-        What comes to a layer that stays whole is no longer what it was trained on: its own least
-        squares solution makes up for part of that. Depth-wise layers, which patterns along inputs
-        leave alone, matter most (MobileNetV2 at 2:4: held-out divergence 2.35 to 1.87).
-
-        Args:
-            masks: by tensor name; what is kept, or where masks are searched only how much of it.
-            pattern: the pattern of the masks.
-            method: ``given`` to solve on these masks, ``auto`` or a mask search to look for better
-                ones with as many units.
-            progress: called with (stage, fraction done).
-            until: stop after this many layers, for trials.
-            shared_bias: give a layer whose bias other nodes read too one of its own; otherwise
-                such a bias stays, and that of transposed convolutions.
-            weighed: let columns count by :attr:`saliency`.
-
-        Raises:
-            DataError: onnxruntime cannot run the model on the samples, or statistics that are not
-                finite.
-        """
-        result = Recovered(masks=dict(masks), weights=self.masked(masks))
-        dense = Stream(self.stages, self.feeds)
-        pruned = dense.fork()
-        rows: list[dict[str, Any]] = []
-        todo: list[tuple[int, Operand]] = []
-        shared: dict[str, list[Operand]] = {}
-        for name in masks:
-            layer = self.layers[name]
-            found = find_operand(self.analyzer, layer)
-            place = self.stages.place_of(layer.node)
-            if isinstance(found, str) or place is None:
-                together = find_shared(self.analyzer, layer)
-                if not isinstance(together, str) and place is not None:
-                    shared[name] = together
-                    continue
-                why = found if isinstance(found, str) else "the node computes a constant"
-                rows.append({"layer": layer.name, "method": "none", "why": why})
-                pruned.weights[name] = tensor_of(result.weights[name], layer.tensor, name)
-            else:
-                odd = layer.node.op_type == "ConvTranspose" or (found.bias and found.bias.shared)
-                if not shared_bias and odd:
-                    found = replace(found, bias=None)
-                todo.append((place, found))
-        todo += self._behind(masks, min((place for place, _ in todo), default=None))
-        todo.sort(key=lambda pair: pair[0])
-        self._last = None
-        effort = self._effort([operand for _, operand in todo], masks)
-        told = (
-            pattern.text,
-            method,
-            shared_bias,
-            self.copies,
-            self.columns.__name__,
-            "whole layers, cut off",
-            weighed,
-        )
-        asked = "solve " + digest_of_masks(masks, *told) if self.journal.folder else ""
-        for operand, solved in solve_shared(self, shared, masks, pattern, method, asked):
-            self._take(operand, solved, result, pruned)
-            rows.append({"layer": operand.layer.name, **solved.account})
-        todo, coming = todo[:until], None
-        with one_thread(), ThreadPoolExecutor(1) as beside:
-            for number, (place, operand) in enumerate(todo):
-                progress("recover", number / len(todo))
-                name = operand.layer.value.name or ""
-                known = self.journal.get(f"{asked} {name}")
-                if known is not None:
-                    solved = Solved.of_arrays(known)
-                    self._take(operand, solved, result, pruned)
-                    rows.append({"layer": operand.layer.name, **solved.account})
-                    continue
-                if coming is not None:
-                    coming.result()
-                dense.advance(place)
-                pruned.advance(place)
-                started = time.perf_counter()
-                bounds = bounds_of(self.analyzer, operand)
-                pairs: Pairs | None = self.pairs(operand, dense, pruned, weighed=weighed)
-                assert pairs is not None
-                train, other = self._moments(pairs)
-                pairs = None if bounds is None else pairs  # which holds values of the streams
-                collected = time.perf_counter()
-                # Solvers leave cores idle: the dense network goes on meanwhile.
-                coming = beside.submit(dense.advance, todo[min(number + 1, len(todo) - 1)][0])
-                weight = np.asarray(operand.layer.tensor.numpy()).astype(np.float64)
-                mask = masks.get(name)
-                solved = solve_layer(
-                    operand, weight, train, other, pattern,
-                    np.ones(weight.shape, np.bool_) if mask is None else mask,
-                    method=method if mask is not None else "given", even=self.few, effort=effort,
-                )  # fmt: skip
-                if pairs is not None and bounds is not None:
-                    solved = rectified(pairs, solved, train, self.held, bounds, even=self.few)
-                self._take(operand, solved, result, pruned)
-                self.journal.put(f"{asked} {name}", solved.as_arrays())
-                rows.append(
-                    {
-                        "layer": operand.layer.name,
-                        **solved.account,
-                        "columns": round(train.columns),
-                        "seconds": [
-                            round(collected - started, 3),
-                            round(time.perf_counter() - collected, 3),
-                        ],
-                    }
-                )
-        result.report["layers"] = rows
-        return result
-
-    def _effort(
-        self, operands: Sequence[Operand], masks: Mapping[str, npt.NDArray[np.bool_]]
-    ) -> Effort:
-        """What each of these layers may take to be searched and solved."""
-
-        def kept(operand: Operand) -> Sequence[Mask]:
-            layer = operand.layer
-            mask = masks.get(layer.value.name or "")
-            whole = np.ones(layer.tensor.shape.numpy(), np.bool_) if mask is None else mask
-            found: Mask = operand.matrix(whole)
-            return [*found]
-
-        return Effort.of(kept(operand) for operand in operands)
-
-    def _behind(
-        self, masks: Mapping[str, npt.NDArray[np.bool_]], first: int | None
-    ) -> list[tuple[int, Operand]]:
-        """Layers without a mask behind pruned ones: they can make up for some of what is lost."""
-        found = []
-        for name, layer in self.layers.items():
-            place = self.stages.place_of(layer.node)
-            if name in masks or first is None or place is None or place < first:
-                continue
-            operand = find_operand(self.analyzer, layer)
-            if not isinstance(operand, str) and (operand.bias is None or not operand.bias.shared):
-                found.append((place, operand))
-        return found
-
-    def _take(self, operand: Operand, solved: Solved, result: Recovered, pruned: Stream) -> None:
-        layer = operand.layer
-        name = layer.value.name or ""
-        dtype = np.asarray(layer.tensor.numpy()).dtype
-        mask = operand.unmatrix(solved.mask)
-        array = operand.unmatrix(solved.weights).astype(dtype)
-        array[~mask] = 0
-        if name in result.masks:
-            result.masks[name] = mask
-        result.weights[name] = array
-        pruned.weights[name] = tensor_of(array, layer.tensor, name)
-        if solved.shift is not None and operand.bias is not None:
-            vector = operand.bias.moved(solved.shift.reshape(-1))
-            result.biases.append((operand.bias, vector))
-            self.edit(pruned, operand.bias, vector)
-
     def pairs(
         self, operand: Operand, dense: Stream, pruned: Stream, *, weighed: bool = False
     ) -> Pairs:
@@ -471,9 +293,14 @@ class Reconstruction:
         self, operand: Operand, dense: Stream, pruned: Stream
     ) -> tuple[Statistics, Statistics | None]:
         """Collect training and held-out moments of a layer."""
-        return self._moments(self.pairs(operand, dense, pruned))
+        return self.moments(self.pairs(operand, dense, pruned))
 
-    def _moments(self, pairs: Pairs) -> tuple[Statistics, Statistics | None]:
+    def forget_moments(self) -> None:
+        """Let go of the last layer's moments, which a layer of the same inputs would take over."""
+        self._last = None
+
+    def moments(self, pairs: Pairs) -> tuple[Statistics, Statistics | None]:
+        """Return training and held-out moments of a layer's columns; None if none are held out."""
         operand = pairs.operand
         alike = pairs.same and not pairs.weighed
         if alike and self._last is not None and self._last[0] == operand.key:

@@ -236,11 +236,11 @@ def divided_masks(
     *,
     fixed: Collection[str] = (),
     progress: Progress = quiet,
-) -> dict[str, npt.NDArray[np.bool_]] | str:
+) -> dict[str, npt.NDArray[np.bool_]] | str | None:
     """Return masks that keep as many weights as ``masks`` but divided by a measured table.
 
-    Or why there are none: the table promises less than :data:`PROMISE` of the damage, or the
-    network is too large to be measured.
+    None where the table promises too little, less than :data:`PROMISE` of the damage; or why there
+    is no table: the network is too large.
 
     Args:
         work: the dense network with its samples.
@@ -261,7 +261,7 @@ def divided_masks(
     odds = total / max(sum(np.count_nonzero(masks[name]) for name in free), 1) - 1
     samples = work.measurable(len(free) * len(NEARBY), FEW)
     if odds <= 0:
-        return "nothing is pruned"
+        return None
     if not samples:
         return "the network is too large to be measured a layer at a time"
     levels = [odds * times / (1 + odds * times) for times in NEARBY]
@@ -274,7 +274,7 @@ def divided_masks(
     before = sum(float(e.at(np.array([masks[e.tensor].mean()]))[0]) for e in table)
     after = sum(float(e.at(np.array([densities[e.tensor]]))[0]) for e in table)
     if after > (1 - PROMISE) * before:
-        return f"measured damages promise less than {PROMISE:.0%} of the loss"
+        return None
     found = dict(masks)
     for name, density in densities.items():
         layer = work.layers[name]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
@@ -13,10 +12,8 @@ from onnxprune.calibration.grams import Sums
 from onnxprune.calibration.operands import Operand
 from onnxprune.calibration.stages import Stream
 from onnxprune.patterns import Pattern
+from onnxprune.recovery.apply import Reconstruction
 from onnxprune.recovery.apply_layer import Solved, solve_layer
-
-if TYPE_CHECKING:
-    from onnxprune.recovery.apply import Reconstruction
 
 
 def solve_shared(
@@ -37,7 +34,7 @@ def solve_shared(
         shared: by tensor name, the operands of all nodes that use it.
         masks: by tensor name; what is kept, or where masks are searched only how much of it.
         pattern: the pattern of the masks.
-        method: see :meth:`Reconstruction.run`.
+        method: see :func:`~onnxprune.recovery.solve_layers.solve_layers`.
         asked: beginning of the names that answers are kept under.
 
     Yields:

@@ -36,6 +36,7 @@ from onnxprune.recovery.choose_units import candidates
 from onnxprune.recovery.cross_check import SHORT, cross_check
 from onnxprune.recovery.journal import Journal
 from onnxprune.recovery.repair import repair
+from onnxprune.recovery.solve_layers import solve_layers
 from onnxprune.recovery.steps import CHANNEL_STEPS
 from onnxprune.recovery.train_blocks import train_blocks, write_back
 from onnxprune.recovery.write_values import apply_recovered
@@ -146,7 +147,8 @@ def recover_structure(
         ways = candidates(work, plan, options, seed=options.seed, progress=progress, table=table)
 
     def solved(wanted: Bools) -> Recovered:
-        return work.run(
+        return solve_layers(
+            work,
             column_masks(analyzer, wanted),
             parse_pattern("element"),
             method="given",

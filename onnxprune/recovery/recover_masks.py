@@ -18,6 +18,7 @@ from onnxprune.recovery.apply import Feed, Progress, Reconstruction, Recovered, 
 from onnxprune.recovery.apply_levels import divided_masks
 from onnxprune.recovery.apply_orders import as_rows, reorder
 from onnxprune.recovery.journal import Journal
+from onnxprune.recovery.solve_layers import solve_layers
 from onnxprune.recovery.steps import MASK_STEPS
 from onnxprune.recovery.train_masks import train_masks
 from onnxprune.rules.analysis import Analyzer
@@ -91,7 +92,7 @@ def recover_masks(
         plan: masks; where masks are searched they only say how many units each layer keeps.
         feeds: calibration samples.
         pattern: spelling of the masks' pattern.
-        method: see :meth:`Reconstruction.run`.
+        method: see :func:`~onnxprune.recovery.solve_layers.solve_layers`.
         steps: of :data:`MASK_STEPS`: solve layer by layer, masks searched unless ``method``
             forbids; where a measured table promises enough, divide the same number of weights by
             it first, solve these masks, and solve the even division only if they did not mend
@@ -153,7 +154,9 @@ def recover_masks(
 
     def solve(step: str, wanted: Masks) -> None:
         for weighed in ways:
-            found = work.run(wanted, kind, method=method, weighed=weighed, progress=progress)
+            found = solve_layers(
+                work, wanted, kind, method=method, weighed=weighed, progress=progress
+            )
             if turned is not None:
                 found.analyzer, found.orders = turned.analyzer, turned.orders
             enter(step, wanted, found, {"weighed": weighed} if len(ways) > 1 else {})
@@ -210,7 +213,9 @@ def permuted(
         return
     other = work.of(found.analyzer)
     for weighed in ways:
-        result = other.run(masks, pattern, method=method, weighed=weighed, progress=progress)
+        result = solve_layers(
+            other, masks, pattern, method=method, weighed=weighed, progress=progress
+        )
         result.analyzer = found.analyzer
         result.orders = {o.group: list(o.order) for o in found.orders}
         yield (

@@ -18,6 +18,7 @@ from onnxprune.planning import SelectOptions
 from onnxprune.planning.masks import select_masks
 from onnxprune.recovery.apply import Reconstruction, held_out
 from onnxprune.recovery.recover_masks import recover_masks
+from onnxprune.recovery.solve_layers import solve_layers
 from onnxprune.rules.analysis import analyze
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
@@ -120,8 +121,9 @@ def test_a_recovered_layer_is_the_least_squares_solution_with_intercept():
     feeds = [{"image": rng.random((16, 1, 16, 16), np.float32)} for _ in range(1)]
     work = Reconstruction(analyzer, feeds)
     name = next(iter(plan.masks))
-    found = work.run({name: plan.masks[name]}, parse_pattern("element"), method="given", until=1)
-    (row,) = found.report["layers"]
+    masks = {name: plan.masks[name]}
+    found = solve_layers(work, masks, parse_pattern("element"), method="given")
+    row = found.report["layers"][0]
     image = feeds[0]["image"]
     layer = work.layers[name]
     dense = np.asarray(layer.tensor.numpy()).astype(np.float64).reshape(layer.view_shape[1], -1)

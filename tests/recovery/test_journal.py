@@ -10,7 +10,7 @@ import pytest
 import onnxprune
 from onnxprune import io
 from onnxprune.errors import UsageError
-from onnxprune.recovery import apply
+from onnxprune.recovery import solve_layers
 from onnxprune.recovery.journal import Journal, digest_of
 
 MODELS = Path(__file__).resolve().parents[2] / "models"
@@ -73,7 +73,7 @@ def test_an_interrupted_run_goes_on_and_gives_the_same_bytes(
             cache=cache, recover="reconstruct,allocate",
         )  # fmt: skip
 
-    solve, calls = apply.solve_layer, []
+    solve, calls = solve_layers.solve_layer, []
 
     def counted(*args, **how):
         calls.append(1)
@@ -81,7 +81,7 @@ def test_an_interrupted_run_goes_on_and_gives_the_same_bytes(
             raise KeyboardInterrupt
         return solve(*args, **how)
 
-    monkeypatch.setattr(apply, "solve_layer", counted)
+    monkeypatch.setattr(solve_layers, "solve_layer", counted)
     stop = 0
     plain = run(None)
     whole, stop = len(calls), 3

@@ -15,7 +15,7 @@ from onnxprune.calibration.stages import Stream
 from onnxprune.passes.base import Context
 from onnxprune.passes.infer_shapes import InferShapes
 from onnxprune.patterns import parse_pattern
-from onnxprune.recovery import apply
+from onnxprune.recovery import solve_layers
 from onnxprune.recovery.apply import Reconstruction
 from onnxprune.recovery.apply_layer import solve_layer
 from onnxprune.recovery.rectified import Bounds, bounds_of, rectified
@@ -165,7 +165,7 @@ def test_errors_behind_the_activation_fall(name, monkeypatch):
     mask = layer.unview(pattern.mask(np.abs(layer.view(layer.numbers().astype(np.float32))), None))
 
     def loss():
-        found = work.run({"b": mask}, pattern, method="given")
+        found = solve_layers.solve_layers(work, {"b": mask}, pattern, method="given")
         held = Stream(work.stages, work.held_feeds)
         work.dress(held, found.weights, found.biases)
         place = next(i for i, n in enumerate(work.stages.nodes) if n.name == "last")
@@ -176,5 +176,5 @@ def test_errors_behind_the_activation_fall(name, monkeypatch):
         return sum(float(((a["z"] - b["z"]) ** 2).sum()) for a, b in pairs)
 
     after = loss()
-    monkeypatch.setattr(apply, "rectified", lambda pairs, solved, *_, **__: solved)
+    monkeypatch.setattr(solve_layers, "rectified", lambda pairs, solved, *_, **__: solved)
     assert after < 0.995 * loss()

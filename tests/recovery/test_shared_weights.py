@@ -14,6 +14,7 @@ from onnxprune.passes.infer_shapes import InferShapes
 from onnxprune.patterns import parse_pattern
 from onnxprune.planning import find_layers
 from onnxprune.recovery.apply import Reconstruction
+from onnxprune.recovery.solve_layers import solve_layers
 from onnxprune.rules.analysis import analyze
 
 RNG = np.random.default_rng(5)
@@ -65,7 +66,7 @@ def test_they_are_the_least_squares_solution_over_all_inputs(turned):
     kept = RNG.random(W.shape) < 0.5
     mask = np.ascontiguousarray(kept.T) if turned else kept
     work = Reconstruction(analyzer, FEEDS)
-    found = work.run({"w": mask}, parse_pattern("element"), method="given")
+    found = solve_layers(work, {"w": mask}, parse_pattern("element"), method="given")
     array = found.weights["w"].T if turned else found.weights["w"]
     assert not array[~kept].any()
     rows, value = [], np.concatenate([feed["x"] for feed in work.training])

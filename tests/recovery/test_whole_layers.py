@@ -8,6 +8,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from onnxprune import io
 from onnxprune.patterns import parse_pattern
+from onnxprune.recovery import solve_layers
 from onnxprune.recovery.apply import Reconstruction
 from onnxprune.rules.analysis import analyze
 
@@ -57,7 +58,8 @@ def test_depthwise_layers_between_pruned_ones_are_solved_too(monkeypatch):
         work = Reconstruction(analyze(io.load(network()).model), feeds)
         layer = work.layers["wide"]
         scores = np.abs(layer.view(layer.numbers().astype(np.float32)))
-        found = work.run({"wide": layer.unview(pattern.mask(scores, None))}, pattern)
+        mask = layer.unview(pattern.mask(scores, None))
+        found = solve_layers.solve_layers(work, {"wide": mask}, pattern)
         return found, work.agreement(work.judge(), found.weights, found.biases)
 
     found, after = solved()
@@ -65,7 +67,7 @@ def test_depthwise_layers_between_pruned_ones_are_solved_too(monkeypatch):
     assert set(found.weights) == {"wide", "deep", "last"}  # none before the first pruned one
     assert np.count_nonzero(found.weights["wide"]) == found.masks["wide"].sum()
     assert np.count_nonzero(found.weights["deep"]) == found.weights["deep"].size
-    monkeypatch.setattr(Reconstruction, "_behind", lambda *_: [])
+    monkeypatch.setattr(solve_layers, "_behind", lambda *_: [])
     alone, before = solved()
     assert set(alone.weights) == {"wide"}
     assert after.loss < 0.7 * before.loss
