@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +14,11 @@ from onnxprune.calibration.grams import Statistics
 from onnxprune.calibration.operands import Operand
 from onnxprune.errors import DataError
 from onnxprune.patterns import Pattern
-from onnxprune.recovery.auto import SearchInfo, SearchResult, quick_search, search_mask
+from onnxprune.recovery.auto import SearchInfo, SearchResult, search_mask
 from onnxprune.recovery.damping import HeldOut
 from onnxprune.recovery.effort import Effort
 from onnxprune.recovery.problem import F64, Mask
+from onnxprune.recovery.quick import quick_search
 
 Array = npt.NDArray[Any]
 #: Layers of more groups than this choose no damping of their own a group.
@@ -73,70 +74,140 @@ def solve_layer(
         other: moments of held-out columns.
         pattern: the mask's pattern.
         mask: what is kept, in the layout of the tensor; where masks are searched only how much.
-        method: ``given`` to keep the mask, ``auto`` or a mask search to look for a better one, or
-            ``quick`` for SparseGPT at a fixed damping, which tells levels apart at a fraction of
-            the cost.
+        method: ``given`` to keep the mask, ``auto`` or a mask search to look for a better one.
         even: samples are few: see :class:`~onnxprune.recovery.damping.HeldOut`.
         effort: what may be spent on the layer.
     """
-    quick = method == "quick"
-    shape = operand.layer.view_shape
-    dense = operand.matrix(weight).astype(np.float64)
-    given = operand.matrix(mask)
-    if operand.bias is None:
-        train, other = train.raw(), None if other is None else other.raw()
-    elif even and other is not None:
-        other = other.around(train)
-    groups = shape[0]
-    keep: list[int | None] = [None] * groups
-    search = (
-        method != "given" and not given.all()
-    )  # a layer that stays dense has nothing to look for
-    if search and groups > 1:
-        counts = _per_group(dense, train, pattern, shape, given)
-        if isinstance(counts, np.ndarray):
-            given, search = operand_mask(counts), False
-        else:
-            keep = counts
-    elif search and pattern.fixed_density is None:
-        keep = [_units(pattern, given, shape)]
-    if groups > MANY_GROUPS and given.all():
-        return _settled(operand, dense, train, given)
-    masks, weights = np.empty_like(given), np.empty_like(dense)
-    errors, dampings, methods = [], set(), set()
-    for g in range(groups):
-        held = None
-        if other is not None and groups <= MANY_GROUPS:
-            held = HeldOut(other.gram[g], None if other.cross is None else other.cross[g], even)
-        if quick and search:
-            result = _quick(dense[g], train.gram[g], given[g], held, pattern, shape[1:], keep[g])
-        else:
-            result = _search(
-                dense[g],
-                train.gram[g],
-                None if train.cross is None else train.cross[g],
-                given[g],
-                held,
-                pattern=pattern,
-                shape=shape[1:],
-                keep=keep[g],
-                damping=None if groups <= MANY_GROUPS and not quick else GROUPED_DAMPING,
-                method="auto" if method in ("quick", "given") else method,
-                mask=None if search else given[g],
-                effort=None if effort is None else effort.of_each(groups),
-            )
-        masks[g], weights[g] = result.mask, result.weights
-        errors.append(result.info.error)
-        dampings.add(result.info.damping)
-        methods.add(result.info.method)
+    dense, train, other = _moments(operand, weight, train, other, even)
+    asked = _Asked.of(operand, dense, train, pattern, mask, search=method != "given")
+    groups = len(dense)
+    if groups > MANY_GROUPS and asked.mask.all():
+        return _settled(operand, dense, train, asked.mask)
+    results = [
+        _search(
+            dense[g],
+            train.gram[g],
+            None if train.cross is None else train.cross[g],
+            asked.mask[g],
+            _held(other, g, groups, even),
+            pattern=pattern,
+            shape=operand.layer.view_shape[1:],
+            keep=asked.keep[g],
+            damping=None if groups <= MANY_GROUPS else GROUPED_DAMPING,
+            method="auto" if method == "given" else method,
+            mask=None if asked.search else asked.mask[g],
+            effort=None if effort is None else effort.of_each(groups),
+        )
+        for g in range(groups)
+    ]
+    masks = np.stack([result.mask for result in results])
+    weights = np.stack([result.weights for result in results])
     account = {
-        "method": "+".join(sorted(methods)),
-        "damping": sorted(dampings)[-1],
-        "error": float(np.mean(errors)),
+        "method": "+".join(sorted({result.info.method for result in results})),
+        "damping": max(result.info.damping for result in results),
+        "error": float(np.mean([result.info.error for result in results])),
         "kept": int(np.count_nonzero(masks)),
         "weights": int(masks.size),
     }
     return Solved(masks, weights, _shift(operand, dense, weights, train), account)
+
+
+def solve_levels(
+    operand: Operand,
+    weight: Array,
+    train: Statistics,
+    other: Statistics | None,
+    pattern: Pattern,
+    masks: Sequence[Mask],
+    *,
+    even: bool = False,
+) -> list[Solved]:
+    """Find masks and weights of one layer at several levels, good enough to tell these apart.
+
+    Args:
+        operand: the layer.
+        weight: dense weights in the layout of the tensor.
+        train: moments of its columns, with its own outputs as targets.
+        other: moments of held-out columns.
+        pattern: the masks' pattern.
+        masks: how much is kept at each level, in the layout of the tensor.
+        even: samples are few: see :class:`~onnxprune.recovery.damping.HeldOut`.
+    """
+    dense, train, other = _moments(operand, weight, train, other, even)
+    shape = operand.layer.view_shape
+    asked = [_Asked.of(operand, dense, train, pattern, mask, search=True) for mask in masks]
+    kept = [np.empty(dense.shape, np.bool_) for _ in masks]
+    weights = [np.empty(dense.shape) for _ in masks]
+    searched = [at for at, level in enumerate(asked) if level.search]
+    for g, matrix in enumerate(dense):
+        gram, held = train.gram[g], _held(other, g, len(dense), even)
+        for at in set(range(len(asked))) - set(searched):
+            kept[at][g] = mask = asked[at].mask[g]
+            how = {"pattern": pattern, "shape": shape[1:], "mask": mask, "damping": GROUPED_DAMPING}
+            weights[at][g] = _search(matrix, gram, None, mask, held, **how).weights
+        levels = [asked[at] for at in searched]
+        found = _quick(matrix, gram, levels, g, held, pattern, shape[1:]) if levels else []
+        for at, (mask, values) in zip(searched, found, strict=True):
+            kept[at][g], weights[at][g] = mask, values
+    return [
+        Solved(mask, values, _shift(operand, dense, values, train), {})
+        for mask, values in zip(kept, weights, strict=True)
+    ]
+
+
+def _moments(
+    operand: Operand, weight: Array, train: Statistics, other: Statistics | None, even: bool
+) -> tuple[F64, Statistics, Statistics | None]:
+    """The dense matrices [G, R, d], and moments as the layer's bias can make up for means."""
+    dense = operand.matrix(weight).astype(np.float64)
+    if operand.bias is None:
+        return dense, train.raw(), None if other is None else other.raw()
+    return dense, train, other.around(train) if even and other is not None else other
+
+
+@dataclass(frozen=True)
+class _Asked:
+    """What a layer's groups keep.
+
+    Attributes:
+        mask: a mask [G, R, d] of as many weights.
+        search: whether a better mask is looked for.
+        keep: then, units of the pattern a group; None where it fixes its density.
+    """
+
+    mask: Mask
+    search: bool
+    keep: Sequence[int | None]
+
+    @staticmethod
+    def of(
+        operand: Operand,
+        dense: F64,
+        train: Statistics,
+        pattern: Pattern,
+        mask: Mask,
+        *,
+        search: bool,
+    ) -> _Asked:
+        shape = operand.layer.view_shape
+        given = operand.matrix(mask)
+        nothing: list[int | None] = [None] * len(dense)
+        if not search or given.all():  # a layer that stays dense has nothing to look for
+            return _Asked(given, False, nothing)
+        if len(dense) > 1:
+            counts = _per_group(dense, train, pattern, shape, given)
+            if isinstance(counts, np.ndarray):
+                return _Asked(operand_mask(counts), False, nothing)
+            return _Asked(given, True, counts)
+        fixed = pattern.fixed_density is not None
+        return _Asked(given, True, nothing if fixed else [_units(pattern, given, shape)])
+
+
+def _held(other: Statistics | None, group: int, groups: int, even: bool) -> HeldOut | None:
+    """Held-out moments of a group, where groups are few enough to be judged one by one."""
+    if other is None or groups > MANY_GROUPS:
+        return None
+    return HeldOut(other.gram[group], None if other.cross is None else other.cross[group], even)
 
 
 def _shift(operand: Operand, dense: F64, weights: F64, train: Statistics) -> F64 | None:
@@ -183,12 +254,23 @@ def _search(
     return _unsolved(dense, given)
 
 
-def _quick(dense: F64, gram: F64, given: Mask, held: HeldOut | None, *how: Any) -> SearchResult:
-    """As SparseGPT leaves it; the dense weights on the mask given where that is not possible."""
+def _quick(
+    dense: F64,
+    gram: F64,
+    levels: Sequence[_Asked],
+    group: int,
+    held: HeldOut | None,
+    pattern: Pattern,
+    shape: Sequence[int],
+) -> list[tuple[Mask, F64]]:
+    """As SparseGPT leaves it; the dense weights on the masks given where that is not possible."""
+    keeps = [level.keep[group] for level in levels]
     try:
-        return quick_search(dense, gram, held, *how)
+        found = quick_search(dense, gram, held, pattern, shape, keeps)
     except DataError:
-        return _unsolved(dense, given)
+        given = [level.mask[group] for level in levels]
+        return [(mask, np.where(mask, dense, 0.0)) for mask in given]
+    return [(one.mask, one.weights) for one in found]
 
 
 def _unsolved(dense: F64, given: Mask) -> SearchResult:

@@ -21,7 +21,8 @@ from onnxprune.calibration.operands import Operand, find_operand
 from onnxprune.calibration.stages import Stream, tensor_of
 from onnxprune.patterns import Pattern
 from onnxprune.recovery.apply import Progress, Reconstruction, few_columns, quiet
-from onnxprune.recovery.apply_layer import solve_layer
+from onnxprune.recovery.apply_layer import Solved, solve_levels
+from onnxprune.recovery.problem import Mask
 
 F64 = npt.NDArray[np.float64]
 #: Fractions removed at which a layer is measured.
@@ -169,14 +170,16 @@ def _layer(
     energy = np.einsum("gdd->gd", train.gram)[:, None, :]
     saliency = operand.matrix(weight) ** 2 * energy
 
-    def pruned(level: float) -> Agreement:
+    def wanted(level: float) -> Mask:
         keep = None
         if pattern.fixed_density is None:
             keep = max(1, round((1 - level) * units))
-        mask = layer.unview(pattern.mask(saliency.reshape(layer.view_shape), keep))
-        solved = solve_layer(
-            operand, weight, train, other, pattern, mask, method="quick", even=work.few
-        )
+        return layer.unview(pattern.mask(saliency.reshape(layer.view_shape), keep))
+
+    masks = [wanted(level) for level in levels]
+    solutions = solve_levels(operand, weight, train, other, pattern, masks, even=work.few)
+
+    def judged(solved: Solved) -> Agreement:
         array = operand.unmatrix(solved.weights).astype(tensor.dtype)
         trial = dense.fork(chosen)
         trial.weights[name] = tensor_of(array, layer.tensor, name)
@@ -184,7 +187,7 @@ def _layer(
             work.edit(trial, operand.bias, operand.bias.moved(solved.shift.reshape(-1)))
         return judge.judge(trial.finish())
 
-    found = side_by_side(pruned, levels)
+    found = side_by_side(judged, solutions)
     return tuple(a.loss for a in found), tuple(a.top1 for a in found)
 
 

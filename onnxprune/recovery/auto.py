@@ -8,11 +8,10 @@ from dataclasses import dataclass, replace
 import numpy as np
 import numpy.typing as npt
 
-from onnxprune.errors import DataError
 from onnxprune.patterns.base import Pattern
 from onnxprune.recovery.damping import HeldOut, choose_damping
 from onnxprune.recovery.effort import Effort, admm_flops
-from onnxprune.recovery.least_squares import direct_flops, solve_on_mask
+from onnxprune.recovery.least_squares import solve_on_mask
 from onnxprune.recovery.problem import F64, Mask, Quadratic
 from onnxprune.recovery.search import SEARCHES, Request, request
 from onnxprune.recovery.sparsegpt import sweep
@@ -21,11 +20,6 @@ from onnxprune.recovery.sparsegpt import sweep
 EXACT_LIMIT = 2e11
 #: Ridge relative to the mean diagonal where nothing is held out to choose it by.
 DEFAULT_DAMPING = 1e-4
-#: Tried where only levels are told apart, in this order until one is worse than the one before.
-QUICK_DAMPINGS = (1e-3, 1e-2, 1e-1, 1.0)
-#: Their values are solved exactly where that takes so many operations at most; what the sweep
-#: leaves overstates the damage of high levels.
-QUICK_FLOPS = 1e10
 
 
 @dataclass(frozen=True)
@@ -146,46 +140,6 @@ def search_mask(
         tuple(zip(names, errors or [_judge(problem, weights, held_out, row_weight)], strict=True)),
     )
     return SearchResult(chosen, weights, info)
-
-
-def quick_search(
-    weight: npt.ArrayLike,
-    gram: F64,
-    held_out: HeldOut | None,
-    pattern: Pattern,
-    shape: Sequence[int],
-    keep: int | None,
-) -> SearchResult:
-    """Prune one group's weight matrix by SparseGPT, in the symmetric mode.
-
-    Enough to tell levels and layers apart: large matrices stay as the sweep leaves them. The
-    damping is the one of a few that errs least on ``held_out``. Arguments, and errors, are those
-    of :func:`search_mask`; patterns without regular cells are searched by ADMM.
-    """
-    dense = np.asarray(weight, dtype=np.float64)
-    best: SearchResult | None = None
-    least = np.inf
-    product = dense @ gram
-    for damping in QUICK_DAMPINGS if held_out is not None else QUICK_DAMPINGS[:1]:
-        even = held_out is not None and held_out.even
-        problem = Quadratic.build(dense, gram, damping=damping, even=even, product=product)
-        asked = request(problem, pattern, shape, keep)
-        method = "sparsegpt" if asked.structure is not None else "alps"
-        try:
-            mask, swept = _found(method, asked)
-            values = swept
-            if values is None or direct_flops(mask) <= QUICK_FLOPS:
-                values = solve_on_mask(problem, mask)
-        except DataError:
-            continue  # not definite under this damping
-        error = problem.excess(values) if held_out is None else held_out.error(values, dense)
-        if best is not None and error >= least:
-            break
-        info = SearchInfo(method, damping, problem.relative_error(values), error, ())
-        best, least = SearchResult(mask, values, info), error
-    if best is None:
-        raise DataError("no damping makes the Gram matrix positive definite: use more samples")
-    return best
 
 
 def _found(name: str, asked: Request) -> tuple[Mask, F64 | None]:

@@ -41,6 +41,7 @@ def sparsegpt(
     keep: int | None = None,
     *,
     act_order: bool = True,
+    factor: Float | None = None,
 ) -> tuple[Mask, Float]:
     """Prune and compensate in one sweep.
 
@@ -51,6 +52,7 @@ def sparsegpt(
         structure: cells and N:M buckets.
         keep: cells that stay in the layer; not used with N:M.
         act_order: process columns of large diag(H) first (by cell, or by bucket for N:M).
+        factor: of :func:`factor_of`, where it is known already.
 
     Returns:
         (what is kept [R, d], compensated weights [R, d]). Cost 2/3 d^3 + R d^2 flops; memory two
@@ -63,7 +65,7 @@ def sparsegpt(
     order = _column_order(structure, np.diagonal(gram), act_order)
     real = order >= 0
     columns = order[real]
-    upper = _inverse_factor(gram, columns)
+    upper = _inverse_factor(gram, columns) if factor is None else factor
     rows = -(-structure.rows // structure.height) * structure.height
     # Transposed, so that a column of W is contiguous.
     work = np.zeros((order.size, rows), dtype=dtype)
@@ -224,16 +226,33 @@ def _best_of_bucket(work: Float, diagonal: Float, real: Mask, n: int) -> Mask:
     return best
 
 
-def sweep(request: Request) -> tuple[Mask, Float]:
+def sweep(request: Request, factor: Float | None = None) -> tuple[Mask, Float]:
     """One sweep over a layer, in fp32 if it is large: what is kept, and compensated weights."""
+    cells = request.cells("sparsegpt")
+    target, gram = _operands(request)
+    return sparsegpt(target, gram, cells, request.keep, factor=factor)
+
+
+def factor_of(request: Request) -> Float | None:
+    """Return the factor U [d, d], columns in the order of the sweep, that all levels share.
+
+    None where the pattern's cells are no regular grid.
+
+    Raises:
+        DataError: H is not positive definite in the dtype of the sweep.
+    """
+    if request.structure is None:
+        return None
+    gram = _operands(request)[1]
+    order = _column_order(request.structure, np.diagonal(gram), True)
+    return _inverse_factor(gram, order[order >= 0])
+
+
+def _operands(request: Request) -> tuple[Float, Float]:
+    """Target and damped H in the dtype of the sweep."""
     problem = request.problem
     dtype = np.float32 if problem.shape[1] > SINGLE_PRECISION_ABOVE else np.float64
-    return sparsegpt(
-        problem.target.astype(dtype),
-        problem.gram.astype(dtype, copy=False),
-        request.cells("sparsegpt"),
-        request.keep,
-    )
+    return problem.target.astype(dtype), problem.gram.astype(dtype, copy=False)
 
 
 @SEARCHES.member("sparsegpt")

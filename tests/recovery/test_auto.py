@@ -8,10 +8,11 @@ from recovery_layers import relu_layer, solve_rows
 
 from onnxprune.errors import UsageError
 from onnxprune.patterns import PATTERNS, parse_pattern
-from onnxprune.recovery.auto import quick_search, search_mask
+from onnxprune.recovery.auto import search_mask
 from onnxprune.recovery.curvature import obd_scores, obs_scores
 from onnxprune.recovery.damping import HeldOut
 from onnxprune.recovery.effort import Effort
+from onnxprune.recovery.quick import quick_search
 from onnxprune.recovery.ria import ria_scores
 from onnxprune.recovery.search import SEARCHES
 from onnxprune.recovery.wanda import wanda_scores
@@ -221,7 +222,7 @@ def test_a_quick_search_is_solved_where_that_is_cheap(text):
     pattern = parse_pattern(text)
     layer = relu_layer((12, 32), seed=5)
     keep = None if pattern.fixed_density is not None else pattern.n_units((1, 12, 32)) // 2
-    found = quick_search(layer.weight, layer.gram, None, pattern, (12, 32), keep)
+    (found,) = quick_search(layer.weight, layer.gram, None, pattern, (12, 32), [keep])
     assert not found.weights[~found.mask].any()
     assert found.mask.mean() == pytest.approx(0.5, abs=0.01)
     best = layer.error(solve_rows(layer, found.mask))
@@ -234,7 +235,20 @@ def test_a_quick_search_damps_as_held_out_samples_say():
     other = relu_layer((16, 64), samples=2000, seed=7)
     held = HeldOut(other.gram)
     pattern = parse_pattern("element")
-    tuned = quick_search(layer.weight, layer.gram, held, pattern, (16, 64), 512)
-    fixed = quick_search(layer.weight, layer.gram, None, pattern, (16, 64), 512)
-    assert tuned.info.damping > fixed.info.damping
+    (tuned,) = quick_search(layer.weight, layer.gram, held, pattern, (16, 64), [512])
+    (fixed,) = quick_search(layer.weight, layer.gram, None, pattern, (16, 64), [512])
+    assert tuned.damping > fixed.damping
     assert held.error(tuned.weights, layer.weight) < held.error(fixed.weights, layer.weight)
+
+
+@pytest.mark.parametrize("text", ["element", "block:1x4", "kernel"])
+def test_levels_are_found_together_as_alone(text):
+    layer = relu_layer(SHAPE, samples=90, seed=3)
+    held = HeldOut(relu_layer(SHAPE, samples=900, seed=3).gram)
+    pattern = parse_pattern(text)
+    keeps = [kept_units(pattern, part) for part in (0.7, 0.4, 0.1)]
+    together = quick_search(layer.weight, layer.gram, held, pattern, SHAPE, keeps)
+    for keep, one in zip(keeps, together, strict=True):
+        (alone,) = quick_search(layer.weight, layer.gram, held, pattern, SHAPE, [keep])
+        np.testing.assert_array_equal(one.weights, alone.weights)
+        assert one.damping == alone.damping
