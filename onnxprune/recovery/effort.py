@@ -27,9 +27,9 @@ from onnxprune.rules.analysis import Analyzer, analyze
 from onnxprune.rules.nominal import sizes_seen
 
 #: Floating-point operations that ADMM may take, that it may take in a hurry, and exact solutions.
-SEARCHING = 1e13
-HURRIED = 1e13
-SOLVING = 6e12
+SEARCHING = 4e12
+HURRIED = 4e12
+SOLVING = 4e12
 #: Share of the steps that are then left.
 HASTE = 1 / 3
 #: Multiply-accumulates of the dense network over all samples where nobody says how many, and
