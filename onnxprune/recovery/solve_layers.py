@@ -84,7 +84,7 @@ class _Walk:
         self.rows: list[dict[str, Any]] = []
         self.shared: dict[str, list[Operand]] = {}
         self.todo = self._places(shared_bias)
-        self.effort = Effort.of([[*self._kept(operand)] for _, operand in self.todo])
+        self.effort = Effort.of([*self._kept(operand)] for _, operand in self.todo)
         told = (
             pattern.text,
             method,
