@@ -159,7 +159,7 @@ def prune(
         recipe = recipe.with_recover(recover)
     if data is not None:
         from onnxprune.calibration.feeds import open_feeds
-        from onnxprune.calibration.samples import SYNTHETIC, calibration_feeds, synthetic_feeds
+        from onnxprune.calibration.samples import SYNTHETIC, synthetic_feeds
         from onnxprune.recovery.effort import affordable_feeds
 
         samples = samples if samples is not None else recipe.data.samples
@@ -173,10 +173,8 @@ def prune(
         if recipe.recover != "none" or "activations" in looks:
             if synthetic is not None:
                 calibration = synthetic
-            elif samples is not None:
-                calibration = calibration_feeds(data, loaded.model, samples)
             else:
-                calibration, told = affordable_feeds(data, loaded.model)
+                calibration, told = affordable_feeds(data, loaded.model, samples)
     return run_prune(
         loaded,
         recipe.select,

@@ -81,12 +81,15 @@ def macs_of(analyzer: Analyzer, feeds: Sequence[Mapping[str, Any]]) -> int:
     return CostModel(analyzer, sizes_seen(analyzer.model, feeds)).macs()
 
 
-def affordable_feeds(data: Any, model: ir.Model) -> tuple[list[Feed], str | None]:
+def affordable_feeds(
+    data: Any, model: ir.Model, samples: int | None = None
+) -> tuple[list[Feed], str | None]:
     """Return calibration feeds of as many samples as a network of this size allows.
 
     Args:
         data: see :func:`~onnxprune.calibration.feeds.open_feeds`.
         model: the model, not changed.
+        samples: as many as were asked for, whatever they take; None where nobody said.
 
     Returns:
         The feeds; and a note where they are not all of the usual number, None otherwise.
@@ -94,9 +97,9 @@ def affordable_feeds(data: Any, model: ir.Model) -> tuple[list[Feed], str | None
     Raises:
         DataError: nothing usable is there.
     """
-    feeds = calibration_feeds(data, model)
+    feeds = calibration_feeds(data, model, samples)
     there = sum(map(rows_of, feeds))
-    if there <= FEWEST:
+    if samples is not None or there <= FEWEST:
         return feeds, None
     copy = io.load(model).model
     prepare(copy, Context(), structural=False)

@@ -7,7 +7,7 @@ from typing import Any
 
 import onnx_ir as ir
 
-from onnxprune.calibration.samples import calibration_feeds, rows_of
+from onnxprune.calibration.samples import rows_of
 from onnxprune.errors import UsageError
 from onnxprune.passes.base import Context
 from onnxprune.passes.prepare import prepare
@@ -40,10 +40,7 @@ def sensitivity_report(
     pattern = parse_pattern(options.pattern)
     usual = channel_levels.LEVELS if pattern.structural else apply_levels.LEVELS
     wanted = checked_levels(usual if levels is None else levels)
-    if samples is None:
-        feeds, _ = affordable_feeds(data, model)
-    else:
-        feeds = calibration_feeds(data, model, samples)
+    feeds, _ = affordable_feeds(data, model, samples)
     prepare(model, Context(seed=options.seed), structural=pattern.structural)
     work = Reconstruction(analyze(model), feeds, seed=options.seed)
     if pattern.structural:
