@@ -268,8 +268,8 @@ def _quick(
     try:
         found = quick_search(dense, gram, held, pattern, shape, keeps)
     except DataError:
-        given = [level.mask[group] for level in levels]
-        return [(mask, np.where(mask, dense, 0.0)) for mask in given]
+        unsolved = [_unsolved(dense, level.mask[group]) for level in levels]
+        return [(one.mask, one.weights) for one in unsolved]
     return [(one.mask, one.weights) for one in found]
 
 
