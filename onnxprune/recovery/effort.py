@@ -27,7 +27,7 @@ from onnxprune.rules.analysis import Analyzer, analyze
 from onnxprune.rules.nominal import sizes_seen
 
 #: Floating-point operations that ADMM may take, that it may take in a hurry, and exact solutions.
-SEARCHING = 4e12
+SEARCHING = 2e12
 HURRIED = 4e12
 SOLVING = 4e12
 #: Share of the steps that are then left.

@@ -252,3 +252,11 @@ def test_levels_are_found_together_as_alone(text):
         (alone,) = quick_search(layer.weight, layer.gram, held, pattern, SHAPE, [keep])
         np.testing.assert_array_equal(one.weights, alone.weights)
         assert one.damping == alone.damping
+
+
+def test_a_quick_search_of_a_wide_layer_is_nearly_solved():
+    layer = relu_layer((96, 512), samples=3000, seed=11)
+    pattern = parse_pattern("element")
+    (found,) = quick_search(layer.weight, layer.gram, None, pattern, (96, 512), [96 * 256])
+    best = layer.error(solve_rows(layer, found.mask))
+    assert layer.error(found.weights) == pytest.approx(best, rel=1e-2)
