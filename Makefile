@@ -4,7 +4,7 @@
 #   make test          native tests and pytest against the installed wheel (without the slow ones)
 #   make lint          ruff, mypy --strict, import and include directions
 #   make bench         the measurements behind what the README says
-#   make test-native   the C++ tests under AddressSanitizer and UBSan
+#   make test-native   the C++ tests, and the library in Python, under AddressSanitizer and UBSan
 #   make fuzz          property tests with new random seeds, FUZZ_SECONDS=600
 #   make clean         remove what was built (the environment too)
 #
