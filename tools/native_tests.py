@@ -56,7 +56,15 @@ def main() -> int:
     steps = [
         configure,
         [tool("cmake"), "--build", build, "--parallel", options.jobs],
-        [tool("ctest"), "--test-dir", build, "--output-on-failure", "--no-tests=error"],
+        [
+            tool("ctest"),
+            "--test-dir",
+            build,
+            "--output-on-failure",
+            "--no-tests=error",
+            "--parallel",
+            options.jobs,
+        ],
     ]
     for step in steps:
         if subprocess.run(step, cwd=ROOT).returncode != 0:

@@ -9,7 +9,7 @@ from typing import Any
 
 import click
 
-from onnxprune.cli._console import progress_bar, show
+from onnxprune.cli._console import note, progress_bar, show
 from onnxprune.errors import UsageError
 
 
@@ -70,6 +70,8 @@ def command(
         render([], plot.suffix.lower())  # before the work
     with progress_bar() as progress:
         report = api.sensitivity(model, levels=_levels(levels), progress=progress, **options)
+    for told in report["notes"]:
+        note(told)
     rows = report["rows"]
     if plot is not None:
         title = f"{model.name}: {report['pattern']}, each pruned alone"

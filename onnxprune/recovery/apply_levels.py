@@ -22,6 +22,7 @@ from onnxprune.calibration.stages import Stream, tensor_of
 from onnxprune.patterns import Pattern
 from onnxprune.recovery.apply import Progress, Reconstruction, few_columns, quiet
 from onnxprune.recovery.apply_layer import Solved, solve_levels
+from onnxprune.recovery.effort import TOO_LARGE
 from onnxprune.recovery.problem import Mask
 
 F64 = npt.NDArray[np.float64]
@@ -266,7 +267,7 @@ def divided_masks(
     if odds <= 0:
         return None
     if not samples:
-        return "the network is too large to be measured a layer at a time"
+        return TOO_LARGE.format("layer")
     levels = [odds * times / (1 + odds * times) for times in NEARBY]
     every, work.columns = work.columns, few_columns
     table = measure(work, free, pattern, levels=levels, samples=samples, progress=progress)

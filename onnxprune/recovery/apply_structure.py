@@ -142,9 +142,12 @@ def recover_structure(
     told: list[dict[str, Any]] = [{"step": "delete", **before.as_dict(), "kept": True}]
     best, choice, least = first, removed, before.loss
     table: list[dict[str, Any]] = []
+    missed: list[str] = []
     ways: Iterable[tuple[str, Bools]] = ()
     if "select" in steps and not replay:
-        ways = candidates(work, plan, options, seed=options.seed, progress=progress, table=table)
+        ways = candidates(
+            work, plan, options, seed=options.seed, progress=progress, table=table, missed=missed
+        )
 
     def solved(wanted: Bools) -> Recovered:
         return solve_layers(
@@ -168,6 +171,8 @@ def recover_structure(
     every, work.columns = work.columns, few_columns
     for name, wanted in ways:
         take(name, wanted)
+    left = {"step": "allocate", "loss": least, "top1": None, "kept": False}
+    told += [{**left, "why": why} for why in missed]
     work.columns = every
     if "reconstruct" in steps:
         take("refit", choice)

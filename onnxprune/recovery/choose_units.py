@@ -12,6 +12,7 @@ from onnxprune.planning.structure import ScoredGroup, free_groups
 from onnxprune.recovery.apply import Progress, Reconstruction, quiet
 from onnxprune.recovery.channel_levels import FEW_LEVELS, divide_units, measure_groups
 from onnxprune.recovery.channels import Channels
+from onnxprune.recovery.effort import TOO_LARGE
 
 #: Allocations that samples may answer.
 BY_DATA = ("auto", "measured")
@@ -29,6 +30,7 @@ def candidates(
     seed: int = 0,
     progress: Progress = quiet,
     table: list[dict[str, Any]] | None = None,
+    missed: list[str] | None = None,
 ) -> Iterator[tuple[str, Bools]]:
     """Yield choices of units to try: (name of the step, components to remove).
 
@@ -43,6 +45,7 @@ def candidates(
         seed: for random scores.
         progress: called with (stage, fraction done).
         table: rows of the measured table are appended here.
+        missed: and here why there is none, where one was wanted.
 
     Raises:
         DataError: onnxruntime does not run the model on the samples.
@@ -65,6 +68,8 @@ def candidates(
         return
     samples = work.measurable(len(free) * len(FEW_LEVELS), SAMPLES)
     if not samples:
+        if missed is not None:
+            missed.append(TOO_LARGE.format("group"))
         return
     found = measure_groups(channels, free, samples=samples, progress=progress)
     for entry in found.values():

@@ -40,6 +40,7 @@ FEWEST = 128
 #: that says nothing.
 MEASURING = 6e12
 FEWEST_MEASURED = 16
+TOO_LARGE = "the network is too large to be measured a {} at a time"
 
 
 @dataclass(frozen=True)

@@ -40,7 +40,7 @@ def sensitivity_report(
     pattern = parse_pattern(options.pattern)
     usual = channel_levels.LEVELS if pattern.structural else apply_levels.LEVELS
     wanted = checked_levels(usual if levels is None else levels)
-    feeds, _ = affordable_feeds(data, model, samples)
+    feeds, told = affordable_feeds(data, model, samples)
     prepare(model, Context(seed=options.seed), structural=pattern.structural)
     work = Reconstruction(analyze(model), feeds, seed=options.seed)
     if pattern.structural:
@@ -51,6 +51,7 @@ def sensitivity_report(
     return {
         "pattern": pattern.text,
         "samples": sum(rows_of(feeds[i]) for i in chosen_feeds(work)),
+        "notes": [] if told is None else [told],
         "rows": rows,
     }
 

@@ -106,6 +106,23 @@ def test_what_is_too_large_is_not_measured_and_the_report_says_so(net, monkeypat
     assert rows["reconstruct"]["kept"]
 
 
+def test_channels_that_are_too_large_to_be_measured_say_so(net, monkeypatch):
+    target = {"macs": 0.6}
+    found = onnxprune.prune(net, "channel", target=target, data=samples(96, 5))
+    assert found.report["recovery"]["sensitivity"]
+    monkeypatch.setattr(effort, "MEASURING", 1.0)
+    found = onnxprune.prune(net, "channel", target=target, data=samples(96, 5))
+    (row,) = [s for s in found.report["recovery"]["steps"] if s["step"] == "allocate"]
+    assert "too large" in row["why"] and not row["kept"]
+
+
+def test_a_sensitivity_of_fewer_samples_says_so(net, monkeypatch):
+    assert not onnxprune.sensitivity(net, samples(300, 5), levels=[0.5])["notes"]
+    monkeypatch.setattr(effort, "FORWARD", 1.0)
+    (told,) = onnxprune.sensitivity(net, samples(300, 5), levels=[0.5])["notes"]
+    assert "128 samples" in told
+
+
 def test_errors_of_large_layers_are_told_on_some_rows(monkeypatch):
     rng = np.random.default_rng(2)
     weight, gram = np.tile(rng.standard_normal((1, 5)), (9, 1)), np.eye(5)
