@@ -38,6 +38,8 @@ from onnxprune.report.facts import (
 from onnxprune.rules.analysis import analyze
 from onnxprune.rules.bodies import unique_names
 
+#: Layers that a note names; the report has them all.
+SPARED_NAMES = 8
 SYNTHETIC_NOTE = (
     "calibrated on random inputs: statistics, and the agreement that decided, are those of inputs "
     "the network will never see; a few hundred real samples (--data PATH) are worth far more"
@@ -257,9 +259,12 @@ def run_prune(
             model = analyzer.model
             spared = (report["recovery"] or {}).get("spared", [])
             if spared:
+                more = len(spared) - SPARED_NAMES
                 notes.append(
-                    f"depth-wise layers stay dense and the others lose that much more: "
-                    f"{', '.join(spared)}; give --layer NAME=S to prune them, or --recover none"
+                    "where that hurts the outputs least, layers stay dense and the others lose "
+                    f"that much more: {', '.join(spared[:SPARED_NAMES])}"
+                    f"{f' and {more} more' if more > 0 else ''}; "
+                    "give --layer NAME=S to prune them, or --recover none"
                 )
         else:
             proof = prove_mask(analyzer, plan, feeds, on=prove)

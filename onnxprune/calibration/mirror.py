@@ -2,9 +2,8 @@
 
 A few hundred pictures hold fewer directions than wide layers have inputs, and what is solved on
 them fits them alone; pictures turned left to right are as many again. Whether they are in the
-domain of a network needs no labels: one that tells classes apart and gives mirrored pictures the
-same classes was trained on things that have no left and right. One that reads digits or
-spectrograms does not, and gets none.
+domain of a network needs no labels: one that says the same of mirrored pictures was trained on
+things that have no left and right. One that reads digits or spectrograms does not, and gets none.
 """
 
 from __future__ import annotations
@@ -19,9 +18,11 @@ from onnxprune.calibration.agreement import Judge
 
 Array = npt.NDArray[Any]
 Feed = Mapping[str, Array]
-#: Divergence of the classes of mirrored pictures from those of the pictures, as a share of what
-#: the network tells apart, up to which they count as samples.
+#: Distance between what a network says of mirrored pictures and of the pictures, as a share of what
+#: it tells apart, up to which they count as samples.
 SAME = 0.15
+#: Quantiles over places that stand for a map of values.
+QUANTILES = np.linspace(0, 1, 33)
 
 
 def mirrored(feed: Feed) -> dict[str, Array] | None:
@@ -45,13 +46,45 @@ def columns_of(array: Array) -> int:
     return axis if axis and array.shape[axis] > 1 else 0
 
 
-def same_classes(judge: Judge, turned: Sequence[Sequence[Array]]) -> bool:
-    """Whether a network gives mirrored pictures the classes of the pictures.
+def same_answers(judge: Judge, turned: Sequence[Sequence[Array]]) -> bool:
+    """Whether a network says the same of pictures that were turned or moved as of the pictures.
+
+    Classes are to be the same. Of values that lie in places (the classes of pixels, boxes) the
+    places change with the picture: only how their values are spread is to be the same.
 
     Args:
         judge: of the network's outputs for pictures.
-        turned: its outputs for the same pictures mirrored, a list a feed.
+        turned: its outputs for the same pictures turned or moved, a list a feed.
     """
-    if any(kind != "classes" for kind in judge.kinds):
+    if "classes" in judge.kinds and judge.judge(turned).loss > SAME * judge.information:
         return False
-    return judge.judge(turned).loss <= SAME * judge.information
+    values = [index for index, kind in enumerate(judge.kinds) if kind == "value"]
+    return all(_same_values([f[i] for f in judge.dense], [f[i] for f in turned]) for i in values)
+
+
+def _same_values(dense: Sequence[Array], turned: Sequence[Array]) -> bool:
+    """Whether values are spread alike, measured by how samples differ in that."""
+    if any(a.shape != b.shape or not a.ndim for a, b in zip(dense, turned, strict=True)):
+        return False
+    ours, theirs = ([_profile(a) for a in arrays] for arrays in (dense, turned))
+    if len({p.shape[1:] for p in ours}) != 1:
+        return False
+    old, new = np.concatenate(ours), np.concatenate(theirs)
+    if len(old) < 2:
+        return False
+    apart = old.var(axis=0, ddof=1).sum()
+    return bool(((new - old) ** 2).mean(axis=0).sum() <= SAME * apart)
+
+
+def _profile(array: Array) -> Array:
+    """Quantiles over places of every feature of every sample [N, features, quantiles].
+
+    Features lie along the shortest axis but the first; values of two axes have no places.
+    """
+    wide = array.astype(np.float64)
+    if array.ndim < 3:
+        return wide.reshape(len(array), -1, 1)
+    axis = 1 + int(np.argmin(array.shape[1:]))
+    rows = np.moveaxis(wide, axis, 1).reshape(len(array), array.shape[axis], -1)
+    found: Array = np.moveaxis(np.quantile(rows, QUANTILES, axis=2), 0, 2)
+    return found

@@ -4,9 +4,9 @@ Where a network is trained to give the dense network's values, any input can be 
 answer comes from the dense network, not from a label. A thousand samples shown ten times teach less
 than ten thousand that differ, and pictures moved by a few pixels, turned left to right, or blended
 with each other differ enough (function matching, Beyer et al. 2022; blends: mixup, Zhang et al.
-2018). Whether pictures may be turned or moved, the network itself says: it gives them the same
-classes, or it does not. Whole numbers (tokens, users, items) cannot be blended; there two samples
-are crossed, the beginning of one with the end of the other.
+2018). Whether pictures may be turned or moved, the network itself says: it says the same of them
+(:func:`.mirror.same_answers`), or it does not. Whole numbers (tokens, users, items) cannot be
+blended; there two samples are crossed, the beginning of one with the end of the other.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ import numpy as np
 import numpy.typing as npt
 
 from onnxprune.calibration.agreement import Judge
-from onnxprune.calibration.mirror import columns_of, mirrored, same_classes
+from onnxprune.calibration.mirror import columns_of, mirrored, same_answers
 from onnxprune.errors import DataError
 
 Array = npt.NDArray[Any]
@@ -66,7 +66,7 @@ class Variety:
         def admits(change: Callable[[Feed], Feed | None]) -> bool:
             turned = [change(feed) for feed in held]
             whole = [feed for feed in turned if feed is not None]
-            return len(whole) == len(turned) > 0 and same_classes(judge, run(whole))
+            return len(whole) == len(turned) > 0 and same_answers(judge, run(whole))
 
         def runs(changed: Sequence[Feed]) -> bool:
             try:

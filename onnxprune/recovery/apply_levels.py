@@ -23,7 +23,7 @@ from onnxprune.patterns import Pattern
 from onnxprune.recovery.apply import Progress, Reconstruction, few_columns, quiet
 from onnxprune.recovery.apply_layer import Solved, solve_levels
 from onnxprune.recovery.effort import TOO_LARGE
-from onnxprune.recovery.problem import Mask
+from onnxprune.recovery.problem import Mask, validation_error
 
 F64 = npt.NDArray[np.float64]
 #: Fractions removed at which a layer is measured.
@@ -37,6 +37,7 @@ LEAST = 1e-9
 #: Levels measured for a division, as multiples of the odds (removed to kept) that are wanted; and
 #: the share of damage that it must promise to save.
 NEARBY = (0.35, 1.0, 2.0)
+WANTED = 1  # the odds themselves
 FEW = 96  # samples then
 PROMISE = 0.2
 
@@ -86,6 +87,7 @@ def measure(
     *,
     levels: Sequence[float] = LEVELS,
     samples: int | None = None,
+    only: int | None = None,
     progress: Progress = quiet,
 ) -> list[Sensitivity]:
     """Prune every layer alone at every level and compare outputs.
@@ -96,6 +98,8 @@ def measure(
         pattern: pattern of the masks; one of fixed density has that level only.
         levels: fractions removed, ascending.
         samples: on which damage is measured; :data:`SAMPLES` when None.
+        only: the one level that is measured, where all would take too long: the others are told
+            by what the layer's own output loses at them. None to measure all.
         progress: called with (stage, fraction done).
 
     Returns:
@@ -123,14 +127,15 @@ def measure(
             progress("measure", number / len(todo))
             layer = operand.layer
             name = layer.value.name or ""
-            asked = f"level {pattern.text} {work.columns.__name__} {chosen} {work.copies} {name}"
-            known = work.journal.get(f"{asked} {[*levels]}")
+            told = [pattern.text, work.columns.__name__, chosen, work.copies, only, name, *levels]
+            asked = f"level {told}"
+            known = work.journal.get(asked)
             if known is None:
                 dense.advance(place)
-                loss, top1 = _layer(work, dense, operand, pattern, levels, judge, chosen)
+                loss, top1 = _layer(work, dense, operand, pattern, levels, judge, chosen, only)
                 # A level has a loss always, and votes where outputs hold classes.
                 kept = {"loss": np.array(loss), "top1": np.array(top1, np.float64)}
-                work.journal.put(f"{asked} {[*levels]}", kept)
+                work.journal.put(asked, kept)
             else:
                 loss = tuple(float(x) for x in known["loss"])
                 top1 = tuple(None if np.isnan(x) else float(x) for x in known["top1"])
@@ -160,6 +165,7 @@ def _layer(
     levels: Sequence[float],
     judge: Judge,
     chosen: Sequence[int],
+    only: int | None,
 ) -> tuple[tuple[float, ...], tuple[float | None, ...]]:
     """Losses and agreements of the network in which only this layer is pruned, a level each."""
     layer = operand.layer
@@ -188,8 +194,14 @@ def _layer(
             work.edit(trial, operand.bias, operand.bias.moved(solved.shift.reshape(-1)))
         return judge.judge(trial.finish())
 
-    found = side_by_side(judged, solutions)
-    return tuple(a.loss for a in found), tuple(a.top1 for a in found)
+    if only is None:
+        found = side_by_side(judged, solutions)
+        return tuple(a.loss for a in found), tuple(a.top1 for a in found)
+    matrix, gram = operand.matrix(weight), (other or train).gram
+    lost = [sum(map(validation_error, solved.weights, matrix, gram)) for solved in solutions]
+    seen = judged(solutions[only])
+    scale = seen.loss / lost[only] if lost[only] > 0 else 0.0
+    return tuple(scale * one for one in lost), (None,) * len(lost)
 
 
 def divide(
@@ -263,14 +275,18 @@ def divided_masks(
     ]
     total = sum(masks[name].size for name in free)
     odds = total / max(sum(np.count_nonzero(masks[name]) for name in free), 1) - 1
-    samples = work.measurable(len(free) * len(NEARBY), FEW)
     if odds <= 0:
         return None
+    samples, only = work.measurable(len(free) * len(NEARBY), FEW), None
+    if 2 * samples < work.measurable(len(free), FEW):
+        samples, only = work.measurable(len(free), FEW), WANTED
     if not samples:
         return TOO_LARGE.format("layer")
     levels = [odds * times / (1 + odds * times) for times in NEARBY]
     every, work.columns = work.columns, few_columns
-    table = measure(work, free, pattern, levels=levels, samples=samples, progress=progress)
+    table = measure(
+        work, free, pattern, levels=levels, samples=samples, only=only, progress=progress
+    )
     work.columns = every
     names = {entry.tensor for entry in table}
     kept = float(sum(np.count_nonzero(masks[name]) for name in names))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 
 from onnxprune.recovery.least_squares import direct_flops, solve_on_mask
-from onnxprune.recovery.problem import F64, Mask, Quadratic, validation_error
+from onnxprune.recovery.problem import F64, Ints, Mask, Quadratic, validation_error
 
 #: Relative damping tried by default, smallest first.
 CANDIDATES = (1e-5, 1e-4, 1e-3, 1e-2, 1e-1, 1.0)
@@ -39,6 +39,10 @@ class HeldOut:
     def candidates(self) -> tuple[float, ...]:
         """Relative dampings to try, ascending."""
         return (*CANDIDATES, *STRONG) if self.even else CANDIDATES
+
+    def of_rows(self, rows: Ints) -> HeldOut:
+        """Return the statistics behind some rows."""
+        return replace(self, cross=None if self.cross is None else self.cross[rows])
 
     def error(self, candidate: F64, weight: F64) -> float:
         """Error up to a constant; see :func:`~onnxprune.recovery.problem.validation_error`."""

@@ -38,7 +38,7 @@ FORWARD = 5e11
 FEWEST = 128
 #: Multiply-accumulates of the runs that measure what single layers lose, and samples without which
 #: that says nothing.
-MEASURING = 6e12
+MEASURING = 2.5e12
 FEWEST_MEASURED = 16
 TOO_LARGE = "the network is too large to be measured a {} at a time"
 

@@ -164,6 +164,10 @@ class Quadratic:
         """``tr(B* H B*^T)``, the energy of the best output."""
         return float(np.einsum("rd,rd->", self.target @ self.gram, self.target))
 
+    def of_rows(self, rows: Ints) -> Quadratic:
+        """Return the problem of some rows."""
+        return replace(self, weight=self.weight[rows], cross=self.cross[rows])
+
     def scaled_rows(self, factors: F64) -> Quadratic:
         """Return the problem with row r of W and G multiplied by ``factors[r]``."""
         column = factors[:, None]

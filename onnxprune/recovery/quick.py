@@ -15,12 +15,14 @@ from onnxprune.patterns.base import Pattern
 from onnxprune.recovery.damping import HeldOut
 from onnxprune.recovery.least_squares import direct_flops, solve_on_mask
 from onnxprune.recovery.pcg import masked_cg
-from onnxprune.recovery.problem import F64, Mask, Quadratic
+from onnxprune.recovery.problem import F64, Ints, Mask, Quadratic
 from onnxprune.recovery.search import SEARCHES, Request, request
 from onnxprune.recovery.sparsegpt import Float, factor_of, sweep
+from onnxprune.recovery.structure import structure_of
 
-#: Relative dampings, in this order until one is worse than the one before.
+#: Relative dampings, in this order until one is worse than the one before; rows that tell.
 DAMPINGS = (1e-3, 1e-2, 1e-1, 1.0)
+ROWS = 128
 #: Steps of conjugate gradients from what the sweep leaves: they come to within 1 % of the least
 #: error. Operations that they are worth.
 STEPS, LEAST_STEPS = 12, 4
@@ -58,9 +60,10 @@ def quick_search(
 ) -> list[Quick]:
     """Prune one group's weight matrix to several levels by SparseGPT, in the symmetric mode.
 
-    All levels share a factorisation. What the sweep leaves overstates the damage of high levels:
-    values are solved, or nearly so, but for very large matrices. The damping of a level is the one
-    of a few that errs least on ``held_out``. Patterns without regular cells are searched by ADMM.
+    All levels share a factorisation, and the damping that errs least on ``held_out`` at the middle
+    one, on a part of the rows. What the sweep leaves overstates the damage of high levels: values
+    are solved, or nearly so, but for very large matrices. Patterns without regular cells are
+    searched by ADMM.
 
     Args:
         weight: W [R, d].
@@ -80,45 +83,61 @@ def quick_search(
     dense = np.asarray(weight, dtype=np.float64)
     product = dense @ gram
     even = held_out is not None and held_out.even
-    best: dict[int, Quick] = {}
-    going = list(range(len(keeps)))
+    middle = len(keeps) // 2
+    rows, part, keep = _some_rows(pattern, shape, keeps[middle])
+    seen = None if held_out is None else held_out.of_rows(rows)
+    best: tuple[Quick, Quadratic, Float | None] | None = None
     for damping in DAMPINGS if held_out is not None else DAMPINGS[:1]:
         problem = Quadratic.build(dense, gram, damping=damping, even=even, product=product)
-        asked = [request(problem, pattern, shape, keeps[level]) for level in going]
+        asked = request(problem.of_rows(rows), pattern, part, keep)
         try:
-            factor = factor_of(asked[0])
+            factor = factor_of(asked)
+            trial = _trial(factor, damping, seen, asked)
         except DataError:
             continue  # not definite under this damping
-        trials = side_by_side(partial(_trial, factor, damping, held_out), asked)
-        better = {
-            level: trial
-            for level, trial in zip(going, trials, strict=True)
-            if trial is not None and (level not in best or trial.error < best[level].error)
-        }
-        best |= better
-        going = [level for level in going if level in better or level not in best]
-        if not going:
+        if best is not None and not trial.error < best[0].error:
             break
-    if len(best) < len(keeps):
+        best = trial, problem, factor
+    if best is None:
         raise DataError("no damping makes the Gram matrix positive definite: use more samples")
-    return [best[level] for level in range(len(keeps))]
+    trial, problem, factor = best
+    whole = len(rows) == len(dense)
+    left = [k for at, k in enumerate(keeps) if not (whole and at == middle)]
+    asked_for = [request(problem, pattern, shape, k) for k in left]
+    found = side_by_side(partial(_trial, factor, trial.damping, held_out), asked_for)
+    return [*found[:middle], trial, *found[middle:]] if whole else found
 
 
-def _trial(
-    factor: Float | None, damping: float, held_out: HeldOut | None, asked: Request
-) -> Quick | None:
-    """One level under one damping; None where a support is not definite under it."""
+def _some_rows(
+    pattern: Pattern, shape: Sequence[int], keep: int | None
+) -> tuple[Ints, tuple[int, ...], int | None]:
+    """Rows that tell dampings apart, their shape, and how many of their units are kept.
+
+    They are evenly spread; rows that share cells stay together.
+    """
+    structure = structure_of(pattern, shape)
+    height = shape[0] if structure is None else structure.height
+    groups = -(-shape[0] // height)
+    chosen = np.unique(np.linspace(0, groups - 1, min(groups, -(-ROWS // height))).astype(int))
+    rows = (chosen[:, None] * height + np.arange(height)).ravel()
+    rows = rows[rows < shape[0]]
+    part = (len(rows), *shape[1:])
+    if keep is not None:
+        share = pattern.n_units((1, *part)) / pattern.n_units((1, *shape))
+        keep = max(min(keep, 1), round(keep * share))
+    return rows, part, keep
+
+
+def _trial(factor: Float | None, damping: float, held_out: HeldOut | None, asked: Request) -> Quick:
+    """One level under one damping."""
     problem = asked.problem
     method = "alps" if asked.structure is None else "sparsegpt"
-    try:
-        if asked.structure is None:
-            mask = SEARCHES.get(method)(asked)
-            values = solve_on_mask(problem, mask)
-        else:
-            mask, swept = sweep(asked, factor)
-            values = _mended(problem, mask, np.asarray(swept, np.float64))
-    except DataError:
-        return None
+    if asked.structure is None:
+        mask = SEARCHES.get(method)(asked)
+        values = solve_on_mask(problem, mask)
+    else:
+        mask, swept = sweep(asked, factor)
+        values = _mended(problem, mask, np.asarray(swept, np.float64))
     if held_out is None:
         return Quick(mask, values, method, damping, problem.excess(values))
     return Quick(mask, values, method, damping, held_out.error(values, problem.weight))

@@ -11,9 +11,13 @@ import pytest
 
 import onnxprune
 from onnxprune import io
+from onnxprune.calibration.samples import calibration_feeds
 from onnxprune.errors import UsageError
 from onnxprune.passes.base import Context
 from onnxprune.passes.infer_shapes import InferShapes
+from onnxprune.passes.prepare import prepare
+from onnxprune.patterns import parse_pattern
+from onnxprune.recovery import apply_levels, effort
 from onnxprune.recovery.apply import Reconstruction
 from onnxprune.recovery.apply_levels import (
     CHOICES,
@@ -21,7 +25,9 @@ from onnxprune.recovery.apply_levels import (
     Sensitivity,
     chosen_feeds,
     divide,
+    divided_masks,
     filled,
+    measure,
 )
 from onnxprune.rules.analysis import analyze
 
@@ -103,3 +109,53 @@ def test_levels_are_judged_on_samples_that_no_layer_was_solved_on():
     work = Reconstruction(analyze(model), feeds)
     chosen = chosen_feeds(work)
     assert chosen and all(work.held[i] for i in chosen)
+
+
+@pytest.fixture(scope="module")
+def digits():
+    model = io.load(MODELS / "digits_mobile.onnx").model
+    prepare(model, Context(), structural=False)
+    return Reconstruction(analyze(model), calibration_feeds(CALIB, model, 240))
+
+
+def test_one_measured_level_tells_nearly_what_all_do(digits):
+    names = [n for n, layer in digits.layers.items() if not layer.depthwise]
+    pattern, levels = parse_pattern("element"), (0.6, 0.8, 0.9)
+    full = measure(digits, names, pattern, levels=levels)
+    one = measure(digits, names, pattern, levels=levels, only=1)
+    for a, b in zip(full, one, strict=True):
+        assert a.tensor == b.tensor and b.top1 == (None,) * 3
+        assert a.loss[1] == pytest.approx(b.loss[1], rel=1e-9)
+        assert b.loss[0] <= b.loss[1] <= b.loss[2]
+    kept = 0.2 * sum(row.weights for row in full)
+
+    def damage(densities):
+        return sum(float(row.at(np.array([densities[row.tensor]]))[0]) for row in full)
+
+    even, best = damage({row.tensor: 0.2 for row in full}), damage(divide(full, kept))
+    assert best < 0.9 * even
+    assert even - damage(divide(one, kept)) > 0.5 * (even - best)
+
+
+def test_where_all_levels_would_take_too_long_one_is_measured(digits, monkeypatch):
+    pattern, asked = parse_pattern("element"), []
+    names = [n for n, layer in digits.layers.items() if not layer.depthwise]
+    masks = {n: np.arange(digits.layers[n].size) % 5 == 0 for n in names}
+    masks = {n: m.reshape(digits.layers[n].tensor.shape.numpy()) for n, m in masks.items()}
+
+    def seen(*args, only, samples, **how):
+        asked.append((only, samples))
+        return measure(*args, only=only, samples=samples, **how)
+
+    monkeypatch.setattr(apply_levels, "measure", seen)
+    trial = 0.5 * digits.macs * len(names)
+    there = digits.measurable(1, apply_levels.FEW)
+    for affordable, only in ((3 * there, None), (there, 1), (0.9 * there, 1)):
+        monkeypatch.setattr(effort, "MEASURING", 1.0001 * trial * affordable)
+        found = divided_masks(digits, masks, pattern)
+        assert asked.pop() == (only, min(there, int(affordable)))
+        assert found is None or sum(m.sum() for m in found.values()) == pytest.approx(
+            sum(m.sum() for m in masks.values()), rel=1e-3
+        )
+    monkeypatch.setattr(effort, "MEASURING", trial)
+    assert "too large" in divided_masks(digits, masks, pattern)

@@ -9,7 +9,7 @@ from onnx.parser import parse_model
 
 from onnxprune import io
 from onnxprune.calibration.agreement import Judge
-from onnxprune.calibration.mirror import mirrored, same_classes
+from onnxprune.calibration.mirror import mirrored, same_answers
 from onnxprune.recovery.apply import Reconstruction
 from onnxprune.rules.analysis import analyze
 
@@ -44,10 +44,46 @@ def test_what_is_no_picture_is_left_alone(feed):
 def test_only_classes_that_stay_make_them_samples():
     scores = 4 * RNG.standard_normal((64, 10)).astype(np.float32)
     judge = Judge([[scores]])
-    assert same_classes(judge, [[scores + 0.1 * RNG.standard_normal(scores.shape)]])
-    assert not same_classes(judge, [[scores[::-1].copy()]])
-    pictures = RNG.standard_normal((4, 3, 8, 8)).astype(np.float32)
-    assert not same_classes(Judge([[pictures]]), [[pictures]]), "values are not classes"
+    assert same_answers(judge, [[scores + 0.1 * RNG.standard_normal(scores.shape)]])
+    assert not same_answers(judge, [[scores[::-1].copy()]])
+
+
+def _maps(samples, *shape):
+    """Maps whose features differ from sample to sample, each in its own way."""
+    level = RNG.standard_normal((samples, shape[0], *[1] * (len(shape) - 1)))
+    return (level + RNG.standard_normal((samples, *shape))).astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("shape", "axis"), [((3, 12, 16), 3), ((12, 16, 3), 2), ((3, 192), 2), ((192, 3), 1)]
+)
+def test_of_maps_only_the_places_may_change(shape, axis):
+    maps = np.moveaxis(_maps(8, *sorted(shape)), 1, 1 + int(np.argmin(shape)))
+    turned = np.flip(maps, axis)
+    assert not np.allclose(maps, turned)
+    feeds = [[maps[:5]], [maps[5:]]]
+    judge = Judge(feeds)
+    assert judge.kinds == ["value"]
+    assert same_answers(judge, [[turned[:5]], [turned[5:]]])
+    other = turned[::-1]
+    assert not same_answers(judge, [[other[:5]], [other[5:]]]), "those of other samples"
+
+
+def test_maps_of_different_sizes_are_compared_and_single_ones_tell_nothing():
+    feeds = [[_maps(1, 3, 8, edge)] for edge in (8, 12, 16, 20)]
+    turned = [[np.flip(f[0], 3)] for f in feeds]
+    assert same_answers(Judge(feeds), turned)
+    assert not same_answers(Judge(feeds[:1]), turned[:1])
+    assert not same_answers(Judge(feeds), turned[1:] + turned[:1])
+
+
+def test_a_number_that_tells_left_from_right_is_not_the_same():
+    """The angle of a steering wheel changes its sign with the picture."""
+    angle = RNG.standard_normal((64, 1)).astype(np.float32)
+    judge = Judge([[angle]])
+    assert judge.kinds == ["value"]
+    assert same_answers(judge, [[angle + 0.01]])
+    assert not same_answers(judge, [[-angle]])
 
 
 def test_mirrored_pictures_are_held_out_with_those_that_they_mirror():

@@ -249,10 +249,25 @@ def test_levels_are_found_together_as_alone(text):
     pattern = parse_pattern(text)
     keeps = [kept_units(pattern, part) for part in (0.7, 0.4, 0.1)]
     together = quick_search(layer.weight, layer.gram, held, pattern, SHAPE, keeps)
+    (alone,) = quick_search(layer.weight, layer.gram, held, pattern, SHAPE, keeps[1:2])
+    np.testing.assert_array_equal(together[1].weights, alone.weights)
     for keep, one in zip(keeps, together, strict=True):
-        (alone,) = quick_search(layer.weight, layer.gram, held, pattern, SHAPE, [keep])
-        np.testing.assert_array_equal(one.weights, alone.weights)
-        assert one.damping == alone.damping
+        units = pattern.unit_scores(one.mask.reshape(1, *SHAPE).astype(np.float32))
+        assert np.count_nonzero(units) == keep and one.damping == alone.damping
+
+
+@pytest.mark.parametrize("text", ["element", "2:4", "block:4x1", "vector:8"])
+def test_some_rows_of_a_tall_layer_tell_its_damping(text, monkeypatch):
+    shape = (60, 32)
+    layer = relu_layer(shape, samples=24, seed=4)
+    held = HeldOut(relu_layer(shape, samples=900, seed=4).gram)
+    pattern = parse_pattern(text)
+    keep = None if pattern.fixed_density is not None else pattern.n_units((1, *shape)) // 2
+    (whole,) = quick_search(layer.weight, layer.gram, held, pattern, shape, [keep])
+    monkeypatch.setattr(quick, "ROWS", 16)
+    (found,) = quick_search(layer.weight, layer.gram, held, pattern, shape, [keep])
+    assert found.damping == whole.damping > quick.DAMPINGS[0]
+    np.testing.assert_array_equal(found.weights, whole.weights)
 
 
 def test_a_quick_search_of_a_wide_layer_is_nearly_solved(monkeypatch):
