@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from onnxprune.recovery.least_squares import direct_flops, solve_on_mask
+from onnxprune.recovery.least_squares import solve_on_mask, solving_flops
 from onnxprune.recovery.problem import F64, Ints, Mask, Quadratic, validation_error
 
 #: Relative damping tried by default, smallest first.
@@ -73,7 +73,7 @@ def choose_damping(
         start: where to begin, one of them; in the middle when None.
     """
     step = max(
-        1, int(np.ceil(direct_flops(mask) / TRIAL_FLOPS)), int(np.ceil(len(mask) / TRIAL_ROWS))
+        1, int(np.ceil(solving_flops(mask) / TRIAL_FLOPS)), int(np.ceil(len(mask) / TRIAL_ROWS))
     )
     rows = slice(None, None, step)
     candidates = held_out.candidates if candidates is None else candidates

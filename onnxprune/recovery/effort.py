@@ -1,9 +1,9 @@
 """What the layers of one network may take together.
 
-Searching a mask by ADMM costs ``R d^2``, exact least squares ``R d^3``: nothing in most networks,
-hours in a transformer of common size. One budget for each over the whole network is given to its
+Searching a mask and solving on it cost ``R d^2`` many times over: nothing in most networks, an
+hour in a transformer of common size. One budget for each over the whole network is given to its
 layers in order of cost; those that it does not reach take a cheaper way: ADMM in a third of the
-steps, or SparseGPT, and conjugate gradients from what it leaves.
+steps, or SparseGPT, and a few conjugate gradients from what it leaves.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from onnxprune.calibration.samples import calibration_feeds, rows_of
 from onnxprune.passes.base import Context
 from onnxprune.passes.prepare import prepare
 from onnxprune.planning.cost import CostModel
-from onnxprune.recovery.least_squares import direct_flops
+from onnxprune.recovery.least_squares import solving_flops
 from onnxprune.recovery.problem import Mask
 from onnxprune.rules.analysis import Analyzer, analyze
 from onnxprune.rules.nominal import sizes_seen
 
-#: Floating-point operations that ADMM may take, that it may take in a hurry, and exact solutions.
+#: Floating-point operations that ADMM may take, that it may take in a hurry, and solutions.
 SEARCHING = 2e12
 HURRIED = 4e12
-SOLVING = 4e12
+SOLVING = 2e12
 #: Share of the steps that are then left.
 HASTE = 1 / 3
 #: Multiply-accumulates of the dense network over all samples where nobody says how many, and
@@ -50,7 +50,7 @@ class Effort:
     Attributes:
         searching: operations of ADMM up to which a layer is searched by it.
         hurried: the same where it hurries.
-        solving: operations up to which a layer is solved exactly.
+        solving: operations that may be spent on solving a layer.
     """
 
     searching: float = SEARCHING
@@ -67,7 +67,7 @@ class Effort:
         searching, solving = [], []
         for groups in masks:
             searching.append(sum(admm_flops(*mask.shape) for mask in groups if not mask.all()))
-            solving.append(sum(direct_flops(mask) for mask in groups))
+            solving.append(sum(solving_flops(mask) for mask in groups))
         limit = share(searching, SEARCHING)
         rest = [cost for cost in searching if cost > limit]
         return Effort(limit, share(rest, HURRIED / HASTE), share(solving, SOLVING))

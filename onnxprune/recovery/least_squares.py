@@ -16,11 +16,15 @@ from onnxprune.errors import DataError
 from onnxprune.recovery.pcg import masked_cg
 from onnxprune.recovery.problem import F64, Ints, Mask, Quadratic
 
-#: Above this many floating-point operations the factorisations give way to conjugate gradients.
-DIRECT_FLOPS_LIMIT = 6e12
-#: Operations of conjugate gradients, and bounds of their steps, each of which lowers the error.
-ITERATED_FLOPS = 3e11
-ITERATIONS = (12, 300)
+#: Times as long as in a matrix product that an operation takes in factorisations row by row.
+FACTORISING = 3.0
+#: Steps of conjugate gradients to be reckoned with; they are factorised for where that takes less.
+USUAL_STEPS = 40
+#: Operations of a layer, as long as those of a matrix product, and bounds of the steps.
+LIMIT = 6e12
+LEAST_STEPS, MOST_STEPS = 12, 120
+#: Residual, relative to G_S, at which steps end: the error is then within 1e-6 of the least.
+TOLERANCE = 1e-6
 #: From so many on several threads share the supports.
 SHARED_FLOPS = 1e8
 
@@ -30,16 +34,20 @@ def solve_on_mask(
     mask: Mask,
     *,
     start: F64 | None = None,
-    limit: float = DIRECT_FLOPS_LIMIT,
+    limit: float = LIMIT,
+    least: int = LEAST_STEPS,
 ) -> F64:
     """Return the best weights [R, d] with support in ``mask``.
+
+    Where factorising row by row would take longer than conjugate gradients of all rows together
+    usually do (wide layers), these are taken, for as long as factorising would be at most.
 
     Args:
         problem: the damped layer problem.
         mask: what is kept [R, d].
-        start: weights to start from where the iterative solver is used [R, d].
-        limit: above so many floating-point operations use masked conjugate gradients, to a relative
-            residual of 1e-8 or :data:`ITERATED_FLOPS`, instead of Cholesky.
+        start: weights to start from where steps are taken [R, d].
+        limit: operations, as long as those of a matrix product, that may be spent.
+        least: steps that are taken all the same, each of which lowers the error.
 
     Raises:
         DataError: mask of another shape, or a support on which H is not positive definite.
@@ -49,10 +57,11 @@ def solve_on_mask(
     supports = _group(mask)
     kept = np.array([int(mask[rows[0]].sum()) for rows in supports], dtype=np.float64)
     use_dual, flops = _plan(kept, problem.shape[1])
-    if flops > limit:
-        rows, size = problem.shape
-        steps = int(np.clip(ITERATED_FLOPS / (2.0 * rows * size**2), *ITERATIONS))
-        return masked_cg(problem, mask, start=start, max_iterations=steps)
+    step = step_flops(mask)
+    if FACTORISING * flops > min(limit, USUAL_STEPS * step):
+        most = int(min(limit, FACTORISING * flops) / step)
+        steps = int(np.clip(most, least, MOST_STEPS))
+        return masked_cg(problem, mask, start=start, tolerance=TOLERANCE, max_iterations=steps)
     solution = np.zeros(problem.shape)
     if use_dual:
         _ = problem.inverse  # worked out once, before several need it
@@ -72,10 +81,21 @@ def solve_on_mask(
     return solution
 
 
+def solving_flops(mask: Mask) -> float:
+    """Operations, as long as those of a matrix product, that solving on ``mask`` usually takes."""
+    return min(FACTORISING * direct_flops(mask), USUAL_STEPS * step_flops(mask))
+
+
 def direct_flops(mask: Mask) -> float:
-    """Floating-point operations the exact solve on ``mask`` would take."""
+    """Floating-point operations the factorisations of ``mask`` would take."""
     kept = np.array([mask[rows[0]].sum() for rows in _group(mask)], dtype=np.float64)
     return _plan(kept, mask.shape[1])[1]
+
+
+def step_flops(mask: Mask) -> float:
+    """Floating-point operations of a step of conjugate gradients."""
+    rows, size = mask.shape
+    return 2.0 * max(rows, 1) * max(size, 1) ** 2
 
 
 def _plan(kept: F64, size: int) -> tuple[bool, float]:

@@ -13,8 +13,7 @@ from onnxprune.calibration.blas import side_by_side
 from onnxprune.errors import DataError
 from onnxprune.patterns.base import Pattern
 from onnxprune.recovery.damping import HeldOut
-from onnxprune.recovery.least_squares import direct_flops, solve_on_mask
-from onnxprune.recovery.pcg import masked_cg
+from onnxprune.recovery.least_squares import solve_on_mask, step_flops
 from onnxprune.recovery.problem import F64, Ints, Mask, Quadratic
 from onnxprune.recovery.search import SEARCHES, Request, request
 from onnxprune.recovery.sparsegpt import Float, factor_of, sweep
@@ -25,10 +24,8 @@ DAMPINGS = (1e-3, 1e-2, 1e-1, 1.0)
 ROWS = 128
 #: Steps of conjugate gradients from what the sweep leaves: they come to within 1 % of the least
 #: error. Operations that they are worth.
-STEPS, LEAST_STEPS = 12, 4
+STEPS = 12
 ITERATED_FLOPS = 1e10
-#: Times as long as in a matrix product that an operation takes in factorisations row by row.
-FACTORISING = 3.0
 
 
 @dataclass(frozen=True)
@@ -137,19 +134,9 @@ def _trial(factor: Float | None, damping: float, held_out: HeldOut | None, asked
         values = solve_on_mask(problem, mask)
     else:
         mask, swept = sweep(asked, factor)
-        values = _mended(problem, mask, np.asarray(swept, np.float64))
+        most = min(STEPS * step_flops(mask), ITERATED_FLOPS)
+        start = np.asarray(swept, np.float64)
+        values = solve_on_mask(problem, mask, start=start, limit=most, least=0)
     if held_out is None:
         return Quick(mask, values, method, damping, problem.excess(values))
     return Quick(mask, values, method, damping, held_out.error(values, problem.weight))
-
-
-def _mended(problem: Quadratic, mask: Mask, start: F64) -> F64:
-    """The best weights on a mask, or close to them, by whatever is quicker."""
-    rows, columns = problem.shape
-    step = 2.0 * rows * columns**2
-    steps = min(STEPS, int(ITERATED_FLOPS / step))
-    if FACTORISING * direct_flops(mask) <= STEPS * step:
-        return solve_on_mask(problem, mask)
-    if steps < LEAST_STEPS:
-        return start
-    return masked_cg(problem, mask, start=start, max_iterations=steps)

@@ -24,10 +24,9 @@ from onnxprune.calibration.grams import Statistics
 from onnxprune.calibration.operands import CONVS, Operand
 from onnxprune.errors import DataError
 from onnxprune.recovery.apply_layer import Solved
-from onnxprune.recovery.least_squares import direct_flops, solve_on_mask
+from onnxprune.recovery.least_squares import solve_on_mask, step_flops
 from onnxprune.recovery.pairs import Pairs, ahead
-from onnxprune.recovery.pcg import masked_cg
-from onnxprune.recovery.problem import F64, Mask, Quadratic
+from onnxprune.recovery.problem import F64, Quadratic
 from onnxprune.rules.analysis import Analyzer
 
 F32 = npt.NDArray[np.float32]
@@ -226,13 +225,7 @@ def _solve(
     weights = np.empty_like(solved.weights)
     for g, mask in enumerate(solved.mask):
         problem = Quadratic.build(dense[g], train.gram[g], cross[g], damping=damping, even=even)
-        weights[g] = _refit(problem, mask, solved.weights[g])
+        most = ITERATIONS * step_flops(mask)
+        weights[g] = solve_on_mask(problem, mask, start=solved.weights[g], limit=most)
     shift = aim - np.einsum("grd,gd->gr", weights, train.mean)
     return replace(solved, weights=weights, shift=shift)
-
-
-def _refit(problem: Quadratic, mask: Mask, start: F64) -> F64:
-    rows, size = problem.shape
-    if direct_flops(mask) <= 2.0 * ITERATIONS * rows * size * size:
-        return solve_on_mask(problem, mask, start=start)
-    return masked_cg(problem, mask, start=start, tolerance=1e-6, max_iterations=ITERATIONS)

@@ -8,7 +8,7 @@ from recovery_layers import relu_layer, solve_rows
 
 from onnxprune.errors import UsageError
 from onnxprune.patterns import PATTERNS, parse_pattern
-from onnxprune.recovery import quick
+from onnxprune.recovery import least_squares, quick
 from onnxprune.recovery.auto import search_mask
 from onnxprune.recovery.curvature import obd_scores, obs_scores
 from onnxprune.recovery.damping import HeldOut
@@ -273,7 +273,7 @@ def test_some_rows_of_a_tall_layer_tell_its_damping(text, monkeypatch):
 def test_a_quick_search_of_a_wide_layer_is_nearly_solved(monkeypatch):
     layer = relu_layer((24, 256), samples=1500, seed=11)
     pattern = parse_pattern("element")
-    monkeypatch.setattr(quick, "solve_on_mask", None)  # row by row would take longer
+    monkeypatch.setattr(least_squares, "_solve_kept", None)  # row by row would take longer
     (found,) = quick_search(layer.weight, layer.gram, None, pattern, (24, 256), [24 * 128])
     best = layer.error(solve_rows(layer, found.mask))
     assert layer.error(found.weights) == pytest.approx(best, rel=1e-2)

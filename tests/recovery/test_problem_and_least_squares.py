@@ -9,9 +9,16 @@ from hypothesis import strategies as st
 from recovery_layers import relu_layer, solve_rows
 
 from onnxprune.errors import DataError
+from onnxprune.recovery import least_squares, pcg
 from onnxprune.recovery.bias import centre, corrected_bias
 from onnxprune.recovery.damping import HeldOut, choose_damping
-from onnxprune.recovery.least_squares import direct_flops, solve_on_mask
+from onnxprune.recovery.least_squares import (
+    FACTORISING,
+    direct_flops,
+    solve_on_mask,
+    solving_flops,
+    step_flops,
+)
 from onnxprune.recovery.pcg import masked_cg
 from onnxprune.recovery.problem import Quadratic, validation_error
 
@@ -109,7 +116,7 @@ def test_conjugate_gradients_agree_with_the_factorisation():
     mask = np.random.default_rng(3).random((16, 60)) < 0.4
     mask[5] = False
     exact = solve_on_mask(problem, mask)
-    iterated = solve_on_mask(problem, mask, limit=0.0)
+    iterated = masked_cg(problem, mask)
     assert not iterated[~mask].any()
     np.testing.assert_allclose(iterated, exact, rtol=1e-4, atol=1e-6)
     errors = [
@@ -117,6 +124,43 @@ def test_conjugate_gradients_agree_with_the_factorisation():
     ]
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] >= problem.excess(exact) * (1 - 1e-9)
+
+
+@pytest.mark.parametrize("damping", [1e-5, 1e-2])
+def test_wide_layers_are_solved_by_conjugate_gradients_as_well_as_exactly(damping, monkeypatch):
+    layer = relu_layer((300, 700), samples=2100, noise=0.3)
+    problem = layer.problem(damping)
+    mask = np.random.default_rng(3).random((300, 700)) < 0.5
+    assert solving_flops(mask) < FACTORISING * direct_flops(mask)
+    with monkeypatch.context() as patch:
+        patch.setattr(least_squares, "_solve_kept", None)
+        found = solve_on_mask(problem, mask)
+    np.testing.assert_array_equal(found[~mask], 0.0)
+    monkeypatch.setattr(least_squares, "USUAL_STEPS", 10_000)
+    exact = solve_on_mask(problem, mask)
+    assert np.abs(found - exact).max() > 0
+    assert problem.excess(found) == pytest.approx(problem.excess(exact), rel=1e-6)
+
+
+def test_what_may_be_spent_bounds_the_steps():
+    layer = relu_layer((40, 64), noise=0.3)
+    problem, mask = layer.problem(1e-4), np.random.default_rng(3).random((40, 64)) < 0.5
+    start = np.where(mask, layer.weight, 0.0)
+    few = solve_on_mask(problem, mask, start=start, limit=3 * step_flops(mask), least=0)
+    np.testing.assert_array_equal(few, masked_cg(problem, mask, start=start, max_iterations=3))
+    none = solve_on_mask(problem, mask, start=start, limit=0.0, least=0)
+    np.testing.assert_array_equal(none, start)
+    least = solve_on_mask(problem, mask, start=start, limit=0.0, least=5)
+    np.testing.assert_array_equal(least, masked_cg(problem, mask, start=start, max_iterations=5))
+
+
+def test_rows_are_iterated_in_parts_that_know_nothing_of_each_other(monkeypatch):
+    layer = relu_layer((130, 64), noise=0.3)
+    problem, mask = layer.problem(1e-4), np.random.default_rng(3).random((130, 64)) < 0.5
+    whole = masked_cg(problem, mask)
+    monkeypatch.setattr(pcg, "PART_FLOPS", 0.0)
+    monkeypatch.setattr(pcg, "ROWS", 16)
+    np.testing.assert_allclose(masked_cg(problem, mask), whole, rtol=1e-5, atol=1e-7)
 
 
 @pytest.mark.parametrize("noise", [0.0, 0.5])
