@@ -96,18 +96,19 @@ def search_mask(
     used = DEFAULT_DAMPING if damping is None else damping
     tune = damping is None and held_out is not None
     even = held_out is not None and held_out.even
-    problem = Quadratic.build(dense, gram, cross, damping=used, even=even)
+    plain = Quadratic.plain(dense, gram, cross)
+    if tune and held_out is not None and mask is None:
+        # With fewer samples than inputs an undamped search would prize the null space.
+        asked = request(
+            _contest(replace(plain, symmetric=True), row_weight), pattern, shape, keep
+        )  # whose target is at hand
+        used = choose_damping(plain, SEARCHES.get("wanda")(asked), held_out)
+    problem = plain.damped(used, even=even)
     found: list[tuple[Mask, F64 | None]]
     if mask is not None:
         names, found = ["given"], [(mask, None)]
     else:
         asked = request(_contest(problem, row_weight), pattern, shape, keep)
-        if tune and held_out is not None:
-            # With fewer samples than inputs an undamped search would prize the null space.
-            cheap = SEARCHES.get("wanda")(asked)
-            used = choose_damping(dense, gram, cheap, held_out, cross)
-            problem = Quadratic.build(dense, gram, cross, damping=used, even=even)
-            asked = replace(asked, problem=_contest(problem, row_weight))
         hurried = admm_flops(*problem.shape) > effort.searching
         asked = replace(asked, hurried=method == "auto" and hurried)
         names = _candidates(asked, effort) if method == "auto" else [method]
@@ -125,9 +126,9 @@ def search_mask(
     chosen, start = found[best]
     if tune and held_out is not None:
         tried = used if used in held_out.candidates else None
-        last = choose_damping(dense, gram, chosen, held_out, cross, start=tried)
+        last = choose_damping(plain, chosen, held_out, start=tried)
         if last != used:
-            used, problem = last, Quadratic.build(dense, gram, cross, damping=last, even=even)
+            used, problem = last, plain.damped(last, even=even)
             start, solved = start if solved is None else solved, None
     weights = solved
     if weights is None:

@@ -50,11 +50,9 @@ class HeldOut:
 
 
 def choose_damping(
-    weight: F64,
-    gram: F64,
+    plain: Quadratic,
     mask: Mask,
     held_out: HeldOut,
-    cross: F64 | None = None,
     *,
     candidates: Sequence[float] | None = None,
     start: float | None = None,
@@ -64,27 +62,22 @@ def choose_damping(
     The error falls and rises again with the damping, so candidates are walked downhill from one.
 
     Args:
-        weight: W [R, d].
-        gram: undamped H [d, d].
+        plain: the layer problem, not damped.
         mask: what is kept [R, d].
         held_out: the other samples' statistics.
-        cross: G [R, d] or None.
         candidates: dampings to try, ascending; those of ``held_out`` when None.
         start: where to begin, one of them; in the middle when None.
     """
     step = max(
         1, int(np.ceil(solving_flops(mask) / TRIAL_FLOPS)), int(np.ceil(len(mask) / TRIAL_ROWS))
     )
-    rows = slice(None, None, step)
+    rows = np.arange(0, len(mask), step)
     candidates = held_out.candidates if candidates is None else candidates
-    sampled = HeldOut(held_out.gram, None if held_out.cross is None else held_out.cross[rows])
-    part = None if cross is None else cross[rows]
+    sampled, part, kept = held_out.of_rows(rows), plain.of_rows(rows), mask[rows]
 
     def error(place: int) -> float:
-        problem = Quadratic.build(
-            weight[rows], gram, part, damping=candidates[place], even=held_out.even
-        )
-        return sampled.error(solve_on_mask(problem, mask[rows]), problem.weight)
+        problem = part.damped(candidates[place], even=held_out.even)
+        return sampled.error(solve_on_mask(problem, kept), problem.weight)
 
     at = (len(candidates) - 1) // 2 if start is None else list(candidates).index(start)
     least = error(at)

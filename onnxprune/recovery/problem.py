@@ -34,7 +34,7 @@ class Quadratic:
 
     Attributes:
         weight: dense weights W [R, d].
-        gram: H [d, d], symmetric positive definite once built by :meth:`build`.
+        gram: H [d, d], symmetric, positive definite once it is damped.
         cross: G [R, d]. It carries the same damping as ``gram``, so that the ridge pulls towards
             ``weight`` and never towards zero (methods.md 1.0).
         dead: inputs whose Gram diagonal is zero [d]; their weights cost nothing on the calibration
@@ -56,7 +56,6 @@ class Quadratic:
         *,
         damping: float = 1e-4,
         even: bool = False,
-        product: F64 | None = None,
     ) -> Quadratic:
         """Check, symmetrise and damp a problem.
 
@@ -64,12 +63,22 @@ class Quadratic:
             weight: W [R, d], any float type.
             gram: H [d, d].
             cross: G [R, d], or None for the symmetric mode ``G = W H``.
-            damping: ridge of every input relative to its own diag(H); of dead ones to the mean.
-            even: relative to the mean for all.
-            product: ``W H`` of the symmetric mode where it is known already.
+            damping: see :meth:`damped`.
+            even: see :meth:`damped`.
 
         Raises:
             DataError: shapes that do not match, values that are not finite, a negative diagonal.
+        """
+        return Quadratic.plain(weight, gram, cross).damped(damping, even=even)
+
+    @staticmethod
+    def plain(
+        weight: npt.ArrayLike, gram: npt.ArrayLike, cross: npt.ArrayLike | None = None
+    ) -> Quadratic:
+        """Check and symmetrise a problem that is then damped in one way or several.
+
+        Raises:
+            DataError: see :meth:`build`.
         """
         w = np.array(weight, dtype=np.float64)
         h = np.array(gram, dtype=np.float64)
@@ -78,10 +87,7 @@ class Quadratic:
                 f"Gram matrix {h.shape} does not fit weights {w.shape}: "
                 "pass W as [R, d] and H as [d, d]"
             )
-        if cross is None:
-            g = w @ h if product is None else product.copy()
-        else:
-            g = np.array(cross, dtype=np.float64)
+        g = w @ h if cross is None else np.array(cross, dtype=np.float64)
         if g.shape != w.shape:
             raise DataError(
                 f"cross Gram {g.shape} does not fit weights {w.shape}: pass G = T X^T as [R, d]"
@@ -102,14 +108,24 @@ class Quadratic:
         h[dead, :] = 0.0
         h[:, dead] = 0.0
         g[:, dead] = 0.0
+        return Quadratic(w, h, g, dead, cross is None)
+
+    def damped(self, damping: float, *, even: bool = False) -> Quadratic:
+        """Return a plain problem with a ridge that pulls towards the dense weights.
+
+        Args:
+            damping: ridge of every input relative to its own diag(H); of dead ones to the mean.
+            even: relative to the mean for all.
+        """
+        diagonal, dead = np.diagonal(self.gram), self.dead
         mean = float(diagonal[~dead].mean()) if (~dead).any() else 1.0
         # In proportion to each input's own energy: scaling an input (and dividing its weights),
         # which changes nothing about the layer, then changes nothing about the ridge either.
-        ridge = max(damping, 0.0) * np.diagonal(h).copy()
+        ridge = max(damping, 0.0) * diagonal
         ridge[dead | even] = max(damping, DEAD_DIAGONAL) * mean
-        h[np.diag_indices_from(h)] += ridge
-        g += w * ridge
-        return Quadratic(w, h, g, dead, cross is None)
+        gram = self.gram.copy()
+        gram[np.diag_indices_from(gram)] += ridge
+        return replace(self, gram=gram, cross=self.cross + self.weight * ridge)
 
     @property
     def shape(self) -> tuple[int, int]:

@@ -78,14 +78,14 @@ def quick_search(
         DataError: no damping makes H positive definite.
     """
     dense = np.asarray(weight, dtype=np.float64)
-    product = dense @ gram
+    plain = Quadratic.plain(dense, gram)
     even = held_out is not None and held_out.even
     middle = len(keeps) // 2
     rows, part, keep = _some_rows(pattern, shape, keeps[middle])
     seen = None if held_out is None else held_out.of_rows(rows)
     best: tuple[Quick, Quadratic, Float | None] | None = None
     for damping in DAMPINGS if held_out is not None else DAMPINGS[:1]:
-        problem = Quadratic.build(dense, gram, damping=damping, even=even, product=product)
+        problem = plain.damped(damping, even=even)
         asked = request(problem.of_rows(rows), pattern, part, keep)
         try:
             factor = factor_of(asked)

@@ -123,7 +123,7 @@ def test_few_samples_of_many_inputs_are_damped_strongly_and_alike():
     fresh = rng.normal(size=(200, 4))
     held = HeldOut(fresh @ fresh.T, weight @ fresh @ fresh.T, even=True)
     mask = np.ones(weight.shape, np.bool_)
-    found = choose_damping(weight, x @ x.T, mask, held, target @ x.T)
+    found = choose_damping(Quadratic.plain(weight, x @ x.T, target @ x.T), mask, held)
     assert found in STRONG and found not in CANDIDATES
     gram = np.diag([1.0, 3.0])
     problem = Quadratic.build(np.ones((1, 2)), gram, damping=0.5, even=True)

@@ -216,9 +216,8 @@ def test_chosen_damping_is_the_best_candidate_on_held_out_samples():
     held_out = HeldOut(fresh @ fresh.T)
     mask = rng.random((6, 40)) < 0.5
     candidates = (1e-6, 1e-3, 1e-1, 1.0)
-    chosen = choose_damping(
-        train.weight, train.gram, mask, held_out, train.cross, candidates=candidates
-    )
+    plain = Quadratic.plain(train.weight, train.gram, train.cross)
+    chosen = choose_damping(plain, mask, held_out, candidates=candidates)
     errors = {
         damping: held_out.error(solve_on_mask(train.problem(damping), mask), train.weight)
         for damping in candidates
