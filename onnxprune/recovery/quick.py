@@ -57,10 +57,10 @@ def quick_search(
 ) -> list[Quick]:
     """Prune one group's weight matrix to several levels by SparseGPT, in the symmetric mode.
 
-    All levels share a factorisation, and the damping that errs least on ``held_out`` at the middle
-    one, on a part of the rows. What the sweep leaves overstates the damage of high levels: values
-    are solved, or nearly so, but for very large matrices. Patterns without regular cells are
-    searched by ADMM.
+    All levels share factorisations. What the sweep leaves overstates the damage of high levels:
+    values are solved, or nearly so, but for very large matrices. The damping of a level is the one
+    of a few that errs least on ``held_out``, on a part of the rows. Patterns without regular cells
+    are searched by ADMM.
 
     Args:
         weight: W [R, d].
@@ -80,34 +80,44 @@ def quick_search(
     dense = np.asarray(weight, dtype=np.float64)
     plain = Quadratic.plain(dense, gram)
     even = held_out is not None and held_out.even
-    middle = len(keeps) // 2
-    rows, part, keep = _some_rows(pattern, shape, keeps[middle])
+    rows, part, fewer = _some_rows(pattern, shape, keeps)
     seen = None if held_out is None else held_out.of_rows(rows)
-    best: tuple[Quick, Quadratic, Float | None] | None = None
+    best: dict[int, tuple[Quick, Quadratic, Float | None]] = {}
+    going = list(range(len(keeps)))
     for damping in DAMPINGS if held_out is not None else DAMPINGS[:1]:
         problem = plain.damped(damping, even=even)
-        asked = request(problem.of_rows(rows), pattern, part, keep)
+        asked = [request(problem.of_rows(rows), pattern, part, fewer[level]) for level in going]
         try:
-            factor = factor_of(asked)
-            trial = _trial(factor, damping, seen, asked)
+            factor = factor_of(asked[0])
+            trials = side_by_side(partial(_trial, factor, damping, seen), asked)
         except DataError:
             continue  # not definite under this damping
-        if best is not None and not trial.error < best[0].error:
+        better = {
+            level: (trial, problem, factor)
+            for level, trial in zip(going, trials, strict=True)
+            if level not in best or trial.error < best[level][0].error
+        }
+        best |= better
+        going = list(better)
+        if not going:
             break
-        best = trial, problem, factor
-    if best is None:
+    if len(best) < len(keeps):
         raise DataError("no damping makes the Gram matrix positive definite: use more samples")
-    trial, problem, factor = best
-    whole = len(rows) == len(dense)
-    left = [k for at, k in enumerate(keeps) if not (whole and at == middle)]
-    asked_for = [request(problem, pattern, shape, k) for k in left]
-    found = side_by_side(partial(_trial, factor, trial.damping, held_out), asked_for)
-    return [*found[:middle], trial, *found[middle:]] if whole else found
+    if len(rows) == len(dense):
+        return [best[level][0] for level in range(len(keeps))]
+
+    def whole(level: int) -> Quick:
+        trial, problem, factor = best[level]
+        return _trial(
+            factor, trial.damping, held_out, request(problem, pattern, shape, keeps[level])
+        )
+
+    return side_by_side(whole, range(len(keeps)))
 
 
 def _some_rows(
-    pattern: Pattern, shape: Sequence[int], keep: int | None
-) -> tuple[Ints, tuple[int, ...], int | None]:
+    pattern: Pattern, shape: Sequence[int], keeps: Sequence[int | None]
+) -> tuple[Ints, tuple[int, ...], list[int | None]]:
     """Rows that tell dampings apart, their shape, and how many of their units are kept.
 
     They are evenly spread; rows that share cells stay together.
@@ -119,10 +129,8 @@ def _some_rows(
     rows = (chosen[:, None] * height + np.arange(height)).ravel()
     rows = rows[rows < shape[0]]
     part = (len(rows), *shape[1:])
-    if keep is not None:
-        share = pattern.n_units((1, *part)) / pattern.n_units((1, *shape))
-        keep = max(min(keep, 1), round(keep * share))
-    return rows, part, keep
+    share = pattern.n_units((1, *part)) / pattern.n_units((1, *shape))
+    return rows, part, [None if k is None else max(min(k, 1), round(k * share)) for k in keeps]
 
 
 def _trial(factor: Float | None, damping: float, held_out: HeldOut | None, asked: Request) -> Quick:
