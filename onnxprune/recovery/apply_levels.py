@@ -277,8 +277,9 @@ def divided_masks(
     odds = total / max(sum(np.count_nonzero(masks[name]) for name in free), 1) - 1
     if odds <= 0:
         return None
+    # Fewer samples at three levels tell less than all at one.
     samples, only = work.measurable(len(free) * len(NEARBY), FEW), None
-    if 2 * samples < work.measurable(len(free), FEW):
+    if samples < work.measurable(len(free), FEW):
         samples, only = work.measurable(len(free), FEW), WANTED
     if not samples:
         return TOO_LARGE.format("layer")

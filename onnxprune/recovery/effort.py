@@ -39,7 +39,7 @@ FEWEST = 128
 #: Multiply-accumulates of the runs that measure what single layers lose, and samples without which
 #: that says nothing.
 MEASURING = 2.5e12
-FEWEST_MEASURED = 16
+FEWEST_MEASURED = 8
 TOO_LARGE = "the network is too large to be measured a {} at a time"
 
 
