@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 import onnxprune
-from onnxprune import io
+from onnxprune import io, pruning
 from onnxprune.errors import UsageError
 from onnxprune.passes.base import Context
 from onnxprune.passes.infer_shapes import InferShapes
@@ -150,3 +150,11 @@ def test_channels_come_back_by_refitting_their_consumers():
     assert accuracy(found.loaded) >= max(0.9, accuracy(plain.loaded))
     steps = found.report["recovery"]["steps"]
     assert steps[1]["kept"] and steps[1]["loss"] < steps[0]["loss"]
+
+
+def test_a_note_names_layers_that_stay_dense_and_counts_the_others(monkeypatch):
+    monkeypatch.setattr(pruning, "SPARED_NAMES", 1)
+    found = onnxprune.prune(MODELS / "digits_mobile.onnx", "element", 0.5, data=CALIB, samples=96)
+    spared = found.report["recovery"]["spared"]
+    (note,) = [line for line in found.report["notes"] if "layers stay dense" in line]
+    assert len(spared) > 1 and f" {spared[0]} and {len(spared) - 1} more; give" in note
