@@ -82,7 +82,7 @@ def quick_search(
     even = held_out is not None and held_out.even
     rows, part, fewer = _some_rows(pattern, shape, keeps)
     seen = None if held_out is None else held_out.of_rows(rows)
-    best: dict[int, tuple[Quick, Quadratic, Float | None]] = {}
+    best: dict[int, tuple[Quick, Float | None]] = {}
     going = list(range(len(keeps)))
     for damping in DAMPINGS if held_out is not None else DAMPINGS[:1]:
         problem = plain.damped(damping, even=even)
@@ -93,7 +93,7 @@ def quick_search(
         except DataError:
             continue  # not definite under this damping
         better = {
-            level: (trial, problem, factor)
+            level: (trial, factor)
             for level, trial in zip(going, trials, strict=True)
             if level not in best or trial.error < best[level][0].error
         }
@@ -107,10 +107,10 @@ def quick_search(
         return [best[level][0] for level in range(len(keeps))]
 
     def whole(level: int) -> Quick:
-        trial, problem, factor = best[level]
-        return _trial(
-            factor, trial.damping, held_out, request(problem, pattern, shape, keeps[level])
-        )
+        trial, factor = best[level]
+        problem = plain.damped(trial.damping, even=even)
+        asked = request(problem, pattern, shape, keeps[level])
+        return _trial(factor, trial.damping, held_out, asked)
 
     return side_by_side(whole, range(len(keeps)))
 

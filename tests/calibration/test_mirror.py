@@ -8,6 +8,7 @@ from onnx import numpy_helper
 from onnx.parser import parse_model
 
 from onnxprune import io
+from onnxprune.calibration import mirror
 from onnxprune.calibration.agreement import Judge
 from onnxprune.calibration.mirror import mirrored, same_answers
 from onnxprune.recovery.apply import Reconstruction
@@ -75,6 +76,15 @@ def test_maps_of_different_sizes_are_compared_and_single_ones_tell_nothing():
     assert same_answers(Judge(feeds), turned)
     assert not same_answers(Judge(feeds[:1]), turned[:1])
     assert not same_answers(Judge(feeds), turned[1:] + turned[:1])
+
+
+def test_maps_of_many_places_are_looked_at_in_some_and_empty_ones_tell_nothing(monkeypatch):
+    monkeypatch.setattr(mirror, "PLACES", 100)
+    maps = _maps(8, 3, 40, 50)
+    assert same_answers(Judge([[maps]]), [[np.flip(maps, 3)]])
+    assert not same_answers(Judge([[maps]]), [[np.flip(maps, 3)[::-1]]])
+    none = np.zeros((1, 0, 6), np.float32)  # a picture without boxes
+    assert not same_answers(Judge([[_maps(2, 5, 6)], [none]]), [[_maps(2, 5, 6)], [none]])
 
 
 def test_a_number_that_tells_left_from_right_is_not_the_same():
