@@ -95,7 +95,8 @@ def direct_flops(mask: Mask) -> float:
 def step_flops(mask: Mask) -> float:
     """Floating-point operations of a step of conjugate gradients."""
     rows, size = mask.shape
-    return 2.0 * max(rows, 1) * float(max(size, 1)) ** 2
+    found: float = 2.0 * max(rows, 1) * max(size, 1) ** 2
+    return found
 
 
 def _plan(kept: F64, size: int) -> tuple[bool, float]:
