@@ -98,11 +98,11 @@ def search_mask(
     even = held_out is not None and held_out.even
     plain = Quadratic.plain(dense, gram, cross)
     if tune and held_out is not None and mask is None:
-        # With fewer samples than inputs an undamped search would prize the null space.
-        asked = request(
-            _contest(replace(plain, symmetric=True), row_weight), pattern, shape, keep
-        )  # whose target is at hand
-        used = choose_damping(plain, SEARCHES.get("wanda")(asked), held_out)
+        # With fewer samples than inputs an undamped search would prize the null space. A cheap mask
+        # of the dense weights tells, whose target need not be solved for.
+        alike = _contest(replace(plain, symmetric=True), row_weight)
+        cheap = SEARCHES.get("wanda")(request(alike, pattern, shape, keep))
+        used = choose_damping(plain, cheap, held_out)
     problem = plain.damped(used, even=even)
     found: list[tuple[Mask, F64 | None]]
     if mask is not None:
